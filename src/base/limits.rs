@@ -1,0 +1,118 @@
+//! Every limit of the program, in one file. A limit that an operator may set has a field in
+//! [`Limits`] (zero means none where the field says so); one that nobody should set is a constant.
+
+use serde::Serialize;
+
+/// The longest name of a room, channel or client, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// The longest message id, its `arq_` included, in bytes.
+pub const MESSAGE_ID_BYTES_MAX: usize = 128;
+/// The most keys a client may put into `metadata`.
+pub const METADATA_KEYS_MAX: usize = 64;
+/// How deep JSON may nest, the envelope itself being the first level.
+pub const JSON_DEPTH_MAX: usize = 64;
+/// The most clients one private message may name.
+pub const PRIVATE_TARGETS_MAX: usize = 64;
+/// The longest screen name, avatar and personality, in bytes.
+pub const PROFILE_FIELD_BYTES_MAX: usize = 512;
+/// The longest HTTP request head a handshake may take, in bytes.
+pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
+/// The most `room:channel` pairs one `join` list in a query string may hold.
+pub const JOIN_LIST_MAX: usize = 64;
+/// The most messages one `history` answer holds.
+pub const HISTORY_LIMIT_MAX: usize = 1_000;
+/// The most messages one `history` answer holds when the command names no limit.
+pub const HISTORY_LIMIT_DEFAULT: usize = 50;
+/// The longest text of an announcement, in bytes.
+pub const ANNOUNCEMENT_BYTES_MAX: usize = 4 * 1024;
+/// The longest time to live a message may ask for: one year.
+pub const TTL_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
+/// The most metadata one `create_channel` or `create_room` may carry, as JSON, in bytes.
+pub const ENTITY_METADATA_BYTES_MAX: usize = 16 * 1024;
+/// The most shards a node runs.
+pub const SHARDS_MAX: u16 = 256;
+/// The most messages that may be kept for one channel.
+pub const HISTORY_SIZE_MAX: u32 = 1_000_000;
+
+/// The asks or tells that one receiving shard's lane holds.
+pub const LANE_SLOTS: usize = 4_096;
+/// The staged asks for one shard above which an edge pauses the clients that feed it.
+pub const LANE_STAGED_MAX: usize = 1_024;
+/// The bytes read from one socket in one turn.
+pub const READ_BUDGET_BYTES: usize = 64 * 1024;
+/// The asks and the tells a shard takes from its lanes in one turn, each.
+pub const LANE_BUDGET: usize = 1_024;
+/// The telemetry events that may wait for the control plane; later ones are dropped and counted.
+pub const TELEMETRY_SLOTS: usize = 16_384;
+/// How long a question that every shard must answer may take before it is answered without them.
+pub const GATHER_DEADLINE_MS: u64 = 80;
+/// How long a connection that is being closed may take to read its last bytes.
+pub const CLOSE_LINGER_MS: u64 = 1_000;
+/// The window in which `max_violations` counts.
+pub const VIOLATION_WINDOW_MS: u64 = 60_000;
+
+const _: () = assert!(LANE_BUDGET <= LANE_SLOTS, "a turn can't take more than a lane holds");
+const _: () = assert!(HISTORY_LIMIT_DEFAULT <= HISTORY_LIMIT_MAX);
+
+/// The limits an operator sets. All of them can change while the daemon runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limits {
+    /// Connections on this node.
+    pub max_connections: u32,
+    /// Connections from one address; 0 is no limit.
+    pub max_connections_per_address: u32,
+    /// Rooms on this node.
+    pub max_rooms: u32,
+    /// Channels in one room.
+    pub max_channels_per_room: u32,
+    /// Members of one channel.
+    pub max_members_per_channel: u32,
+    /// Channels one client is joined to.
+    pub max_joins_per_client: u32,
+    /// The longest message, in bytes.
+    pub max_message_bytes: u32,
+    /// Messages kept for a channel.
+    pub history_size: u32,
+    /// Bytes that may wait for one client before messages to it are dropped.
+    pub outbox_bytes: u32,
+    /// How long a client may stay over `outbox_bytes` before it is closed with 4008.
+    pub slow_grace_ms: u32,
+    /// Silence after which the server pings; twice this closes.
+    pub heartbeat_ms: u32,
+    /// How long a connection may take from its first byte to its handshake.
+    pub handshake_timeout_ms: u32,
+    /// Malformed messages within a minute that close a connection; 0 is no limit.
+    pub max_violations: u32,
+    /// Messages a second from one client; 0 is no limit.
+    pub rate_messages: u32,
+    /// Commands a second from one client; 0 is no limit.
+    pub rate_commands: u32,
+    /// How long an auto-created channel may stay empty.
+    pub empty_channel_ttl_ms: u32,
+    /// Whether joining a channel that is not there makes it.
+    pub create_on_join: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_connections: 100_000,
+            max_connections_per_address: 0,
+            max_rooms: 100_000,
+            max_channels_per_room: 1_000,
+            max_members_per_channel: 100_000,
+            max_joins_per_client: 1_000,
+            max_message_bytes: 1024 * 1024,
+            history_size: 500,
+            outbox_bytes: 4 * 1024 * 1024,
+            slow_grace_ms: 5_000,
+            heartbeat_ms: 25_000,
+            handshake_timeout_ms: 10_000,
+            max_violations: 10,
+            rate_messages: 0,
+            rate_commands: 0,
+            empty_channel_ttl_ms: 60_000,
+            create_on_join: true,
+        }
+    }
+}

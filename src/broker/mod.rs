@@ -1,0 +1,3 @@
+//! The truth as pure state machines: who is connected, which rooms there are, what was said.
+
+pub mod telemetry;

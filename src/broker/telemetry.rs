@@ -1,0 +1,103 @@
+//! What the bus tells about itself. A shard hands each event to the control plane and forgets it;
+//! the control plane makes an envelope of it and spreads it.
+
+use crate::protocol::close::CloseReason;
+use crate::protocol::command::{Address, ClientType};
+use crate::protocol::fault::Fault;
+use crate::protocol::names::Name;
+
+/// One event, and when it happened in microseconds since 1970.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    /// When it happened.
+    pub at_us: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What may happen.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A client was welcomed.
+    ClientConnected {
+        /// Who.
+        client_id: Name,
+        /// What kind of client.
+        client_type: ClientType,
+        /// The address it came from.
+        address: String,
+    },
+    /// A client is gone.
+    ClientDisconnected {
+        /// Who.
+        client_id: Name,
+        /// What kind of client.
+        client_type: ClientType,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// A channel was made.
+    ChannelCreated {
+        /// Which.
+        address: Address,
+        /// By whom, if a client made it.
+        created_by: Option<Name>,
+        /// Whether a join made it.
+        auto_created: bool,
+    },
+    /// A channel is gone.
+    ChannelDeleted {
+        /// Which.
+        address: Address,
+    },
+    /// A client joined a channel.
+    Joined {
+        /// Who.
+        client_id: Name,
+        /// Where.
+        address: Address,
+    },
+    /// A client left a channel.
+    Left {
+        /// Who.
+        client_id: Name,
+        /// Where.
+        address: Address,
+    },
+    /// A message was refused.
+    MessageRefused {
+        /// Whose.
+        client_id: Name,
+        /// Why.
+        fault: Fault,
+    },
+    /// A client does not keep up, and messages to it were dropped.
+    SlowConsumer {
+        /// Who.
+        client_id: Name,
+        /// The bytes that wait for it.
+        waiting_bytes: u64,
+    },
+    /// An agent did something; at most one a second for each agent.
+    AgentActivity {
+        /// Which agent.
+        client_id: Name,
+        /// What it did: `joined`, `left` or `published`.
+        action: &'static str,
+        /// Where.
+        address: Address,
+    },
+    /// A client's own telemetry, checked: `payload` is a JSON object's text.
+    OfClient {
+        /// The message's id.
+        id: String,
+        /// Who sent it.
+        from: Name,
+        /// What it is addressed to.
+        address: Address,
+        /// The payload, as it was sent.
+        payload: String,
+        /// The members of its metadata, as they were sent, without braces.
+        metadata: String,
+    },
+}

@@ -1,0 +1,1 @@
+//! From the text of a message to an [`Envelope`](crate::protocol::envelope::Envelope) or a refusal.

@@ -1,0 +1,377 @@
+//! An event as the bytes that every member gets: one allocation, one copy of the payload.
+//!
+//! The edge that received an event writes everything it knows into a [`Draft`], behind a room for
+//! what it does not know. The home, which gives sequence and time, writes those into that room
+//! and the WebSocket header before them ([`Draft::stamp`]); from then on the [`Frame`] is shared
+//! and never changes. So a hot room's one sequencing core copies no payload.
+//!
+//! ```text
+//! | unused | WebSocket header | {"version":…,"timestamp":…,"metadata":{"sequence":7 | …},"id":… |
+//! |<------------------- HEAD_ROOM, written by the home ------------->|<-- tail, by the edge --->|
+//! ```
+//!
+//! *Invariants*: `start + head` never reaches into the tail; a frame is one final, unmasked text
+//! frame (RFC 6455, section 5.2) whose text is one envelope.
+
+use crate::protocol::envelope::{Envelope, MessageType};
+use crate::protocol::timestamp;
+use std::sync::Arc;
+
+/// The longest head: the longest WebSocket header and the longest sequence.
+const HEAD_ROOM: usize = 10 + HEAD_VERSION.len() + timestamp::LENGTH + HEAD_SEQUENCE.len() + 20;
+const HEAD_VERSION: &str = r#"{"version":"1.0","timestamp":""#;
+const HEAD_SEQUENCE: &str = r#"","metadata":{"sequence":"#;
+const REPLAYED: &str = r#","replayed":true"#;
+
+/// What the home needs to know of a message beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// When the edge had read it, on the monotonic clock.
+    pub received_ns: u64,
+    /// For how long after that it may be delivered.
+    pub ttl_ms: Option<u64>,
+}
+
+/// A message that lacks its sequence and its time.
+#[derive(Debug)]
+pub struct Draft {
+    bytes: Vec<u8>,
+    id: (u32, u32),
+    from: (u32, u32),
+    origin: Origin,
+}
+
+/// A message ready for the wire, shared by every outbox and the history.
+#[derive(Debug)]
+pub struct Frame {
+    bytes: Vec<u8>,
+    start: usize,
+    id: (u32, u32),
+    from: (u32, u32),
+    /// The place in its channel's order; 0 for a message that has none.
+    pub sequence: u64,
+    /// The server's time for it, in microseconds since 1970.
+    pub timestamp_us: u64,
+    /// When it expires, on the monotonic clock in milliseconds.
+    pub expires_ms: Option<u64>,
+    /// When its edge had read it, on the monotonic clock.
+    pub received_ns: u64,
+}
+
+impl Draft {
+    /// Everything of `envelope` that its edge knows. `from` is the true sender.
+    pub fn new(envelope: &Envelope<'_>, from: &str, origin: Origin) -> Draft {
+        Draft::assemble(
+            &envelope.id,
+            envelope.kind,
+            (&envelope.room, &envelope.channel),
+            from,
+            envelope.payload,
+            envelope.metadata.members,
+            origin,
+        )
+    }
+
+    /// A message of the server's own; `payload` is the text of a JSON object.
+    pub fn of_server(
+        id: &str,
+        kind: MessageType,
+        address: (&str, &str),
+        payload: &str,
+        origin: Origin,
+    ) -> Draft {
+        Draft::assemble(id, kind, address, crate::protocol::names::SERVER_ID, payload, "", origin)
+    }
+
+    fn assemble(
+        id: &str,
+        kind: MessageType,
+        (room, channel): (&str, &str),
+        from: &str,
+        payload: &str,
+        metadata: &str,
+        origin: Origin,
+    ) -> Draft {
+        let lengths = id.len() + room.len() + channel.len() + from.len() + metadata.len();
+        let mut bytes = Vec::with_capacity(HEAD_ROOM + 96 + lengths + payload.len());
+        bytes.resize(HEAD_ROOM, 0);
+        let mut put = |parts: &[&str]| {
+            for part in parts {
+                bytes.extend_from_slice(part.as_bytes());
+            }
+            bytes.len() as u32
+        };
+        if !metadata.is_empty() {
+            put(&[",", metadata]);
+        }
+        let id_start = put(&[r#"},"id":""#]);
+        let id_end = put(&[id]);
+        let from_start = put(&[r#"","from":""#]);
+        let from_end = put(&[from]);
+        put(&[r#"","type":""#, kind.as_str(), r#"","room":""#, room]);
+        put(&[r#"","channel":""#, channel, r#"","payload":"#, payload, "}"]);
+        Draft { bytes, id: (id_start, id_end), from: (from_start, from_end), origin }
+    }
+
+    /// The message's id.
+    pub fn id(&self) -> &str {
+        text(&self.bytes, self.id)
+    }
+
+    /// The true sender.
+    pub fn from(&self) -> &str {
+        text(&self.bytes, self.from)
+    }
+
+    /// When the edge read it, and for how long it lives.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Gives the message its place and its time, and seals it.
+    pub fn stamp(mut self, sequence: u64, timestamp_us: u64) -> Arc<Frame> {
+        let mut head = Head::new(timestamp_us);
+        head.sequence(sequence);
+        let start = head.write(&mut self.bytes);
+        Arc::new(self.seal(start, sequence, timestamp_us))
+    }
+
+    /// Gives the message its time but no place, for what has no order: private messages. Client
+    /// metadata, if there is any, follows an empty beginning.
+    pub fn stamp_unordered(mut self, timestamp_us: u64) -> Arc<Frame> {
+        // The tail begins with `,` when it continues the metadata; with nothing before it the
+        // comma goes, and white space is the one thing that may stand there instead.
+        if self.bytes[HEAD_ROOM] == b',' {
+            self.bytes[HEAD_ROOM] = b' ';
+        }
+        let start = Head::new(timestamp_us).write(&mut self.bytes);
+        Arc::new(self.seal(start, 0, timestamp_us))
+    }
+
+    fn seal(self, start: usize, sequence: u64, timestamp_us: u64) -> Frame {
+        let lives_ms = self.origin.ttl_ms;
+        Frame {
+            start,
+            id: self.id,
+            from: self.from,
+            sequence,
+            timestamp_us,
+            expires_ms: lives_ms.map(|ms| self.origin.received_ns / 1_000_000 + ms),
+            received_ns: self.origin.received_ns,
+            bytes: self.bytes,
+        }
+    }
+}
+
+impl Frame {
+    /// A finished text that has no place in any order: a reply or a notice.
+    pub fn of_text(text: &str, received_ns: u64) -> Arc<Frame> {
+        let mut bytes = Vec::with_capacity(text.len() + 10);
+        push_header(&mut bytes, text.len());
+        bytes.extend_from_slice(text.as_bytes());
+        Frame::of_wire(bytes, received_ns)
+    }
+
+    /// Finished bytes of any frame, such as a ping or a close.
+    pub fn of_wire(bytes: Vec<u8>, received_ns: u64) -> Arc<Frame> {
+        Arc::new(Frame {
+            bytes,
+            start: 0,
+            id: (0, 0),
+            from: (0, 0),
+            sequence: 0,
+            timestamp_us: 0,
+            expires_ms: None,
+            received_ns,
+        })
+    }
+
+    /// The bytes for the socket.
+    pub fn wire(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// The message's id; empty for a reply or a notice.
+    pub fn id(&self) -> &str {
+        text(&self.bytes, self.id)
+    }
+
+    /// The sender; empty for a reply or a notice.
+    pub fn from(&self) -> &str {
+        text(&self.bytes, self.from)
+    }
+
+    /// Whether the message may no longer be delivered.
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_ms.is_some_and(|expires_ms| now_ms >= expires_ms)
+    }
+
+    /// The same message marked as coming from history, ready for the wire.
+    pub fn replayed(&self) -> Arc<Frame> {
+        let mut message = Vec::with_capacity(self.bytes.len() + REPLAYED.len() + 16);
+        self.write_replayed(&mut message);
+        let mut bytes = Vec::with_capacity(message.len() + 10);
+        push_header(&mut bytes, message.len());
+        bytes.extend_from_slice(&message);
+        Arc::new(Frame {
+            bytes,
+            start: 0,
+            id: (0, 0),
+            from: (0, 0),
+            sequence: self.sequence,
+            timestamp_us: self.timestamp_us,
+            expires_ms: self.expires_ms,
+            received_ns: self.received_ns,
+        })
+    }
+
+    /// Appends the envelope, marked as coming from history, as JSON text. Only for a frame that
+    /// was stamped with a sequence.
+    pub fn write_replayed(&self, out: &mut Vec<u8>) {
+        let mut head = Head::new(self.timestamp_us);
+        head.sequence(self.sequence);
+        out.extend_from_slice(head.as_bytes());
+        out.extend_from_slice(REPLAYED.as_bytes());
+        out.extend_from_slice(&self.bytes[HEAD_ROOM..]);
+    }
+}
+
+/// The part of an envelope that only its home can write.
+struct Head {
+    bytes: [u8; HEAD_ROOM],
+    length: usize,
+}
+
+impl Head {
+    fn new(timestamp_us: u64) -> Head {
+        let mut head = Head { bytes: [0; HEAD_ROOM], length: 0 };
+        head.put(HEAD_VERSION.as_bytes());
+        head.put(&timestamp::format(timestamp_us));
+        // Without a sequence the metadata object begins right here.
+        head.put(&HEAD_SEQUENCE.as_bytes()[..HEAD_SEQUENCE.len() - r#""sequence":"#.len()]);
+        head
+    }
+
+    fn sequence(&mut self, sequence: u64) {
+        self.put(br#""sequence":"#);
+        self.put(itoa::Buffer::new().format(sequence).as_bytes());
+    }
+
+    fn put(&mut self, part: &[u8]) {
+        self.bytes[self.length..self.length + part.len()].copy_from_slice(part);
+        self.length += part.len();
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// Writes itself and the WebSocket header in front of the tail; gives where they begin.
+    fn write(&self, draft: &mut [u8]) -> usize {
+        let head_start = HEAD_ROOM - self.length;
+        draft[head_start..HEAD_ROOM].copy_from_slice(self.as_bytes());
+        let (header, length) = text_header(draft.len() - head_start);
+        let start = head_start - length;
+        draft[start..head_start].copy_from_slice(&header[..length]);
+        start
+    }
+}
+
+/// The header of one final, unmasked text frame, and its length.
+fn text_header(payload: usize) -> ([u8; 10], usize) {
+    let mut header = [0; 10];
+    header[0] = 0x81;
+    match payload {
+        0..=125 => {
+            header[1] = payload as u8;
+            (header, 2)
+        }
+        126..=65_535 => {
+            header[1] = 126;
+            header[2..4].copy_from_slice(&(payload as u16).to_be_bytes());
+            (header, 4)
+        }
+        _ => {
+            header[1] = 127;
+            header[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
+            (header, 10)
+        }
+    }
+}
+
+fn push_header(out: &mut Vec<u8>, payload: usize) {
+    let (header, length) = text_header(payload);
+    out.extend_from_slice(&header[..length]);
+}
+
+fn text(bytes: &[u8], (from, to): (u32, u32)) -> &str {
+    // Both ends were taken around a whole string when the bytes were written.
+    std::str::from_utf8(&bytes[from as usize..to as usize]).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn draft(metadata: &str, payload: &str) -> Draft {
+        let origin = Origin { received_ns: 5_000_000, ttl_ms: Some(3) };
+        Draft::assemble(
+            "arq_1",
+            MessageType::Event,
+            ("science", "general"),
+            "ann",
+            payload,
+            metadata,
+            origin,
+        )
+    }
+
+    fn envelope(frame: &Frame) -> Value {
+        let wire = frame.wire();
+        let header = match wire[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        serde_json::from_slice(&wire[header..]).unwrap()
+    }
+
+    #[test]
+    fn stamped_frames_are_whole_envelopes() {
+        for sequence in [1, u64::MAX] {
+            for metadata in ["", r#""ack":true"#] {
+                let frame = draft(metadata, r#"{"a":1}"#).stamp(sequence, 1_764_000_000_123_456);
+                let value = envelope(&frame);
+                assert_eq!(value["metadata"]["sequence"], json!(sequence));
+                assert_eq!(value["id"], "arq_1");
+                assert_eq!(value["from"], "ann");
+                assert_eq!(value["type"], "event");
+                assert_eq!(value["timestamp"], "2025-11-24T16:00:00.123456Z");
+                assert_eq!(value["payload"], json!({"a": 1}));
+                assert_eq!((frame.id(), frame.from()), ("arq_1", "ann"));
+                assert_eq!(frame.expires_ms, Some(8));
+                let again = envelope(&frame.replayed());
+                assert_eq!(again["metadata"]["replayed"], true);
+                assert_eq!(again["payload"], value["payload"]);
+            }
+        }
+    }
+
+    #[test]
+    fn unordered_frames_have_no_sequence() {
+        for (metadata, keys) in [("", 0), (r#""x":1,"y":2"#, 2)] {
+            let value = envelope(&draft(metadata, "{}").stamp_unordered(0));
+            assert_eq!(value["metadata"].as_object().unwrap().len(), keys);
+        }
+    }
+
+    #[test]
+    fn headers_fit_every_length() {
+        for length in [0, 1, 60, 125, 126, 65_000, 65_535, 65_536, 1_000_000] {
+            let payload = format!(r#"{{"t":"{}"}}"#, "x".repeat(length));
+            let frame = draft("", &payload).stamp(9, 1);
+            assert_eq!(envelope(&frame)["payload"]["t"].as_str().unwrap().len(), length);
+        }
+    }
+}
