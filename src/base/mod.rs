@@ -6,4 +6,5 @@
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod quota;
 pub mod time;

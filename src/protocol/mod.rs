@@ -12,3 +12,4 @@ pub mod json;
 pub mod names;
 pub mod reply;
 pub mod timestamp;
+pub mod views;

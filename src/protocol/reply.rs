@@ -1,1 +1,180 @@
-//! What the server answers, as text.
+//! What the server itself says: replies to one client, and notices that answer nothing.
+
+use crate::protocol::fault::Refusal;
+use crate::protocol::names::{EVERY_CHANNEL, SERVER_ID};
+use crate::protocol::timestamp;
+use crate::protocol::views::Time;
+use serde::Serialize;
+
+/// What a reply answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The id of the message; `None` if there was none to read.
+    pub id: Option<String>,
+    /// The room and channel of the message; `*` where there were none to read.
+    pub address: (String, String),
+    /// The command, if it was one.
+    pub command: Option<&'static str>,
+    /// Whether names and counts will do.
+    pub brief: bool,
+}
+
+impl Question {
+    /// The question of a message that is no command.
+    pub fn of_message(id: &str, room: &str, channel: &str) -> Question {
+        Question {
+            id: Some(id.to_owned()),
+            address: (room.to_owned(), channel.to_owned()),
+            command: None,
+            brief: false,
+        }
+    }
+
+    /// The question of a message that could not be read.
+    pub fn unreadable(id: Option<String>) -> Question {
+        let every = || EVERY_CHANNEL.to_owned();
+        Question { id, address: (every(), every()), command: None, brief: false }
+    }
+}
+
+/// Id and time of one thing the server says.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    /// The random and time parts of the id.
+    pub ulid: ulid::Ulid,
+    /// Microseconds since 1970.
+    pub at_us: u64,
+}
+
+#[derive(Serialize)]
+struct Outer<'a, P> {
+    version: &'static str,
+    id: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    room: &'a str,
+    channel: &'a str,
+    from: &'static str,
+    timestamp: Time,
+    payload: P,
+}
+
+#[derive(Serialize)]
+struct Success<'a, R> {
+    request_id: Option<&'a str>,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<&'static str>,
+    result: R,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    request_id: Option<&'a str>,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<&'static str>,
+    code: u16,
+    error: &'static str,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+/// The text of a reply that says yes.
+pub fn success(stamp: Stamp, question: &Question, result: impl Serialize) -> String {
+    let payload = Success {
+        request_id: question.id.as_deref(),
+        status: "success",
+        command: question.command,
+        result,
+    };
+    let (room, channel) = &question.address;
+    envelope(stamp, "command_response", (room, channel), payload)
+}
+
+/// The text of a reply that says no.
+pub fn failure(stamp: Stamp, question: &Question, refusal: &Refusal) -> String {
+    let payload = Failure {
+        request_id: question.id.as_deref(),
+        status: "error",
+        command: question.command,
+        code: refusal.fault.code(),
+        error: refusal.fault.word(),
+        message: &refusal.message,
+        field: refusal.field.as_deref(),
+    };
+    let (room, channel) = &question.address;
+    envelope(stamp, "command_response", (room, channel), payload)
+}
+
+/// The text of a system envelope; `payload` says which event it is.
+pub fn notice(stamp: Stamp, address: (&str, &str), payload: impl Serialize) -> String {
+    envelope(stamp, "system", address, payload)
+}
+
+fn envelope(
+    stamp: Stamp,
+    kind: &'static str,
+    (room, channel): (&str, &str),
+    payload: impl Serialize,
+) -> String {
+    let outer = Outer {
+        version: "1.0",
+        id: &server_id(stamp.ulid),
+        kind,
+        room,
+        channel,
+        from: SERVER_ID,
+        timestamp: Time(stamp.at_us),
+        payload,
+    };
+    match serde_json::to_string(&outer) {
+        Ok(text) => text,
+        // Every type that is passed in here has text keys and no failing parts.
+        Err(error) => unreachable!("a reply can't be written: {error}"),
+    }
+}
+
+/// The id of something the server says.
+pub fn server_id(ulid: ulid::Ulid) -> String {
+    format!("arq_{ulid}")
+}
+
+/// The server's time as text.
+pub fn time_text(at_us: u64) -> String {
+    timestamp::format(at_us).iter().map(|&byte| char::from(byte)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::fault::Fault;
+    use serde_json::{Value, json};
+
+    const STAMP: Stamp = Stamp { ulid: ulid::Ulid::nil(), at_us: 1_764_000_000_123_456 };
+
+    #[test]
+    fn replies_have_the_shape_of_the_protocol() {
+        let mut question = Question::of_message("arq_7", "science", "general");
+        question.command = Some("ping");
+        let yes: Value =
+            serde_json::from_str(&success(STAMP, &question, json!({"pong": true}))).unwrap();
+        assert_eq!(
+            yes["payload"],
+            json!({"request_id": "arq_7", "status": "success", "command": "ping",
+                   "result": {"pong": true}})
+        );
+        assert_eq!(yes["type"], "command_response");
+        assert_eq!(yes["from"], "arqonbus_server");
+        let refusal = Refusal::of_field(Fault::BadName, "room", "The room is empty.");
+        let no: Value =
+            serde_json::from_str(&failure(STAMP, &Question::unreadable(None), &refusal)).unwrap();
+        assert_eq!(
+            no["payload"],
+            json!({"request_id": null, "status": "error", "code": 400, "error": "BAD_NAME",
+                   "message": "The room is empty.", "field": "room"})
+        );
+        assert_eq!((&no["room"], &no["channel"]), (&json!("*"), &json!("*")));
+    }
+}

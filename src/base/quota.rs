@@ -1,0 +1,42 @@
+//! A limit that the shards of one process share: an exact count without a lock.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// How many of something there are on all shards together.
+#[derive(Clone, Debug, Default)]
+pub struct Quota {
+    used: Arc<AtomicU64>,
+}
+
+impl Quota {
+    /// Takes one more if there are fewer than `max`.
+    pub fn take(&self, max: u64) -> bool {
+        let more = |used| (used < max).then_some(used + 1);
+        self.used.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// Takes one more, whatever the limit: for what the server itself needs.
+    pub fn take_anyway(&self) {
+        self.used.fetch_add(1, Relaxed);
+    }
+
+    /// Gives one back.
+    pub fn give_back(&self) {
+        let before = self.used.fetch_sub(1, Relaxed);
+        assert!(before > 0, "a quota was given back more often than taken");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Quota;
+
+    #[test]
+    fn no_more_than_the_limit_is_taken() {
+        let quota = Quota::default();
+        assert!(quota.take(2) && quota.clone().take(2) && !quota.take(2));
+        quota.give_back();
+        assert!(quota.take(2));
+    }
+}

@@ -1,0 +1,68 @@
+//! What an edge wants done for its connections: the last link of the chain, which makes nothing.
+
+use crate::base::ids::{ChannelId, ConnId, ShardId};
+use crate::broker::lane::PendingRef;
+use crate::broker::telemetry::Event;
+use crate::protocol::close::CloseReason;
+use crate::protocol::fault::Fault;
+use crate::protocol::frame::Frame;
+use std::sync::Arc;
+
+/// What an edge wants done, collected while it handles one tell or one client's message.
+#[derive(Debug, Default)]
+pub struct Deliveries {
+    /// In the order in which it is to be done.
+    pub list: Vec<Delivery>,
+    /// The receivers of every [`Delivery::Fanout`], one after the other.
+    pub receivers: Vec<ConnId>,
+    /// What is to be told about the bus.
+    pub telemetry: Vec<Event>,
+    /// Refusals to be counted.
+    pub faults: Vec<Fault>,
+    /// Events of the bus's own count.
+    pub accepted: u64,
+}
+
+/// One thing to be done.
+#[derive(Debug)]
+pub enum Delivery {
+    /// A frame for many.
+    Fanout {
+        /// The frame.
+        frame: Arc<Frame>,
+        /// The channel to name if it can't be delivered; `None` if it is not an event.
+        channel: Option<ChannelId>,
+        /// How many of the next receivers get it.
+        receivers: usize,
+        /// Whether losing it makes a gap in an order: true for events.
+        trace: Option<PendingRef>,
+    },
+    /// A frame that may be dropped when its receiver does not keep up.
+    Message(ConnId, Arc<Frame>),
+    /// A frame that its receiver asked for.
+    Reply(ConnId, Arc<Frame>),
+    /// The handshake is done: the connection may be upgraded.
+    Admit(ConnId),
+    /// The handshake is refused.
+    Reject(ConnId, Box<crate::protocol::fault::Refusal>),
+    /// Everything held back may flow, behind this first frame.
+    Welcome(ConnId, Arc<Frame>),
+    /// The connection's input may be read again.
+    Resume(ConnId),
+    /// Close the connection, with these words if they are not the reason's own.
+    Close(ConnId, CloseReason, Option<String>),
+}
+
+impl Deliveries {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty() && self.telemetry.is_empty() && self.faults.is_empty()
+    }
+}
+
+/// A shard's own coordinates and its share of the bus.
+#[derive(Clone, Copy, Debug)]
+pub struct Here {
+    /// The shard.
+    pub shard: ShardId,
+}

@@ -1,0 +1,420 @@
+//! What homes tell: deliveries, and answers for clients. Nothing here asks.
+
+use crate::base::ids::{ChannelId, ConnId, ShardId};
+use crate::base::time::Now;
+use crate::broker::census::{self, Census};
+use crate::broker::channel::{Options, Ties};
+use crate::broker::delivery::{Deliveries, Delivery};
+use crate::broker::edge::Edge;
+use crate::broker::lane::{
+    Accepted, Answer, Fanout, JoinedTell, LeftTell, OpenedTell, Part, RefusedEvent, RoomAnswer,
+    Tell,
+};
+use crate::broker::pending::{Gathers, Pending};
+use crate::broker::session::RoomTie;
+use crate::protocol::close::CloseReason;
+use crate::protocol::command::Address;
+use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::names::Name;
+use crate::protocol::reply::Question;
+use crate::protocol::views::{AckView, Counts, StatusView};
+use serde_json::json;
+use std::sync::Arc;
+
+impl Edge {
+    /// Handles a tell.
+    pub fn on_tell(&mut self, now: Now, tell: Tell, out: &mut Deliveries) {
+        match tell {
+            Tell::Fanout(fanout) => self.on_fanout(fanout, out),
+            Tell::Accepted(accepted) => self.on_accepted(now, *accepted, out),
+            Tell::Refused(refused) => {
+                let RefusedEvent { conn, question, refusal, trace } = *refused;
+                if let Some(trace) = trace {
+                    self.pending.remove(trace);
+                }
+                self.refuse(now, conn, &question, refusal, out);
+            }
+            Tell::Claimed { conn, granted } => self.on_claimed(now, conn, granted, out),
+            Tell::Joined(joined) => self.on_joined(now, *joined, out),
+            Tell::Opened(opened) => self.on_opened(&opened),
+            Tell::Left(left) => self.on_left(now, *left, out),
+            Tell::Deliver(conn, frame) => {
+                if self.session(conn).is_some() {
+                    out.list.push(Delivery::Message(conn, frame));
+                }
+            }
+            Tell::Part { pending, shard, part } => self.on_part(now, pending, shard, part, out),
+            Tell::Answer(answer) => self.on_answer(now, *answer, out),
+            Tell::Disconnect(conn, reason) => {
+                if self.session(conn).is_some() {
+                    out.list.push(Delivery::Close(conn, CloseReason::Disconnected, reason));
+                }
+            }
+        }
+    }
+
+    fn on_fanout(&mut self, fanout: Fanout, out: &mut Deliveries) {
+        let Fanout { channel, frame, from, audience, trace } = fanout;
+        let sender = from.filter(|conn| conn.shard == self.shard).map(|conn| conn.conn);
+        let before = out.receivers.len();
+        self.audiences.select(channel, audience, sender, &mut out.receivers);
+        let receivers = out.receivers.len() - before;
+        let channel = (frame.sequence > 0).then_some(channel);
+        out.list.push(Delivery::Fanout { frame, channel, receivers, trace });
+    }
+
+    fn on_accepted(&mut self, now: Now, accepted: Accepted, out: &mut Deliveries) {
+        let Accepted { conn, frame, sequence, duplicate, trace, address, home } = accepted;
+        if let Some((key, routed_ns, shards)) = trace {
+            let Some(pending) = self.pending.get_mut(key) else { return };
+            if let Gathers::Trace(trace) = &mut pending.gathers {
+                trace.accepted = Some((sequence, duplicate, home, routed_ns, shards));
+                if trace.is_whole() {
+                    self.end_pending(now, key, out);
+                }
+            }
+            return;
+        }
+        if self.session(conn).is_some() {
+            let question = Question::of_message(frame.id(), &address.room, &address.channel);
+            let ack = AckView { sequence, duplicate, trace: None, delivered: None };
+            self.succeed(now, conn, &question, ack, out);
+        }
+    }
+
+    fn on_joined(&mut self, now: Now, joined: JoinedTell, out: &mut Deliveries) {
+        let JoinedTell { conn, room, join, channels, view, question, replay } = joined;
+        let Some(session) = self.session_mut(conn) else { return };
+        session.joins_in_flight -= 1;
+        let options = Options { echo: join.echo, presence: join.presence };
+        let whole_room = join.address.channel.is_every();
+        let ties = match whole_room {
+            true => Ties { named: None, whole_room: Some(options) },
+            false => Ties { named: Some(options), whole_room: None },
+        };
+        self.enter_room(conn, room, &join.address.room, whole_room.then_some(options), options.echo);
+        for (channel, address) in &channels {
+            self.enter_channel(conn, *channel, address, ties);
+        }
+        let address = (join.address.room.as_str(), join.address.channel.as_str());
+        self.tell_activity(now, conn, "joined", address, out);
+        match question {
+            Some(question) => self.succeed(now, conn, &question, view, out),
+            None => self.on_arrival_joined(now, conn, view, out),
+        }
+        out.list.extend(replay.into_iter().map(|frame| Delivery::Reply(conn, frame)));
+    }
+
+    fn on_opened(&mut self, opened: &OpenedTell) {
+        for &conn in &opened.conns {
+            let Some(session) = self.session(conn) else { continue };
+            let Some(tie) = session.room(&opened.address.room) else { continue };
+            let ties = Ties { named: None, whole_room: tie.whole_room };
+            if tie.whole_room.is_some() {
+                self.enter_channel(conn, opened.channel, &opened.address, ties);
+            }
+        }
+    }
+
+    fn on_left(&mut self, now: Now, left: LeftTell, out: &mut Deliveries) {
+        let LeftTell { conn, address, question, .. } = left;
+        if self.session(conn).is_none() {
+            return;
+        }
+        match address.channel.is_every() {
+            true => self.leave_whole_room(conn, &address.room),
+            false => self.leave_channel(conn, &address, false),
+        }
+        self.forget_room_if_left(conn, &address.room);
+        self.tell_activity(now, conn, "left", (&address.room, &address.channel), out);
+        let result = json!({"left": true, "room": address.room, "channel": address.channel});
+        self.succeed(now, conn, &question, result, out);
+    }
+
+    fn on_part(
+        &mut self,
+        now: Now,
+        key: u32,
+        shard: ShardId,
+        part: Part,
+        out: &mut Deliveries,
+    ) {
+        let Some(pending) = self.pending.get_mut(key) else { return };
+        let is_whole = match (&mut pending.gathers, part) {
+            (Gathers::Private { waiting, missing, .. }, Part::Missing(more)) => {
+                missing.extend(more);
+                *waiting -= 1;
+                *waiting == 0
+            }
+            (Gathers::Survey(census, awaited), part) => {
+                census.add(part);
+                awaited[shard.index()] = false;
+                !awaited.contains(&true)
+            }
+            (gathers, part) => unreachable!("{part:?} is no part of {gathers:?}"),
+        };
+        if is_whole {
+            self.end_pending(now, key, out);
+        }
+    }
+
+    pub(super) fn end_pending(&mut self, now: Now, key: u32, out: &mut Deliveries) {
+        if let Some(pending) = self.pending.remove(key) {
+            self.answer_pending(now, pending, out);
+        }
+    }
+
+    /// Answers with what is known, which at a deadline may not be all.
+    pub(super) fn answer_pending(&mut self, now: Now, pending: Pending, out: &mut Deliveries) {
+        let Pending { conn, question, gathers } = pending;
+        if self.session(conn).is_none() {
+            return;
+        }
+        match gathers {
+            Gathers::Survey(census, awaited) => {
+                self.answer_survey(now, conn, &question, census, census::unanswered(&awaited), out);
+            }
+            Gathers::Private { targets, missing, ack, .. } => {
+                self.answer_private(now, conn, &question, targets, missing, ack, out);
+            }
+            Gathers::Trace(trace) => match trace.ack(self.shard) {
+                Some(ack) => self.succeed(now, conn, &question, ack, out),
+                None => {
+                    let refusal = Refusal::new(
+                        Fault::Timeout,
+                        "The room's home has not answered in time; send the message again with the same id.",
+                    );
+                    self.refuse(now, conn, &question, refusal, out);
+                }
+            },
+        }
+    }
+
+    fn answer_survey(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        question: &Question,
+        census: Census,
+        unanswered: Vec<u16>,
+        out: &mut Deliveries,
+    ) {
+        let brief = question.brief;
+        match census {
+            Census::Status(counts) => {
+                let status = self.status(now, counts, unanswered);
+                self.succeed(now, conn, question, status, out);
+            }
+            Census::Rooms(rooms, total) => {
+                let more = total > rooms.len() as u64;
+                let result = match brief {
+                    true => {
+                        let names: Vec<_> = rooms.iter().map(|room| &room.name).collect();
+                        json!({"rooms": names, "count": total, "more": more})
+                    }
+                    false => json!({"rooms": rooms, "count": total, "more": more}),
+                };
+                self.succeed(now, conn, question, result, out);
+            }
+            Census::Clients(clients, total) => {
+                let more = total > clients.len() as u64;
+                let result = match brief {
+                    true => {
+                        let ids: Vec<_> = clients.iter().map(|client| &client.client_id).collect();
+                        json!({"clients": ids, "count": total, "more": more})
+                    }
+                    false => json!({"clients": clients, "count": total, "more": more}),
+                };
+                self.succeed(now, conn, question, result, out);
+            }
+            Census::Announced(clients) => {
+                self.succeed(now, conn, question, json!({"clients": clients}), out);
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "the parts of one pending entry, taken apart")]
+    fn answer_private(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        question: &Question,
+        targets: usize,
+        mut missing: Vec<Name>,
+        ack: bool,
+        out: &mut Deliveries,
+    ) {
+        let delivered = targets - missing.len();
+        if missing.is_empty() {
+            if ack {
+                self.succeed(now, conn, question, json!({"delivered": delivered}), out);
+            }
+            return;
+        }
+        missing.sort_unstable();
+        let names: Vec<&str> = missing.iter().map(Name::as_str).collect();
+        let refusal = Refusal::of_field(
+            Fault::TargetNotFound,
+            "payload.target",
+            format!(
+                "Not connected: {}. Delivered to {delivered} of {targets} targets.",
+                names.join(", ")
+            ),
+        );
+        self.refuse(now, conn, question, refusal, out);
+    }
+
+    fn on_answer(&mut self, now: Now, answer: Answer, out: &mut Deliveries) {
+        let Answer { conn, question, outcome } = answer;
+        let Some(session) = self.session_mut(conn) else { return };
+        let answer = match outcome {
+            Ok(answer) => answer,
+            Err(refusal) if question.id.is_none() => {
+                return self.on_arrival_refused(now, conn, question, refusal, out);
+            }
+            Err(refusal) => {
+                if question.command == Some("join_channel") {
+                    session.joins_in_flight -= 1;
+                }
+                self.refuse(now, conn, &question, refusal, out);
+                return;
+            }
+        };
+        match answer {
+            RoomAnswer::Channels(room, lines) => {
+                let result = match question.brief {
+                    true => {
+                        let names: Vec<_> = lines.iter().map(|line| &line.name).collect();
+                        json!({"room": room, "channels": names, "count": lines.len()})
+                    }
+                    false => json!({"room": room, "channels": lines, "count": lines.len()}),
+                };
+                self.succeed(now, conn, &question, result, out);
+            }
+            RoomAnswer::Channel(view) => self.succeed(now, conn, &question, view, out),
+            RoomAnswer::Room(view) => self.succeed(now, conn, &question, view, out),
+            RoomAnswer::History(view) => self.succeed(now, conn, &question, view, out),
+            RoomAnswer::ChannelDeleted(Address { room, channel }) => {
+                let result = json!({"deleted": true, "room": room, "channel": channel});
+                self.succeed(now, conn, &question, result, out);
+            }
+            RoomAnswer::RoomDeleted(room) => {
+                let result = json!({"deleted": true, "room": room});
+                self.succeed(now, conn, &question, result, out);
+            }
+            RoomAnswer::Disconnected(client_id) => {
+                let result = json!({"disconnected": true, "client_id": client_id});
+                self.succeed(now, conn, &question, result, out);
+            }
+            RoomAnswer::Announced(clients) => {
+                self.succeed(now, conn, &question, json!({"clients": clients}), out);
+            }
+        }
+    }
+
+    fn status(&self, now: Now, counts: Counts, unanswered_shards: Vec<u16>) -> StatusView {
+        StatusView {
+            server: "arqonbus",
+            version: self.facts.version,
+            node: self.facts.node.clone(),
+            uptime_s: now.mono_ns.saturating_sub(self.facts.started_ns) / 1_000_000_000,
+            shards: self.placement.shards(),
+            clients: counts.clients,
+            rooms: counts.rooms,
+            channels: counts.channels,
+            messages_in: counts.messages_in,
+            messages_out: counts.messages_out,
+            storage: self.facts.storage,
+            unanswered_shards,
+        }
+    }
+
+    fn enter_room(
+        &mut self,
+        conn: ConnId,
+        id: ChannelId,
+        room: &Name,
+        whole_room: Option<Options>,
+        echo: bool,
+    ) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let position = session.rooms.iter().position(|tie| tie.room == *room);
+        let position = position.unwrap_or_else(|| {
+            let room = room.clone();
+            session.rooms.push(RoomTie { room, id, channels: 0, whole_room: None, echo: false });
+            session.rooms.len() - 1
+        });
+        let tie = &mut session.rooms[position];
+        tie.whole_room = whole_room.or(tie.whole_room);
+        tie.echo |= echo;
+        let options = Options { echo: tie.echo, presence: false };
+        let every = Arc::new(Address { room: room.clone(), channel: Name::every() });
+        self.audiences.seat(id, &every, conn, options);
+    }
+
+    fn enter_channel(
+        &mut self,
+        conn: ConnId,
+        channel: ChannelId,
+        address: &Arc<Address>,
+        ties: Ties,
+    ) {
+        let hasher = self.hasher.clone();
+        let Some(session) = self.session_mut(conn) else { return };
+        let (ties, is_new) = session.memberships.tie(&hasher, channel, address, ties);
+        if is_new && let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == address.room) {
+            tie.channels += 1;
+        }
+        let options = ties.options().unwrap_or_default();
+        self.audiences.seat(channel, address, conn, options);
+    }
+
+    fn leave_channel(&mut self, conn: ConnId, address: &Address, whole_room: bool) {
+        let hasher = self.hasher.clone();
+        let Some(session) = self.session_mut(conn) else { return };
+        let (room, channel) = (&address.room, &address.channel);
+        match session.memberships.untie(&hasher, room, channel, whole_room) {
+            Some(Ok(left)) => {
+                let known = session.memberships.find(&hasher, room, channel);
+                if let Some((id, address)) =
+                    known.map(|known| (known.channel, known.address.clone()))
+                {
+                    self.audiences.seat(id, &address, conn, left.options().unwrap_or_default());
+                }
+            }
+            Some(Err(gone)) => {
+                if let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) {
+                    tie.channels -= 1;
+                }
+                self.audiences.unseat(gone.channel, conn);
+            }
+            None => {}
+        }
+    }
+
+    fn leave_whole_room(&mut self, conn: ConnId, room: &Name) {
+        let Some(session) = self.session_mut(conn) else { return };
+        if let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) {
+            tie.whole_room = None;
+        }
+        let of_room = session.memberships.iter();
+        let of_room = of_room.filter(|membership| membership.address.room == *room);
+        let mut addresses: Vec<Arc<Address>> =
+            of_room.map(|membership| membership.address.clone()).collect();
+        addresses.sort_unstable_by(|a, b| a.channel.cmp(&b.channel));
+        for address in addresses {
+            self.leave_channel(conn, &address, true);
+        }
+    }
+
+    fn forget_room_if_left(&mut self, conn: ConnId, room: &Name) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let is_left = |tie: &RoomTie| {
+            tie.room == *room && tie.channels == 0 && tie.whole_room.is_none()
+        };
+        if let Some(position) = session.rooms.iter().position(is_left) {
+            let tie = session.rooms.swap_remove(position);
+            self.audiences.unseat(tie.id, conn);
+        }
+    }
+}

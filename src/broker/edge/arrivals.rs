@@ -1,0 +1,332 @@
+//! Arriving: a claim for the client id, the joins that were asked for, the welcome.
+//!
+//! The directory's answer is a tell and may ask nothing, so the joins that follow it wait as
+//! errands until the client's input is next looked at. Nothing a client sends is handled before
+//! its arrival is complete.
+
+use crate::base::ids::ConnId;
+use crate::base::time::Now;
+use crate::broker::delivery::{Deliveries, Delivery};
+use crate::broker::edge::{Edge, Flow};
+use crate::broker::lane::{Ask, Asks, Claim, JoinAsk};
+use crate::broker::policy::ClientCard;
+use crate::broker::session::{
+    Claiming, Errands, Joining, Phase, Profile, RefusedJoin, Session,
+};
+use crate::broker::telemetry::Event;
+use crate::protocol::command::{Identity, Join};
+use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::names::{EVERY_CHANNEL, Name};
+use crate::protocol::reply::Question;
+use crate::protocol::views::JoinView;
+use serde_json::json;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+impl Edge {
+    /// A client knocks: its id is claimed, and the answer will be a tell.
+    pub fn connect(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        address: Option<IpAddr>,
+        identity: Identity,
+        asks: &mut Asks,
+    ) -> Flow {
+        let client_id = match &identity.client_id {
+            Some(client_id) => client_id.clone(),
+            None => self.new_client_id(now),
+        };
+        let home = self.placement.of_client(&client_id);
+        if !asks.has_room(home) {
+            return Flow::Blocked(home);
+        }
+        let card = Arc::new(self.card(client_id.clone(), &identity, None));
+        let profile = Profile { address, ..Profile::default() };
+        let mut session = Session::new(conn, card, profile, now);
+        let claiming = Claiming { identity, client_id: client_id.clone(), identify: None };
+        session.phase = Phase::Claiming(Box::new(claiming));
+        let slot = conn.slot as usize;
+        if self.sessions.len() <= slot {
+            self.sessions.resize_with(slot + 1, || None);
+        }
+        assert!(self.sessions[slot].is_none(), "a slot has one tenant at a time");
+        self.sessions[slot] = Some(Box::new(session));
+        let conn = self.conn_ref(conn);
+        asks.push(home, Ask::Claim(Box::new(Claim { client_id, conn })));
+        Flow::Done
+    }
+
+    /// `identify`: the same fields again, for a client that could not write a query string.
+    pub(super) fn identify(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        question: Question,
+        identity: Identity,
+        asks: &mut Asks,
+        out: &mut Deliveries,
+    ) -> Flow {
+        let here = self.conn_ref(conn);
+        let Some(session) = self.session(conn) else { return Flow::Done };
+        if session.messages > 0 || !session.rooms.is_empty() {
+            let refusal = Refusal::new(
+                Fault::AlreadyIdentified,
+                "identify must be the first message and come before any join; connect anew to be somebody else.",
+            );
+            self.refuse(now, conn, &question, refusal, out);
+            return Flow::Done;
+        }
+        let current = session.card.client_id.clone();
+        let wanted = identity.client_id.clone().unwrap_or_else(|| current.clone());
+        let home = self.placement.of_client(&wanted);
+        if let Some(full) = Some(home).filter(|&home| !asks.has_room(home)) {
+            return Flow::Blocked(full);
+        }
+        let Some(session) = self.session_mut(conn) else { return Flow::Done };
+        session.messages += 1;
+        let claim = Claim { client_id: wanted.clone(), conn: here };
+        let claiming = Claiming { identity, client_id: wanted, identify: Some(question) };
+        session.phase = Phase::Claiming(Box::new(claiming));
+        asks.push(home, Ask::Claim(Box::new(claim)));
+        Flow::Done
+    }
+
+    /// The directory has decided.
+    pub(super) fn on_claimed(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        granted: bool,
+        out: &mut Deliveries,
+    ) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let claiming = match std::mem::replace(&mut session.phase, Phase::Live) {
+            Phase::Claiming(claiming) => *claiming,
+            other => {
+                session.phase = other;
+                return;
+            }
+        };
+        let Claiming { identity, client_id, identify } = claiming;
+        if !granted {
+            return self.on_claim_denied(now, conn, &client_id, identify, out);
+        }
+        let Some(session) = self.session(conn) else { return };
+        let before = session.card.clone();
+        let card = self.card(client_id, &identity, identify.as_ref().map(|_| &*before));
+        let Identity { avatar, personality, join, .. } = identity;
+        let Some(session) = self.session_mut(conn) else { return };
+        let release = (before.client_id != card.client_id).then(|| before.client_id.clone());
+        session.card = Arc::new(card);
+        session.profile.avatar = avatar.map(Into::into).or(session.profile.avatar.take());
+        session.profile.personality =
+            personality.map(Into::into).or(session.profile.personality.take());
+        if identify.is_none() {
+            out.list.push(Delivery::Admit(conn));
+        }
+        let joining = Joining { waiting: join.len(), identify, ..Joining::default() };
+        session.phase = Phase::Joining(Box::new(joining));
+        if release.is_some() || !join.is_empty() {
+            session.errands = Some(Box::new(Errands { release, joins: join }));
+        }
+        self.end_arrival_if_complete(now, conn, out);
+        out.list.push(Delivery::Resume(conn));
+    }
+
+    /// Asks what tells obliged this edge to ask.
+    pub fn run_errands(&mut self, conn: ConnId, asks: &mut Asks) -> Flow {
+        let here = self.conn_ref(conn);
+        let Some(session) = self.session(conn) else { return Flow::Done };
+        let Some(errands) = &session.errands else { return Flow::Done };
+        let releases = errands.release.iter().map(|id| self.placement.of_client(id));
+        let joins = errands.joins.iter().map(|address| self.placement.of_room(&address.room));
+        let homes: Vec<_> = releases.chain(joins).collect();
+        if let Some(&full) = homes.iter().find(|&&home| !asks.has_room(home)) {
+            return Flow::Blocked(full);
+        }
+        let Some(session) = self.session_mut(conn) else { return Flow::Done };
+        let Some(errands) = session.errands.take() else { return Flow::Done };
+        let client = session.card.clone();
+        for (home, address) in homes.iter().rev().zip(errands.joins.iter().rev()) {
+            if !session.homes.contains(home) {
+                session.homes.push(*home);
+            }
+            session.joins_in_flight += 1;
+            let join =
+                Join { address: address.clone(), echo: false, presence: false, recover: None };
+            let ask = JoinAsk { conn: here, client: client.clone(), join, question: None };
+            asks.push(*home, Ask::Join(Box::new(ask)));
+        }
+        if let Some(client_id) = errands.release {
+            asks.push(homes[0], Ask::Release(client_id, here));
+        }
+        Flow::Done
+    }
+
+    /// A join that was part of arriving was granted.
+    pub(super) fn on_arrival_joined(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        view: JoinView,
+        out: &mut Deliveries,
+    ) {
+        if let Some(session) = self.session_mut(conn)
+            && let Phase::Joining(joining) = &mut session.phase
+        {
+            joining.waiting -= 1;
+            joining.joined.push(view);
+            self.end_arrival_if_complete(now, conn, out);
+        }
+    }
+
+    /// A join that was part of arriving was refused.
+    pub(super) fn on_arrival_refused(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        question: Question,
+        refusal: Refusal,
+        out: &mut Deliveries,
+    ) {
+        let (room, channel) = question.address;
+        out.faults.push(refusal.fault);
+        if let Some(session) = self.session_mut(conn) {
+            session.joins_in_flight -= 1;
+            if let Phase::Joining(joining) = &mut session.phase {
+                joining.waiting -= 1;
+                joining.refused.push(RefusedJoin {
+                    room,
+                    channel,
+                    code: refusal.fault.code(),
+                    error: refusal.fault.word(),
+                    message: refusal.message.into_owned(),
+                });
+                self.end_arrival_if_complete(now, conn, out);
+            }
+        }
+    }
+
+    fn on_claim_denied(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        client_id: &Name,
+        identify: Option<Question>,
+        out: &mut Deliveries,
+    ) {
+        let refusal = Refusal::of_field(
+            Fault::ClientIdInUse,
+            "client_id",
+            format!("The client id {client_id} is in use; choose another, or wait until its connection has ended."),
+        );
+        match identify {
+            Some(question) => {
+                self.refuse(now, conn, &question, refusal, out);
+                out.list.push(Delivery::Resume(conn));
+            }
+            None => {
+                self.sessions[conn.slot as usize] = None;
+                out.faults.push(refusal.fault);
+                out.list.push(Delivery::Reject(conn, Box::new(refusal)));
+            }
+        }
+    }
+
+    fn end_arrival_if_complete(&mut self, now: Now, conn: ConnId, out: &mut Deliveries) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let joining = match std::mem::replace(&mut session.phase, Phase::Live) {
+            Phase::Joining(joining) if joining.waiting == 0 => *joining,
+            other => {
+                session.phase = other;
+                return;
+            }
+        };
+        let card = session.card.clone();
+        let address = session.profile.address.map(|address| address.to_string());
+        let Joining { joined, refused, identify, .. } = joining;
+        match identify {
+            Some(question) => {
+                let result = json!({
+                    "client_id": card.client_id,
+                    "client_type": card.client_type,
+                    "role": card.role,
+                    "joined": joined,
+                    "refused": refused,
+                });
+                self.succeed(now, conn, &question, result, out);
+            }
+            None => {
+                self.live += 1;
+                let payload = self.welcome(&card, &joined, &refused);
+                let frame = self.notice(now, (EVERY_CHANNEL, "welcome"), payload);
+                out.list.push(Delivery::Welcome(conn, frame));
+                out.telemetry.push(Event::ClientConnected {
+                    client_id: card.client_id.clone(),
+                    client_type: card.client_type,
+                    address: address.unwrap_or_default(),
+                });
+            }
+        }
+        out.list.push(Delivery::Resume(conn));
+    }
+
+    fn welcome(
+        &self,
+        card: &ClientCard,
+        joined: &[JoinView],
+        refused: &[RefusedJoin],
+    ) -> serde_json::Value {
+        let limits = &self.limits;
+        json!({
+            "event": "welcome",
+            "client_id": card.client_id,
+            "client_type": card.client_type,
+            "role": card.role,
+            "protocol": "1.0",
+            "server": {
+                "name": "arqonbus",
+                "version": self.facts.version,
+                "node": self.facts.node,
+            },
+            "heartbeat_ms": limits.heartbeat_ms,
+            "limits": {
+                "max_message_bytes": limits.max_message_bytes,
+                "max_joins_per_client": limits.max_joins_per_client,
+                "history_size": limits.history_size,
+                "outbox_bytes": limits.outbox_bytes,
+                "rate_messages": limits.rate_messages,
+                "rate_commands": limits.rate_commands,
+                "max_violations": limits.max_violations,
+            },
+            "joined": joined,
+            "refused": refused,
+        })
+    }
+
+    /// Who a client will be: what it says, else what it was, else what everyone is.
+    fn card(
+        &self,
+        client_id: Name,
+        identity: &Identity,
+        before: Option<&ClientCard>,
+    ) -> ClientCard {
+        let known_type = before.map(|card| card.client_type).unwrap_or_default();
+        let known_name = before.and_then(|card| card.screen_name.clone());
+        ClientCard {
+            client_id,
+            client_type: identity.client_type.unwrap_or(known_type),
+            screen_name: identity.screen_name.clone().or(known_name),
+            role: self.facts.default_role,
+        }
+    }
+
+    fn new_client_id(&mut self, now: Now) -> Name {
+        let id = format!("arq_client_{}", self.stamp(now).ulid);
+        match Name::parse(&id) {
+            Ok(name) => name,
+            Err(error) => unreachable!("the server's own client id {id} {error}"),
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! The edge of the clients that are connected to one shard.
+//!
+//! What a client sends comes in through [`Edge::on_message`], which answers it, refuses it, or asks
+//! a home; what homes tell comes in through [`Edge::on_tell`], which only delivers. When a lane is
+//! full, `on_message` does nothing and says so, and the message is offered again later.
+//!
+//! *Invariants*: a client's message is handled whole or not at all; a session's seats in the
+//! audiences are just its memberships and rooms; a handled tell asks nothing.
+
+mod answers;
+mod arrivals;
+mod commands;
+mod messages;
+
+use crate::base::hash::Placement;
+use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
+use crate::base::limits::Limits;
+use crate::base::time::Now;
+use crate::broker::audience::Audiences;
+use crate::broker::census::ROWS_MAX;
+use crate::broker::delivery::{Deliveries, Delivery};
+use crate::broker::home::stamp;
+use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Topic, TraceReport};
+use crate::broker::pending::{Gathers, PendingTable};
+use crate::broker::policy::{ClientCard, PublishAnywhere, Role};
+use crate::broker::session::{Phase, Session};
+use crate::broker::telemetry::Event;
+use crate::protocol::close::CloseReason;
+use crate::protocol::command::{Address, ClientType};
+use crate::protocol::decode::Rejected;
+use crate::protocol::fault::Refusal;
+use crate::protocol::frame::Frame;
+use crate::protocol::names::{EVERY_CHANNEL, Name};
+use crate::protocol::reply::{self, Question, Stamp};
+use ahash::RandomState;
+use serde::Serialize;
+use serde_json::json;
+use std::sync::Arc;
+
+/// What every client is told of the server, and what it may do without a token.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The node's name.
+    pub node: String,
+    /// The server's version.
+    pub version: &'static str,
+    /// When it started, on the monotonic clock.
+    pub started_ns: u64,
+    /// Where history is kept.
+    pub storage: &'static str,
+    /// The role of a client without a token.
+    pub default_role: Role,
+    /// Who may publish without being joined.
+    pub publish_anywhere: PublishAnywhere,
+}
+
+/// What became of a client's message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// It was handled, well or with a refusal.
+    Done,
+    /// Nothing was done: the lane to this home is full.
+    Blocked(ShardId),
+}
+
+/// The sessions of one shard.
+#[derive(Debug)]
+pub struct Edge {
+    shard: ShardId,
+    placement: Placement,
+    limits: Arc<Limits>,
+    facts: Arc<Facts>,
+    sessions: Vec<Option<Box<Session>>>,
+    live: u64,
+    audiences: Audiences,
+    pending: PendingTable,
+    /// Traces whose message was parsed since the clock was last read.
+    just_parsed: Vec<u32>,
+    hasher: RandomState,
+    rng: fastrand::Rng,
+}
+
+impl Edge {
+    /// An edge without sessions.
+    pub fn new(
+        shard: ShardId,
+        placement: Placement,
+        limits: Arc<Limits>,
+        facts: Arc<Facts>,
+        hasher: RandomState,
+        rng: fastrand::Rng,
+    ) -> Edge {
+        Edge {
+            shard,
+            placement,
+            limits,
+            facts,
+            sessions: Vec::new(),
+            live: 0,
+            audiences: Audiences::new(hasher.clone()),
+            pending: PendingTable::new(hasher.clone()),
+            just_parsed: Vec::new(),
+            hasher,
+            rng,
+        }
+    }
+
+    /// How many clients were welcomed and are still here.
+    pub fn client_count(&self) -> u64 {
+        self.live
+    }
+
+    /// The session of a connection.
+    pub fn session(&self, conn: ConnId) -> Option<&Session> {
+        let session = self.sessions.get(conn.slot as usize)?.as_deref()?;
+        (session.conn == conn).then_some(session)
+    }
+
+    /// Whether the client's messages may be handled now.
+    pub fn may_send(&self, conn: ConnId) -> bool {
+        self.session(conn).is_some_and(|session| session.is_live() && session.errands.is_none())
+    }
+
+    /// The names of a channel that has members here.
+    pub fn address(&self, channel: ChannelId) -> Option<Address> {
+        self.audiences.address(channel).map(|address| (**address).clone())
+    }
+
+    /// Applies new limits.
+    pub fn reconfigure(&mut self, limits: Arc<Limits>) {
+        self.limits = limits;
+    }
+
+    /// A message that could not be read is answered; true if it was one too many.
+    pub fn on_malformed(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        rejected: Rejected,
+        out: &mut Deliveries,
+    ) -> bool {
+        let Some(session) = self.session_mut(conn) else { return false };
+        session.last_activity_us = now.wall_us;
+        self.refuse(now, conn, &Question::unreadable(rejected.id), rejected.refusal, out)
+    }
+
+    /// A connection is gone or about to be: every trace of it goes, here and at its homes.
+    pub fn disconnect(
+        &mut self,
+        conn: ConnId,
+        reason: CloseReason,
+        asks: &mut Asks,
+        out: &mut Deliveries,
+    ) {
+        if self.session(conn).is_none() {
+            return;
+        }
+        let Some(session) = self.sessions[conn.slot as usize].take() else { return };
+        for membership in session.memberships.iter() {
+            self.audiences.unseat(membership.channel, conn);
+        }
+        for tie in &session.rooms {
+            self.audiences.unseat(tie.id, conn);
+        }
+        let here = self.conn_ref(conn);
+        for &home in &session.homes {
+            asks.push(home, Ask::Gone(here));
+        }
+        let errand = session.errands.as_ref().and_then(|errands| errands.release.clone());
+        let claimed = match &session.phase {
+            Phase::Claiming(claiming) => Some(claiming.client_id.clone()),
+            _ => None,
+        };
+        let own = session.card.client_id.clone();
+        for client_id in [Some(own), errand, claimed].into_iter().flatten() {
+            let home = self.placement.of_client(&client_id);
+            asks.push(home, Ask::Release(client_id, here));
+        }
+        if session.was_welcomed() {
+            self.live -= 1;
+            out.telemetry.push(Event::ClientDisconnected {
+                client_id: session.card.client_id.clone(),
+                client_type: session.card.client_type,
+                reason,
+            });
+        }
+    }
+
+    /// This edge's part of the answer to a survey.
+    pub fn clients_part(&self) -> Part {
+        let clients = || self.sessions.iter().flatten().filter(|session| session.was_welcomed());
+        let mut rows: Vec<&Session> = clients().map(|session| &**session).collect();
+        let total = rows.len() as u64;
+        rows.sort_unstable_by(|a, b| a.card.client_id.cmp(&b.card.client_id));
+        rows.truncate(ROWS_MAX);
+        Part::Clients(rows.into_iter().map(|session| session.view(self.shard)).collect(), total)
+    }
+
+    /// Gives a frame to every client; how many there are.
+    pub fn announce(&self, frame: &Arc<Frame>, out: &mut Deliveries) -> u64 {
+        let clients = self.sessions.iter().flatten().filter(|session| session.was_welcomed());
+        let before = out.receivers.len();
+        out.receivers.extend(clients.map(|session| session.conn));
+        let receivers = out.receivers.len() - before;
+        let frame = frame.clone();
+        out.list.push(Delivery::Fanout { frame, channel: None, receivers, trace: None });
+        receivers as u64
+    }
+
+    /// Every client that was welcomed, by slot.
+    pub fn clients(&self) -> impl Iterator<Item = ConnId> + '_ {
+        let welcomed = |session: &&Box<Session>| session.was_welcomed();
+        self.sessions.iter().flatten().filter(welcomed).map(|session| session.conn)
+    }
+
+    /// The clock was read after messages were parsed: traces learn when that was.
+    pub fn note_parsed(&mut self, now: Now) {
+        for key in self.just_parsed.drain(..) {
+            if let Some(pending) = self.pending.get_mut(key)
+                && let Gathers::Trace(trace) = &mut pending.gathers
+            {
+                trace.parsed_ns = Some(now.mono_ns);
+            }
+        }
+    }
+
+    /// A shard reports where a traced message went.
+    pub fn on_traced(&mut self, now: Now, report: TraceReport, out: &mut Deliveries) {
+        if let Some(pending) = self.pending.get_mut(report.pending)
+            && let Gathers::Trace(trace) = &mut pending.gathers
+        {
+            trace.reports.push(report);
+            if trace.is_whole() {
+                self.end_pending(now, report.pending, out);
+            }
+        }
+    }
+
+    /// Answers whatever has waited too long with what is known.
+    pub fn tick(&mut self, now: Now, out: &mut Deliveries) {
+        while let Some(pending) = self.pending.take_overdue(now.mono_ms()) {
+            self.answer_pending(now, pending, out);
+        }
+    }
+
+    /// When [`Edge::tick`] next has something to do, on the monotonic clock in milliseconds.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.pending.next_deadline_ms()
+    }
+
+    /// A notice that messages to a client were dropped.
+    pub fn gap_notice(
+        &mut self,
+        now: Now,
+        address: &Address,
+        sequences: Option<(u64, u64)>,
+        count: u64,
+        reason: &'static str,
+    ) -> Arc<Frame> {
+        let payload = json!({
+            "event": "gap",
+            "channel": address.channel,
+            "first": sequences.map(|(first, _)| first),
+            "last": sequences.map(|(_, last)| last),
+            "count": count,
+            "reason": reason,
+        });
+        self.notice(now, (&address.room, &address.channel), payload)
+    }
+
+    /// A notice that the connection will be closed.
+    pub fn closing_notice(&mut self, now: Now, retry_after_ms: u64) -> Arc<Frame> {
+        let payload = json!({
+            "event": "closing",
+            "reason": CloseReason::GoingAway.reason(),
+            "code": CloseReason::GoingAway.code(),
+            "retry_after_ms": retry_after_ms,
+        });
+        self.notice(now, (EVERY_CHANNEL, "closing"), payload)
+    }
+
+    /// Asserts every invariant; for tests and the simulator.
+    pub fn check(&self) {
+        self.audiences.check();
+        let sessions = || self.sessions.iter().flatten();
+        let seats: usize =
+            sessions().map(|session| session.memberships.len() + session.rooms.len()).sum();
+        assert_eq!(self.audiences.seat_count(), seats, "seats are memberships and rooms");
+        let welcomed = sessions().filter(|session| session.was_welcomed()).count();
+        assert_eq!(self.live, welcomed as u64);
+        for session in sessions() {
+            for tie in &session.rooms {
+                let of_room = session.memberships.iter();
+                let of_room = of_room.filter(|membership| membership.address.room == tie.room);
+                assert_eq!(of_room.count(), tie.channels as usize);
+                assert!(tie.channels > 0 || tie.whole_room.is_some());
+            }
+        }
+    }
+
+    fn session_mut(&mut self, conn: ConnId) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(conn.slot as usize)?.as_deref_mut()?;
+        (session.conn == conn).then_some(session)
+    }
+
+    fn conn_ref(&self, conn: ConnId) -> ConnRef {
+        ConnRef { shard: self.shard, conn }
+    }
+
+    /// Asks every shard for its part; the answers meet in a pending entry.
+    fn survey(&self, pending: u32, client: &Arc<ClientCard>, topic: &Topic, asks: &mut Asks) {
+        let reply_to = PendingRef { shard: self.shard, pending };
+        for shard in self.placement.all() {
+            let survey = Survey { reply_to, client: client.clone(), topic: topic.clone() };
+            asks.push(shard, Ask::Survey(Box::new(survey)));
+        }
+    }
+
+    /// Says no; true if it was one refusal too many.
+    fn refuse(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        question: &Question,
+        refusal: Refusal,
+        out: &mut Deliveries,
+    ) -> bool {
+        let text = reply::failure(self.stamp(now), question, &refusal);
+        out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
+        out.faults.push(refusal.fault);
+        let max = self.limits.max_violations;
+        let Some(session) = self.session_mut(conn) else { return false };
+        out.telemetry.push(Event::MessageRefused {
+            client_id: session.card.client_id.clone(),
+            fault: refusal.fault,
+        });
+        if refusal.fault.is_violation() && session.count_violation(now, max) {
+            out.list.push(Delivery::Close(conn, CloseReason::Violations, None));
+            return true;
+        }
+        false
+    }
+
+    /// Says yes.
+    fn succeed(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        question: &Question,
+        result: impl Serialize,
+        out: &mut Deliveries,
+    ) {
+        let text = reply::success(self.stamp(now), question, result);
+        out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
+    }
+
+    fn notice(
+        &mut self,
+        now: Now,
+        address: (&str, &str),
+        payload: impl Serialize,
+    ) -> Arc<Frame> {
+        Frame::of_text(&reply::notice(self.stamp(now), address, payload), now.mono_ns)
+    }
+
+    fn stamp(&mut self, now: Now) -> Stamp {
+        stamp(&mut self.rng, now)
+    }
+
+    /// Tells that an agent did something, at most once a second.
+    fn tell_activity(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        action: &'static str,
+        (room, channel): (&str, &str),
+        out: &mut Deliveries,
+    ) {
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.card.client_type != ClientType::AiAgent {
+            return;
+        }
+        let is_soon = |told_ms: u64| now.mono_ms() < told_ms + 1_000;
+        if session.activity_told_ms.is_some_and(is_soon) {
+            return;
+        }
+        session.activity_told_ms = Some(now.mono_ms());
+        let client_id = session.card.client_id.clone();
+        let (Ok(room), Ok(channel)) = (
+            Name::parse(room),
+            Name::parse_channel(channel),
+        ) else {
+            return;
+        };
+        let address = Address { room, channel };
+        out.telemetry.push(Event::AgentActivity { client_id, action, address });
+    }
+}

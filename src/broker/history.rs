@@ -1,0 +1,347 @@
+//! The order of one channel: its sequence, the ring of its last messages, and the ids in it.
+//!
+//! *Invariants*: the ring holds a run of sequences without a hole that ends with the last one
+//! given; the index holds exactly the sequences in the ring; a sequence is given once.
+
+use crate::broker::history::Verdict::{Duplicate, Fresh};
+use crate::protocol::frame::{Draft, Frame};
+use crate::protocol::names::Name;
+use crate::protocol::command::HistoryQuery;
+use crate::protocol::views::HistorySpan;
+use ahash::RandomState;
+use hashbrown::HashTable;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A channel's order and the end of it that is kept.
+#[derive(Debug)]
+pub struct History {
+    epoch: String,
+    last: u64,
+    last_us: u64,
+    size: u32,
+    ring: VecDeque<Arc<Frame>>,
+    index: HashTable<u64>,
+    hasher: RandomState,
+}
+
+/// What became of an event.
+#[derive(Debug)]
+pub enum Verdict {
+    /// It has a place in the order.
+    Fresh(Arc<Frame>),
+    /// It had one already; the message that holds it.
+    Duplicate(Arc<Frame>),
+}
+
+/// What a returning member missed.
+#[derive(Debug)]
+pub enum Recovery {
+    /// Exactly these, oldest first.
+    Whole(Vec<Arc<Frame>>),
+    /// It can't be said; the reason as a word for machines.
+    Impossible(&'static str),
+}
+
+/// A page of what was said.
+#[derive(Debug)]
+pub struct Page {
+    /// In the order that was asked for.
+    pub messages: Vec<Arc<Frame>>,
+    /// Whether more messages match.
+    pub more: bool,
+}
+
+impl History {
+    /// An empty history that keeps `size` messages.
+    pub fn new(epoch: String, size: u32, hasher: RandomState) -> History {
+        History {
+            epoch,
+            last: 0,
+            last_us: 0,
+            size,
+            ring: VecDeque::new(),
+            index: HashTable::new(),
+            hasher,
+        }
+    }
+
+    /// The life of the channel that the sequences belong to.
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// The last sequence given; 0 if none was.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// How many messages are kept.
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// What is kept.
+    pub fn span(&self) -> HistorySpan {
+        HistorySpan {
+            epoch: self.epoch.clone(),
+            first_sequence: self.ring.front().map(|frame| frame.sequence),
+            last_sequence: (self.last > 0).then_some(self.last),
+            size: self.size,
+        }
+    }
+
+    /// Gives an event its place and a time that never goes back, unless it has a place already.
+    pub fn append(&mut self, draft: Draft, wall_us: u64) -> Verdict {
+        let hash = self.hash(draft.from(), draft.id());
+        if let Some(first) = self.find(hash, draft.from(), draft.id()) {
+            return Duplicate(first);
+        }
+        self.last += 1;
+        self.last_us = self.last_us.max(wall_us);
+        let frame = draft.stamp(self.last, self.last_us);
+        self.keep(hash, &frame);
+        self.check_ends();
+        Fresh(frame)
+    }
+
+    /// Keeps `size` messages from now on.
+    pub fn resize(&mut self, size: u32) {
+        self.size = size;
+        while self.ring.len() > size as usize {
+            self.evict();
+        }
+    }
+
+    /// Every message after `sequence` that has not expired, if the ring still holds them all.
+    pub fn since(&self, epoch: &str, sequence: u64, now_ms: u64, bytes_max: usize) -> Recovery {
+        if epoch != self.epoch {
+            return Recovery::Impossible("epoch_changed");
+        }
+        if sequence > self.last {
+            return Recovery::Impossible("unknown_sequence");
+        }
+        let missed = (self.last - sequence) as usize;
+        if missed > self.ring.len() {
+            return Recovery::Impossible("history_overrun");
+        }
+        let frames = self.ring.range(self.ring.len() - missed..);
+        let live = || frames.clone().filter(|frame| !frame.is_expired(now_ms));
+        if live().map(|frame| frame.wire().len()).sum::<usize>() > bytes_max {
+            return Recovery::Impossible("too_many_bytes");
+        }
+        Recovery::Whole(live().map(|frame| frame.replayed()).collect())
+    }
+
+    /// The messages that match a query: with the oldest first the newest `limit` of them, unless
+    /// the query says after which it wants to go on.
+    pub fn page(&self, query: &HistoryQuery, now_ms: u64, bytes_max: usize) -> Page {
+        let matches = |frame: &&Arc<Frame>| {
+            !frame.is_expired(now_ms)
+                && query.since_us.is_none_or(|since| frame.timestamp_us >= since)
+                && query.until_us.is_none_or(|until| frame.timestamp_us <= until)
+                && query.after.is_none_or(|after| frame.sequence > after)
+                && query.before.is_none_or(|before| frame.sequence < before)
+        };
+        // A reader that pages forward wants what comes next, not what came last.
+        let forward = !query.newest_first && (query.after.is_some() || query.since_us.is_some());
+        let mut page = if forward {
+            take_page(self.ring.iter().filter(matches), query.limit, bytes_max)
+        } else {
+            take_page(self.ring.iter().rev().filter(matches), query.limit, bytes_max)
+        };
+        if !forward && !query.newest_first {
+            page.messages.reverse();
+        }
+        page
+    }
+
+    fn find(&self, hash: u64, from: &str, id: &str) -> Option<Arc<Frame>> {
+        let is_it = |&sequence: &u64| {
+            self.at(sequence).is_some_and(|frame| frame.id() == id && frame.from() == from)
+        };
+        self.index.find(hash, is_it).and_then(|&sequence| self.at(sequence)).cloned()
+    }
+
+    fn at(&self, sequence: u64) -> Option<&Arc<Frame>> {
+        let first = self.ring.front()?.sequence;
+        self.ring.get(sequence.checked_sub(first)? as usize)
+    }
+
+    fn keep(&mut self, hash: u64, frame: &Arc<Frame>) {
+        if self.size == 0 {
+            return;
+        }
+        if self.ring.len() >= self.size as usize {
+            self.evict();
+        }
+        self.ring.push_back(frame.clone());
+        let History { ring, index, hasher, .. } = self;
+        let first = ring[0].sequence;
+        index.insert_unique(hash, frame.sequence, |&sequence| {
+            let kept = &ring[(sequence - first) as usize];
+            hasher.hash_one((kept.from(), kept.id()))
+        });
+    }
+
+    fn evict(&mut self) {
+        let Some(oldest) = self.ring.front() else { return };
+        let hash = self.hash(oldest.from(), oldest.id());
+        let sequence = oldest.sequence;
+        if let Ok(entry) = self.index.find_entry(hash, |&kept| kept == sequence) {
+            entry.remove();
+        }
+        self.ring.pop_front();
+    }
+
+    fn hash(&self, from: &str, id: &str) -> u64 {
+        self.hasher.hash_one((from, id))
+    }
+
+    fn check_ends(&self) {
+        if let (Some(first), Some(last)) = (self.ring.front(), self.ring.back()) {
+            assert_eq!(last.sequence, self.last, "the ring ends with the last sequence");
+            assert_eq!(last.sequence - first.sequence + 1, self.ring.len() as u64, "no hole");
+        }
+    }
+
+    /// Asserts every invariant; for tests and the simulator.
+    pub fn check(&self) {
+        self.check_ends();
+        assert!(self.ring.len() <= self.size as usize, "the ring keeps at most its size");
+        assert_eq!(self.index.len(), self.ring.len(), "the index holds just what the ring holds");
+        for pair in self.ring.iter().zip(self.ring.iter().skip(1)) {
+            assert_eq!(pair.0.sequence + 1, pair.1.sequence);
+            assert!(pair.0.timestamp_us <= pair.1.timestamp_us, "time never goes back");
+        }
+        for frame in &self.ring {
+            let hash = self.hash(frame.from(), frame.id());
+            assert!(self.find(hash, frame.from(), frame.id()).is_some(), "every id is indexed");
+        }
+    }
+}
+
+fn take_page<'a>(
+    mut frames: impl Iterator<Item = &'a Arc<Frame>>,
+    limit: usize,
+    bytes_max: usize,
+) -> Page {
+    let mut messages: Vec<Arc<Frame>> = Vec::new();
+    let mut bytes = 0;
+    for frame in frames.by_ref() {
+        bytes += frame.wire().len() + 32;
+        // One message always fits, or a reader could never get past a large one.
+        if messages.len() == limit || (bytes > bytes_max && !messages.is_empty()) {
+            return Page { messages, more: true };
+        }
+        messages.push(frame.clone());
+    }
+    Page { messages, more: false }
+}
+
+/// The query for the newest messages of a channel, as `history` without parameters asks it.
+pub fn newest(room: Name, channel: Name, limit: usize) -> HistoryQuery {
+    HistoryQuery {
+        address: crate::protocol::command::Address { room, channel },
+        limit,
+        since_us: None,
+        until_us: None,
+        after: None,
+        before: None,
+        newest_first: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::hash::seeded;
+    use crate::protocol::envelope::MessageType;
+    use crate::protocol::frame::Origin;
+
+    fn draft(id: &str, ttl_ms: Option<u64>) -> Draft {
+        let origin = Origin { received_ns: 0, ttl_ms };
+        Draft::of_server(id, MessageType::Event, ("r", "c"), "{}", origin)
+    }
+
+    fn filled(size: u32, count: u64) -> History {
+        let mut history = History::new("e".into(), size, seeded(1));
+        for n in 1..=count {
+            assert!(matches!(history.append(draft(&format!("arq_{n}"), None), n), Fresh(_)));
+            history.check();
+        }
+        history
+    }
+
+    fn sequences(frames: &[Arc<Frame>]) -> Vec<u64> {
+        frames.iter().map(|frame| frame.sequence).collect()
+    }
+
+    #[test]
+    fn a_repeated_id_is_known_while_it_is_in_the_ring() {
+        let mut history = filled(3, 4);
+        match history.append(draft("arq_3", None), 9) {
+            Duplicate(first) => assert_eq!(first.sequence, 3),
+            Fresh(_) => panic!("arq_3 is in the ring"),
+        }
+        assert!(matches!(history.append(draft("arq_1", None), 9), Fresh(_)), "arq_1 fell out");
+        history.check();
+    }
+
+    #[test]
+    fn recovery_is_whole_or_refused() {
+        let history = filled(3, 5);
+        let since = |epoch: &str, sequence| match history.since(epoch, sequence, 0, 10_000) {
+            Recovery::Whole(frames) => Ok(sequences(&frames)),
+            Recovery::Impossible(reason) => Err(reason),
+        };
+        assert_eq!(since("e", 5), Ok(vec![]));
+        assert_eq!(since("e", 2), Ok(vec![3, 4, 5]));
+        assert_eq!(since("e", 1), Err("history_overrun"));
+        assert_eq!(since("e", 6), Err("unknown_sequence"));
+        assert_eq!(since("f", 5), Err("epoch_changed"));
+        assert!(matches!(history.since("e", 2, 0, 100), Recovery::Impossible("too_many_bytes")));
+    }
+
+    #[test]
+    fn pages_go_the_way_they_are_asked() {
+        let history = filled(10, 10);
+        let base = newest(Name::fixed("r"), Name::fixed("c"), 3);
+        let page = |query: HistoryQuery| {
+            let page = history.page(&query, 0, 1 << 20);
+            (sequences(&page.messages), page.more)
+        };
+        assert_eq!(page(base.clone()), (vec![8, 9, 10], true));
+        assert_eq!(page(HistoryQuery { newest_first: true, ..base.clone() }), (vec![10, 9, 8], true));
+        assert_eq!(page(HistoryQuery { after: Some(2), ..base.clone() }), (vec![3, 4, 5], true));
+        assert_eq!(page(HistoryQuery { before: Some(3), ..base.clone() }), (vec![1, 2], false));
+        let times = HistoryQuery { since_us: Some(4), until_us: Some(5), ..base };
+        assert_eq!(page(times), (vec![4, 5], false));
+    }
+
+    #[test]
+    fn expired_messages_are_not_replayed() {
+        let mut history = History::new("e".into(), 5, seeded(1));
+        history.append(draft("arq_1", Some(10)), 1);
+        history.append(draft("arq_2", None), 1);
+        let Recovery::Whole(frames) = history.since("e", 0, 11, 10_000) else { panic!() };
+        assert_eq!(sequences(&frames), [2]);
+    }
+
+    #[test]
+    fn time_never_goes_back_and_no_history_still_counts() {
+        let mut history = History::new("e".into(), 0, seeded(1));
+        let mut stamp = |id, us| match history.append(draft(id, None), us) {
+            Fresh(frame) => (frame.sequence, frame.timestamp_us),
+            Duplicate(_) => panic!(),
+        };
+        assert_eq!(stamp("arq_1", 50), (1, 50));
+        assert_eq!(stamp("arq_2", 40), (2, 50));
+        assert!(matches!(history.since("e", 1, 0, 1000), Recovery::Impossible("history_overrun")));
+    }
+}

@@ -1,0 +1,480 @@
+//! Becoming a member and ceasing to be one.
+
+use crate::base::ids::{ChannelId, ConnRef, ShardId};
+use crate::base::time::Now;
+use crate::broker::channel::{Channel, Options, Ties};
+use crate::broker::history::Recovery;
+use crate::broker::home::{Home, Told};
+use crate::broker::lane::{
+    Answer, Fanout, JoinAsk, JoinedTell, LeaveAsk, LeftTell, Listeners, OpenedTell, Tell,
+};
+use crate::broker::policy::ClientCard;
+use crate::broker::room::RoomType;
+use crate::broker::telemetry::Event;
+use crate::protocol::command::{Address, ChannelType, Join, RoomConfig};
+use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::frame::Frame;
+use crate::protocol::names::{self, Name, PRIVATE_CHANNEL};
+use crate::protocol::reply;
+use crate::protocol::views::{ChannelPosition, JoinView};
+use serde_json::json;
+use std::sync::Arc;
+
+/// What a join comes to.
+struct Entry {
+    view: JoinView,
+    channels: Vec<ChannelId>,
+    replay: Vec<Arc<Frame>>,
+}
+
+impl Home {
+    pub(super) fn join(&mut self, now: Now, ask: JoinAsk, told: &mut Told) {
+        let result = if ask.join.address.channel.is_every() {
+            self.join_room(now, &ask, told)
+        } else {
+            self.join_channel(now, &ask, told)
+        };
+        let JoinAsk { conn, client, join, question } = ask;
+        match result {
+            Ok(entry) => {
+                let room = self.rooms[&join.address.room].id;
+                let address = |id: &ChannelId| (*id, self.channels[id].address.clone());
+                told.telemetry.push(Event::Joined {
+                    client_id: client.client_id.clone(),
+                    address: join.address.clone(),
+                });
+                let joined = JoinedTell {
+                    conn: conn.conn,
+                    room,
+                    channels: entry.channels.iter().map(address).collect(),
+                    join,
+                    view: entry.view,
+                    question,
+                    replay: entry.replay,
+                };
+                told.tell(conn.shard, Tell::Joined(Box::new(joined)));
+            }
+            Err(refusal) => {
+                let question = question.unwrap_or_else(|| connecting_question(&join.address));
+                let answer = Answer { conn: conn.conn, question, outcome: Err(refusal) };
+                told.tell(conn.shard, Tell::Answer(Box::new(answer)));
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self, now: Now, ask: LeaveAsk, told: &mut Told) {
+        let LeaveAsk { conn, address, question } = ask;
+        let whole_room = address.channel.is_every();
+        let ids: Vec<ChannelId> = match self.rooms.get(&address.room) {
+            Some(room) if whole_room => room.channels.values().copied().collect(),
+            Some(room) => room.channels.get(&address.channel).copied().into_iter().collect(),
+            None => Vec::new(),
+        };
+        let client = self.client_of(&address.room, conn);
+        let mut left = Vec::new();
+        for id in ids {
+            if self.untie(now, id, conn, (!whole_room, whole_room), told) {
+                left.push(id);
+            }
+        }
+        if whole_room && let Some(room) = self.rooms.get_mut(&address.room) {
+            if let Some(person) = room.people.get_mut(&conn) {
+                person.whole_room = None;
+            }
+        }
+        self.settle(&address.room, conn);
+        if let Some(client) = client {
+            let client_id = client.client_id.clone();
+            told.telemetry.push(Event::Left { client_id, address: address.clone() });
+        }
+        let tell = LeftTell { conn: conn.conn, address, channels: left, question };
+        told.tell(conn.shard, Tell::Left(Box::new(tell)));
+    }
+
+    /// A connection is gone: it leaves every channel of every room, without an answer.
+    pub(super) fn gone(&mut self, now: Now, conn: ConnRef, told: &mut Told) {
+        for name in self.presence.get(&conn).cloned().unwrap_or_default() {
+            let Some(room) = self.rooms.get_mut(&name) else { continue };
+            let Some(person) = room.people.get_mut(&conn) else { continue };
+            let client_id = person.client.client_id.clone();
+            if person.whole_room.take().is_some() {
+                let address = (*room.every).clone();
+                told.telemetry.push(Event::Left { client_id: client_id.clone(), address });
+            }
+            let ids: Vec<ChannelId> = room.channels.values().copied().collect();
+            for id in ids {
+                let Some(channel) = self.channels.get(&id) else { continue };
+                if channel.member(conn).is_some_and(|member| member.ties.named.is_some()) {
+                    let address = (*channel.address).clone();
+                    told.telemetry.push(Event::Left { client_id: client_id.clone(), address });
+                }
+                self.untie(now, id, conn, (true, true), told);
+            }
+            self.settle(&name, conn);
+        }
+    }
+
+    /// Makes those members of a new channel who joined its whole room and may enter.
+    pub(super) fn open_to_room(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        let address = self.channels[&id].address.clone();
+        if self.channels[&id].channel_type == ChannelType::Pm {
+            return;
+        }
+        let mut people: Vec<_> = self.rooms[&address.room]
+            .people
+            .iter()
+            .filter_map(|(conn, person)| Some((*conn, person.client.clone(), person.whole_room?)))
+            .filter(|(_, client, _)| self.channels[&id].admits(client))
+            .collect();
+        people.sort_unstable_by_key(|(conn, ..)| *conn);
+        for of_shard in people.chunk_by(|a, b| a.0.shard == b.0.shard) {
+            let conns = of_shard.iter().map(|(conn, ..)| conn.conn).collect();
+            let opened = OpenedTell { channel: id, address: address.clone(), conns };
+            told.tell(of_shard[0].0.shard, Tell::Opened(Box::new(opened)));
+        }
+        for (conn, client, options) in people {
+            let ties = Ties { named: None, whole_room: Some(options) };
+            self.tie(now, id, conn, &client, ties, told);
+        }
+    }
+
+    fn join_channel(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Result<Entry, Refusal> {
+        let address = &ask.join.address;
+        if address.channel.as_str() == PRIVATE_CHANNEL {
+            return Err(Refusal::of_field(
+                Fault::ChannelIsPm,
+                "channel",
+                "Private messages reach you without joining; pm can't be joined.",
+            ));
+        }
+        let found = self.rooms.get(&address.room).and_then(|room| room.channels.get(&address.channel));
+        if let Some(&id) = found {
+            let channel = &self.channels[&id];
+            if !channel.admits(&ask.client) {
+                return Err(Refusal::of_field(
+                    Fault::ChannelPrivate,
+                    "channel",
+                    "The channel is private; ask its creator or an admin to add your client id.",
+                ));
+            }
+            if ask.join.recover.is_some() && channel.member(ask.conn).is_some() {
+                return Err(Refusal::of_field(
+                    Fault::AlreadyJoined,
+                    "parameters.recover",
+                    "You are joined already; leave first, or read what you missed with history.",
+                ));
+            }
+            let is_member = channel.member(ask.conn).is_some();
+            let members = channel.member_count() as u64;
+            if !is_member && members >= u64::from(self.limits.max_members_per_channel) {
+                return Err(member_limit(self.limits.max_members_per_channel, "channel"));
+            }
+            self.has_room_for(&address.room, ask.conn)?;
+            return Ok(self.enter(now, ask, id, false, told));
+        }
+        self.ensure_room(now, &address.room, &ask.client)?;
+        let created = self.create_by_join(now, ask, told);
+        // A room that was made for a channel that can't be made goes with it.
+        if created.is_err() && self.rooms.get(&address.room).is_some_and(|room| room.is_abandoned()) {
+            self.remove_room(&address.room);
+        }
+        created
+    }
+
+    fn create_by_join(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Result<Entry, Refusal> {
+        let address = &ask.join.address;
+        self.may_create_by_join(&address.room, &ask.client)?;
+        self.has_room_for_channel(&address.room)?;
+        self.has_room_for(&address.room, ask.conn)?;
+        let creator = Some(ask.client.client_id.clone());
+        let id = self.insert_channel(now, address.clone(), creator, true, told).id;
+        self.open_to_room(now, id, told);
+        Ok(self.enter(now, ask, id, true, told))
+    }
+
+    /// Makes the client a member of a channel that lets it in, and finds what it missed.
+    fn enter(&mut self, now: Now, ask: &JoinAsk, id: ChannelId, created: bool, told: &mut Told) -> Entry {
+        let Join { address, echo, presence, recover } = &ask.join;
+        let options = Options { echo: *echo, presence: *presence };
+        let ties = Ties { named: Some(options), whole_room: None };
+        self.tie(now, id, ask.conn, &ask.client, ties, told);
+        let channel = &self.channels[&id];
+        let bytes_max = self.limits.outbox_bytes as usize / 2;
+        let recovery = recover.as_ref().map(|recover| {
+            channel.history.since(&recover.epoch, recover.sequence, now.mono_ms(), bytes_max)
+        });
+        let (recovered, reason, replay) = match recovery {
+            None => (false, None, Vec::new()),
+            Some(Recovery::Impossible(reason)) => (false, Some(reason), Vec::new()),
+            Some(Recovery::Whole(frames)) => (true, None, frames),
+        };
+        let view = JoinView {
+            room: address.room.clone(),
+            channel: address.channel.clone(),
+            epoch: channel.history.epoch().to_owned(),
+            sequence: channel.history.last(),
+            participants: channel.member_count() as u64,
+            created,
+            recovered,
+            missed: replay.len() as u64,
+            reason,
+            channels: Vec::new(),
+        };
+        Entry { view, channels: vec![id], replay }
+    }
+
+    fn join_room(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Result<Entry, Refusal> {
+        let address = &ask.join.address;
+        let created = !self.rooms.contains_key(&address.room);
+        self.ensure_room(now, &address.room, &ask.client)?;
+        self.has_room_for(&address.room, ask.conn)?;
+        let options = Options { echo: ask.join.echo, presence: ask.join.presence };
+        let Some(room) = self.rooms.get_mut(&address.room) else {
+            return Err(Refusal::new(Fault::Internal, "The room could not be made; try again."));
+        };
+        room.enter(ask.conn, &ask.client, 0).whole_room = Some(options);
+        let ids: Vec<ChannelId> = room.channels.values().copied().collect();
+        self.note_presence(&address.room, ask.conn);
+        let mut entered = Vec::new();
+        for id in ids {
+            let channel = &self.channels[&id];
+            if channel.channel_type != ChannelType::Pm && channel.admits(&ask.client) {
+                let ties = Ties { named: None, whole_room: Some(options) };
+                self.tie(now, id, ask.conn, &ask.client, ties, told);
+                entered.push(id);
+            }
+        }
+        let position = |channel: &Channel| ChannelPosition {
+            channel: channel.address.channel.clone(),
+            epoch: channel.history.epoch().to_owned(),
+            sequence: channel.history.last(),
+        };
+        let room = &self.rooms[&address.room];
+        let view = JoinView {
+            room: address.room.clone(),
+            channel: address.channel.clone(),
+            epoch: room.history.epoch().to_owned(),
+            sequence: room.history.last(),
+            participants: room.people.len() as u64,
+            created,
+            recovered: false,
+            missed: 0,
+            reason: None,
+            channels: entered.iter().map(|id| position(&self.channels[id])).collect(),
+        };
+        Ok(Entry { view, channels: entered, replay: Vec::new() })
+    }
+
+    /// Finds the room, or makes it where a join may.
+    fn ensure_room(&mut self, now: Now, room: &Name, client: &Arc<ClientCard>) -> Result<(), Refusal> {
+        if self.rooms.contains_key(room) {
+            return Ok(());
+        }
+        if !self.limits.create_on_join {
+            return Err(Refusal::of_field(
+                Fault::RoomNotFound,
+                "room",
+                format!("There is no room {room}, and joins do not make rooms here; ask an admin for create_room."),
+            ));
+        }
+        let creator = client.client_id.clone();
+        self.create_room(now, room, RoomType::Dynamic, creator, RoomConfig::default())
+    }
+
+    /// Makes a room, if its name and the limits allow it.
+    pub(super) fn create_room(
+        &mut self,
+        now: Now,
+        room: &Name,
+        room_type: RoomType,
+        creator: Name,
+        config: RoomConfig,
+    ) -> Result<(), Refusal> {
+        if names::is_system_room(room) {
+            return Err(Refusal::of_field(
+                Fault::RoomProtected,
+                "room",
+                "Rooms whose names begin with arqon are the system's; choose another name.",
+            ));
+        }
+        if !self.rooms_on_node.take(u64::from(self.limits.max_rooms)) {
+            return Err(Refusal::of_field(
+                Fault::RoomLimit,
+                "room",
+                format!("The server has its {} rooms (limits.max_rooms).", self.limits.max_rooms),
+            ));
+        }
+        self.insert_room(now, room.clone(), room_type, Some(creator), config);
+        Ok(())
+    }
+
+    /// Whether the room may have one more channel.
+    pub(super) fn has_room_for_channel(&self, room: &Name) -> Result<(), Refusal> {
+        let max = self.limits.max_channels_per_room;
+        match self.rooms.get(room) {
+            Some(room) if room.channels.len() >= max as usize => Err(Refusal::of_field(
+                Fault::ChannelLimit,
+                "channel",
+                format!("The room {} has its {max} channels (limits.max_channels_per_room).", room.name()),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn may_create_by_join(&self, room: &Name, client: &ClientCard) -> Result<(), Refusal> {
+        let config = self.rooms.get(room).and_then(|room| room.config.create_on_join);
+        if !config.unwrap_or(self.limits.create_on_join) {
+            return Err(Refusal::of_field(
+                Fault::ChannelNotFound,
+                "channel",
+                format!("There is no such channel in {room}, and joins do not make channels here; list_channels shows which there are."),
+            ));
+        }
+        if names::is_system_room(room) && client.role != crate::broker::policy::Role::Admin {
+            return Err(Refusal::of_field(
+                Fault::RoomProtected,
+                "room",
+                format!("{room} is a system room; only an admin may make channels in it."),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether the room's own member limit lets one more client in.
+    fn has_room_for(&self, room: &Name, conn: ConnRef) -> Result<(), Refusal> {
+        let Some(room) = self.rooms.get(room) else { return Ok(()) };
+        match room.config.member_limit {
+            Some(limit)
+                if room.people.len() >= limit as usize && !room.people.contains_key(&conn) =>
+            {
+                Err(member_limit(limit, "room"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn tie(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        conn: ConnRef,
+        client: &Arc<ClientCard>,
+        ties: Ties,
+        told: &mut Told,
+    ) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let is_new = channel.tie(conn, client, ties);
+        channel.empty_since_ms = None;
+        let room = channel.address.room.clone();
+        if is_new {
+            if let Some(room) = self.rooms.get_mut(&room) {
+                room.enter(conn, client, 1);
+            }
+            self.note_presence(&room, conn);
+            self.tell_watchers(now, id, conn, client, "joined", told);
+        }
+    }
+
+    /// Unties; true if the connection is no member any more.
+    fn untie(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        conn: ConnRef,
+        (named, whole_room): (bool, bool),
+        told: &mut Told,
+    ) -> bool {
+        let Some(channel) = self.channels.get_mut(&id) else { return false };
+        let Some(client) = channel.member(conn).map(|member| member.client.clone()) else {
+            return false;
+        };
+        if !channel.untie(conn, named, whole_room) {
+            return false;
+        }
+        if let Some(room) = self.rooms.get_mut(&channel.address.room)
+            && let Some(person) = room.people.get_mut(&conn)
+        {
+            person.channels -= 1;
+        }
+        self.tell_watchers(now, id, conn, &client, "left", told);
+        self.note_if_empty(now, id);
+        true
+    }
+
+    /// Forgets a client that has left a room, and the room if that was all that kept it.
+    fn settle(&mut self, name: &Name, conn: ConnRef) {
+        let Some(room) = self.rooms.get_mut(name) else { return };
+        room.forget_stranger(conn);
+        if !room.people.contains_key(&conn)
+            && let Some(rooms) = self.presence.get_mut(&conn)
+        {
+            rooms.retain(|room| room != name);
+            if rooms.is_empty() {
+                self.presence.remove(&conn);
+            }
+        }
+        if self.rooms.get(name).is_some_and(|room| room.is_abandoned()) {
+            self.remove_room(name);
+        }
+    }
+
+    fn note_presence(&mut self, room: &Name, conn: ConnRef) {
+        let rooms = self.presence.entry(conn).or_default();
+        if !rooms.contains(room) {
+            rooms.push(room.clone());
+        }
+    }
+
+    fn client_of(&self, room: &Name, conn: ConnRef) -> Option<Arc<ClientCard>> {
+        Some(self.rooms.get(room)?.people.get(&conn)?.client.clone())
+    }
+
+    fn tell_watchers(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        conn: ConnRef,
+        client: &ClientCard,
+        event: &str,
+        told: &mut Told,
+    ) {
+        let channel = &self.channels[&id];
+        let shards: Vec<ShardId> = channel.spread().watching_shards().collect();
+        if shards.is_empty() {
+            return;
+        }
+        let payload = json!({
+            "event": event,
+            "client_id": client.client_id,
+            "client_type": client.client_type,
+            "screen_name": client.screen_name,
+        });
+        let address = channel.address.clone();
+        let text = reply::notice(self.stamp(now), (&address.room, &address.channel), payload);
+        let frame = Frame::of_text(&text, now.mono_ns);
+        for shard in shards {
+            let frame = frame.clone();
+            let audience = Listeners::PresenceWatchers;
+            let fanout = Fanout { channel: id, frame, from: Some(conn), audience, trace: None };
+            told.tell(shard, Tell::Fanout(fanout));
+        }
+    }
+}
+
+fn member_limit(limit: u32, of: &'static str) -> Refusal {
+    Refusal::of_field(
+        Fault::MemberLimit,
+        of,
+        format!("The {of} has its {limit} members; try again when someone has left."),
+    )
+}
+
+/// A join that was part of connecting answers no message; its refusal names what was to be joined.
+fn connecting_question(address: &Address) -> reply::Question {
+    reply::Question {
+        id: None,
+        address: (address.room.to_string(), address.channel.to_string()),
+        command: None,
+        brief: false,
+    }
+}

@@ -1,0 +1,431 @@
+//! The home of the rooms and client ids that hash to one shard: the one writer of their truth.
+//!
+//! *Invariants*: handling an ask makes only tells; a channel's tells leave in the order of its
+//! sequence; every channel belongs to exactly one room of this home; who is a member of a channel
+//! is in its room. [`Home::check`] asserts them.
+//!
+//! *Where storage joins in*: an event gets its place in [`History::append`](super::history), and
+//! everything after it follows from the frame that returns. A journal shared by several nodes
+//! takes that call's place as the one who gives the sequence; nothing behind it needs to know.
+
+mod membership;
+mod publish;
+mod wishes;
+
+use crate::base::hash::Map;
+use crate::base::ids::{ChannelId, ConnRef, ShardId};
+use crate::base::limits::Limits;
+use crate::base::quota::Quota;
+use crate::base::time::Now;
+use crate::broker::channel::Channel;
+use crate::broker::directory::Directory;
+use crate::broker::history::History;
+use crate::broker::lane::{Answer, Ask, Part, PrivateAsk, RoomAnswer, Tell};
+use crate::broker::policy::ClientCard;
+use crate::broker::room::{Room, RoomType};
+use crate::broker::telemetry::Event;
+use crate::protocol::command::{Address, ChannelType, RoomConfig};
+use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::names::{self, Name, PRIVATE_CHANNEL};
+use crate::protocol::reply::Stamp;
+use crate::protocol::views::{RoomView, Time};
+use ahash::RandomState;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a home wants told, collected while it handles one ask.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// To which edges, in order.
+    pub tells: Vec<(ShardId, Tell)>,
+    /// What is to be told about the bus.
+    pub telemetry: Vec<Event>,
+    /// Events that got a place.
+    pub accepted: u64,
+    /// Events that had one.
+    pub duplicates: u64,
+}
+
+impl Told {
+    /// Adds a tell.
+    pub fn tell(&mut self, shard: ShardId, tell: Tell) {
+        self.tells.push((shard, tell));
+    }
+}
+
+/// A room that is there from the start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bootstrap {
+    /// Its name.
+    pub name: Name,
+    /// Its channels.
+    pub channels: Vec<Name>,
+    /// How it differs from the server's defaults.
+    pub config: RoomConfig,
+}
+
+/// The rooms and client ids at home on one shard.
+#[derive(Debug)]
+pub struct Home {
+    shard: ShardId,
+    limits: Arc<Limits>,
+    rooms: Map<Name, Room>,
+    rooms_on_node: Quota,
+    channels: Map<ChannelId, Channel>,
+    /// The names of rooms by the id under which events to `*` travel.
+    whole_rooms: Map<ChannelId, Name>,
+    /// The rooms that a connection is in.
+    presence: Map<ConnRef, Vec<Name>>,
+    directory: Directory,
+    /// Channels to be looked at for having been empty too long, by time in milliseconds.
+    expiries: BTreeMap<u64, Vec<ChannelId>>,
+    ids_given: u64,
+    hasher: RandomState,
+    rng: fastrand::Rng,
+}
+
+impl Home {
+    /// A home without rooms.
+    pub fn new(
+        shard: ShardId,
+        limits: Arc<Limits>,
+        rooms_on_node: Quota,
+        hasher: RandomState,
+        rng: fastrand::Rng,
+    ) -> Home {
+        Home {
+            shard,
+            limits,
+            rooms: Map::with_hasher(hasher.clone()),
+            rooms_on_node,
+            channels: Map::with_hasher(hasher.clone()),
+            whole_rooms: Map::with_hasher(hasher.clone()),
+            presence: Map::with_hasher(hasher.clone()),
+            directory: Directory::new(hasher.clone()),
+            expiries: BTreeMap::new(),
+            ids_given: 0,
+            hasher,
+            rng,
+        }
+    }
+
+    /// Makes a room that is there from the start.
+    pub fn bootstrap(&mut self, now: Now, bootstrap: &Bootstrap) {
+        let room = bootstrap.name.clone();
+        self.rooms_on_node.take_anyway();
+        self.insert_room(now, room.clone(), RoomType::System, None, bootstrap.config.clone());
+        let channel_type = match names::is_system_room(&room) {
+            true => ChannelType::System,
+            false => ChannelType::General,
+        };
+        for name in &bootstrap.channels {
+            let address = Address { room: room.clone(), channel: name.clone() };
+            let channel = self.insert_channel(now, address, None, false, &mut Told::default());
+            channel.channel_type = channel_type;
+            channel.hardcoded = true;
+        }
+    }
+
+    /// How many rooms there are.
+    pub fn room_count(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// How many channels there are.
+    pub fn channel_count(&self) -> usize {
+        self.channels.len()
+    }
+
+    /// How many messages all histories hold.
+    pub fn history_count(&self) -> usize {
+        self.channels.values().map(|channel| channel.history.len()).sum()
+    }
+
+    /// The channel of those names; for the simulator.
+    pub fn channel(&self, room: &str, channel: &str) -> Option<&Channel> {
+        self.channels.get(self.rooms.get(room)?.channels.get(channel)?)
+    }
+
+    /// Applies new limits.
+    pub fn reconfigure(&mut self, limits: Arc<Limits>) {
+        self.limits = limits;
+        let Home { limits, rooms, channels, .. } = self;
+        for room in rooms.values_mut() {
+            let size = room.config.history_size.unwrap_or(limits.history_size);
+            room.history.resize(size);
+            for id in room.channels.values() {
+                if let Some(channel) = channels.get_mut(id) {
+                    channel.history.resize(size);
+                }
+            }
+        }
+    }
+
+    /// Handles an ask. Surveys and what concerns the whole shard are the engine's.
+    pub fn on_ask(&mut self, now: Now, ask: Ask, told: &mut Told) {
+        match ask {
+            Ask::Publish(publish) => self.publish(now, publish, told),
+            Ask::Claim(claim) => {
+                let granted = self.directory.claim(claim.client_id, claim.conn);
+                told.tell(claim.conn.shard, Tell::Claimed { conn: claim.conn.conn, granted });
+            }
+            Ask::Release(client_id, conn) => self.directory.release(&client_id, conn),
+            Ask::Join(ask) => self.join(now, *ask, told),
+            Ask::Leave(ask) => self.leave(now, *ask, told),
+            Ask::Gone(conn) => self.gone(now, conn, told),
+            Ask::Private(ask) => self.private(*ask, told),
+            Ask::EnsurePm(room, sender) => self.ensure_pm(now, &room, &sender, told),
+            Ask::Room(ask) => self.answer(now, *ask, told),
+            Ask::Disconnect(ask) => {
+                let outcome = match self.directory.holder(&ask.client_id) {
+                    Some(holder) => {
+                        told.tell(holder.shard, Tell::Disconnect(holder.conn, ask.reason));
+                        Ok(RoomAnswer::Disconnected(ask.client_id))
+                    }
+                    None => Err(Refusal::of_field(
+                        Fault::ClientNotFound,
+                        "parameters.client_id",
+                        format!("No client {} is connected.", ask.client_id),
+                    )),
+                };
+                let answer = Answer { conn: ask.conn.conn, question: ask.question, outcome };
+                told.tell(ask.conn.shard, Tell::Answer(Box::new(answer)));
+            }
+            Ask::Reconfigure(limits) => self.reconfigure(limits),
+            Ask::Survey(_) | Ask::Traced(_) | Ask::Drain { .. } => {
+                unreachable!("what concerns the whole shard does not reach its home")
+            }
+        }
+    }
+
+    /// This home's part of the answer to a survey about rooms.
+    pub fn rooms_part(&self, client: &ClientCard, rows_max: usize) -> Part {
+        let mut rooms: Vec<&Room> = self.rooms.values().collect();
+        let total = rooms.len() as u64;
+        rooms.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        rooms.truncate(rows_max);
+        Part::Rooms(rooms.into_iter().map(|room| self.room_view(room, client)).collect(), total)
+    }
+
+    /// Deletes auto-created channels that were empty for too long.
+    pub fn expire(&mut self, now: Now, told: &mut Told) {
+        while let Some(entry) = self.expiries.first_entry() {
+            if *entry.key() > now.mono_ms() {
+                return;
+            }
+            for id in entry.remove() {
+                self.expire_channel(now, id, told);
+            }
+        }
+    }
+
+    /// When [`Home::expire`] next has something to do, on the monotonic clock in milliseconds.
+    pub fn next_expiry_ms(&self) -> Option<u64> {
+        self.expiries.keys().next().copied()
+    }
+
+    /// Asserts every invariant; for tests and the simulator.
+    pub fn check(&self) {
+        for channel in self.channels.values() {
+            channel.check();
+            assert_eq!(channel.id.home(), self.shard);
+            let room = &self.rooms[&channel.address.room];
+            assert_eq!(room.channels[&channel.address.channel], channel.id);
+            assert_eq!(channel.open, room.is_open(), "a channel knows whether its room is open");
+        }
+        assert_eq!(self.whole_rooms.len(), self.rooms.len());
+        for room in self.rooms.values() {
+            room.history.check();
+            assert!(!room.is_abandoned(), "an abandoned room goes at once");
+            assert!(room.channels.values().all(|id| self.channels.contains_key(id)));
+            for (conn, person) in &room.people {
+                let is_in = |id: &&ChannelId| self.channels[*id].member(*conn).is_some();
+                let count = room.channels.values().filter(is_in).count();
+                assert_eq!(count, person.channels as usize, "people are counted right");
+                assert!(self.presence[conn].contains(room.name()));
+            }
+        }
+        for (conn, rooms) in &self.presence {
+            assert!(!rooms.is_empty());
+            assert!(rooms.iter().all(|room| self.rooms[room].people.contains_key(conn)));
+        }
+    }
+
+    fn room_view(&self, room: &Room, client: &ClientCard) -> RoomView {
+        let is_visible =
+            |id: &ChannelId| self.channels.get(id).is_some_and(|channel| channel.admits(client));
+        RoomView {
+            name: room.name().clone(),
+            room_type: room.room_type.as_str(),
+            state: if room.paused { "paused" } else { "active" },
+            channels: room
+                .channels
+                .iter()
+                .filter(|(_, id)| is_visible(id))
+                .map(|(name, _)| name.clone())
+                .collect(),
+            created_at: Time(room.created_us),
+            created_by: room.created_by.clone(),
+            config: room.config.clone(),
+            participant_count: room.people.len() as u64,
+        }
+    }
+
+    fn insert_room(
+        &mut self,
+        now: Now,
+        name: Name,
+        room_type: RoomType,
+        created_by: Option<Name>,
+        config: RoomConfig,
+    ) -> &mut Room {
+        let id = self.next_id();
+        let size = config.history_size.unwrap_or(self.limits.history_size);
+        let room = Room {
+            id,
+            every: Arc::new(Address { room: name.clone(), channel: Name::every() }),
+            room_type,
+            paused: false,
+            created_us: now.wall_us,
+            created_by,
+            config,
+            channels: BTreeMap::new(),
+            history: self.new_history(size),
+            people: Map::with_hasher(self.hasher.clone()),
+            spread: Default::default(),
+        };
+        self.whole_rooms.insert(id, name.clone());
+        self.rooms.entry(name).insert(room).into_mut()
+    }
+
+    fn remove_room(&mut self, name: &Name) {
+        if let Some(room) = self.rooms.remove(name) {
+            self.whole_rooms.remove(&room.id);
+            self.rooms_on_node.give_back();
+        }
+    }
+
+    /// Makes a channel in a room that is there, and makes those members of it who joined the
+    /// whole room. Its type is general until the caller says otherwise.
+    fn insert_channel(
+        &mut self,
+        now: Now,
+        address: Address,
+        created_by: Option<Name>,
+        auto_created: bool,
+        told: &mut Told,
+    ) -> &mut Channel {
+        let id = self.next_id();
+        let room = self.rooms.get_mut(&address.room);
+        let room = match room {
+            Some(room) => room,
+            None => unreachable!("a channel is made in a room that is there"),
+        };
+        room.channels.insert(address.channel.clone(), id);
+        let (size, open) = (room.config.history_size, room.is_open());
+        let history = self.new_history(size.unwrap_or(self.limits.history_size));
+        let members = Map::with_hasher(self.hasher.clone());
+        let mut channel = Channel::new(id, address, history, members);
+        channel.created_us = now.wall_us;
+        channel.created_by = created_by.clone();
+        channel.auto_created = auto_created;
+        channel.open = open;
+        let address = (*channel.address).clone();
+        told.telemetry.push(Event::ChannelCreated { address, created_by, auto_created });
+        self.channels.entry(id).insert(channel).into_mut()
+    }
+
+    fn remove_channel(&mut self, id: ChannelId, told: &mut Told) {
+        let Some(channel) = self.channels.remove(&id) else { return };
+        let address = (*channel.address).clone();
+        if let Some(room) = self.rooms.get_mut(&address.room) {
+            room.channels.remove(&address.channel);
+            if room.is_abandoned() {
+                self.remove_room(&address.room);
+            }
+        }
+        told.telemetry.push(Event::ChannelDeleted { address });
+    }
+
+    /// Notes that a channel may have become empty, so that it can go in time.
+    fn note_if_empty(&mut self, now: Now, id: ChannelId) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        if channel.member_count() == 0 && channel.auto_created {
+            channel.empty_since_ms = Some(now.mono_ms());
+            // One entry a channel, however often it fills and empties meanwhile.
+            if !std::mem::replace(&mut channel.expiry_noted, true) {
+                let due_ms = now.mono_ms() + u64::from(self.limits.empty_channel_ttl_ms);
+                self.expiries.entry(due_ms).or_default().push(id);
+            }
+        }
+    }
+
+    fn expire_channel(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.expiry_noted = false;
+        let Some(since_ms) = channel.empty_since_ms else { return };
+        let due_ms = since_ms + u64::from(self.limits.empty_channel_ttl_ms);
+        if due_ms > now.mono_ms() {
+            channel.expiry_noted = true;
+            self.expiries.entry(due_ms).or_default().push(id);
+        } else {
+            self.remove_channel(id, told);
+        }
+    }
+
+    /// Sees to it that a room has its channel for private messages.
+    fn ensure_pm(&mut self, now: Now, room: &Name, sender: &Name, told: &mut Told) {
+        let Some(known) = self.rooms.get(room) else { return };
+        let id = match known.channels.get(PRIVATE_CHANNEL) {
+            Some(&id) => id,
+            None => {
+                let channel = Name::fixed(PRIVATE_CHANNEL);
+                let address = Address { room: room.clone(), channel };
+                let channel = self.insert_channel(now, address, Some(sender.clone()), true, told);
+                channel.channel_type = ChannelType::Pm;
+                let id = channel.id;
+                self.note_if_empty(now, id);
+                id
+            }
+        };
+        if let Some(channel) = self.channels.get_mut(&id) {
+            channel.empty_since_ms = Some(now.mono_ms());
+        }
+    }
+
+    fn private(&self, ask: PrivateAsk, told: &mut Told) {
+        let mut missing = Vec::new();
+        for target in ask.targets {
+            match self.directory.holder(&target) {
+                Some(holder) => {
+                    told.tell(holder.shard, Tell::Deliver(holder.conn, ask.frame.clone()));
+                }
+                None => missing.push(target),
+            }
+        }
+        let part = Part::Missing(missing);
+        let part = Tell::Part { pending: ask.reply_to.pending, shard: self.shard, part };
+        told.tell(ask.reply_to.shard, part);
+    }
+
+    fn new_history(&mut self, size: u32) -> History {
+        // 16 characters: long enough that a channel never meets an old life's epoch again.
+        let epoch = format!("{:016x}", self.rng.u64(..));
+        History::new(epoch, size, self.hasher.clone())
+    }
+
+    fn next_id(&mut self) -> ChannelId {
+        self.ids_given += 1;
+        ChannelId::new(self.shard, self.ids_given)
+    }
+
+    fn stamp(&mut self, now: Now) -> Stamp {
+        stamp(&mut self.rng, now)
+    }
+}
+
+/// The id and time of something the server says.
+pub fn stamp(rng: &mut fastrand::Rng, now: Now) -> Stamp {
+    let ulid = ulid::Ulid::from_parts(now.wall_us / 1_000, rng.u128(..));
+    Stamp { ulid, at_us: now.wall_us }
+}

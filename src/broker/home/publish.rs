@@ -1,0 +1,177 @@
+//! Giving an event its place, and spreading it: the hot path of a home.
+
+use crate::base::ids::{ChannelId, ShardId};
+use crate::base::time::Now;
+use crate::broker::channel::{Channel, Spread};
+use crate::broker::history::{History, Verdict};
+use crate::broker::home::{Home, Told};
+use crate::broker::lane::{
+    Accepted, Fanout, Listeners, PendingRef, Publish, RefusedEvent, Target, Tell,
+};
+use crate::broker::policy;
+use crate::broker::room::Room;
+use crate::protocol::command::{Address, ChannelType};
+use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::reply::Question;
+use std::sync::Arc;
+
+impl Home {
+    pub(super) fn publish(&mut self, now: Now, publish: Publish, told: &mut Told) {
+        let target = match &publish.to {
+            Target::Channel(id) => Some(*id),
+            Target::Named(address) => self.resolve(address),
+        };
+        let Some(id) = target else {
+            return refuse(publish, None, not_found(), told);
+        };
+        if let Some(channel) = self.channels.get_mut(&id) {
+            let verdict = match channel.open {
+                true => Ok(()),
+                false => may_publish(self.rooms.get(&channel.address.room), &publish),
+            };
+            let verdict = verdict.and_then(|()| is_for_events(channel));
+            return match verdict {
+                Ok(()) => {
+                    let Channel { address, history, .. } = channel;
+                    let place = append(now, publish, id, address, history, told);
+                    spread(place, channel.spread(), told);
+                }
+                Err(refusal) => refuse(publish, Some(&channel.address), refusal, told),
+            };
+        }
+        let name = self.whole_rooms.get(&id);
+        let Some(room) = name.and_then(|name| self.rooms.get_mut(name)) else {
+            return refuse(publish, None, not_found(), told);
+        };
+        match may_publish(Some(room), &publish) {
+            Ok(()) => {
+                let place = append(now, publish, id, &room.every, &mut room.history, told);
+                spread(place, &room.spread, told);
+            }
+            Err(refusal) => refuse(publish, Some(&room.every), refusal, told),
+        }
+    }
+
+    fn resolve(&self, address: &Address) -> Option<ChannelId> {
+        let room = self.rooms.get(&address.room)?;
+        if address.channel.is_every() {
+            return Some(room.id);
+        }
+        room.channels.get(&address.channel).copied()
+    }
+}
+
+/// What is left to do for an event that has its place.
+struct Placed {
+    fanout: Option<Fanout>,
+    accepted: Option<(ShardId, Accepted)>,
+}
+
+fn append(
+    now: Now,
+    publish: Publish,
+    channel: ChannelId,
+    address: &Arc<Address>,
+    history: &mut History,
+    told: &mut Told,
+) -> Placed {
+    let Publish { draft, from, ack, trace, .. } = publish;
+    let (frame, duplicate) = match history.append(draft, now.wall_us) {
+        Verdict::Fresh(frame) => (frame, false),
+        Verdict::Duplicate(frame) => (frame, true),
+    };
+    let accepted = from.filter(|_| ack || trace.is_some()).map(|conn| {
+        let accepted = Accepted {
+            conn: conn.conn,
+            sequence: frame.sequence,
+            frame: frame.clone(),
+            duplicate,
+            trace: trace.map(|pending| (pending, now.mono_ns, 0)),
+            address: address.clone(),
+            home: channel.home(),
+        };
+        (conn.shard, accepted)
+    });
+    if duplicate {
+        told.duplicates += 1;
+        return Placed { fanout: None, accepted };
+    }
+    told.accepted += 1;
+    let trace = from.zip(trace).map(|(conn, pending)| PendingRef { shard: conn.shard, pending });
+    let fanout = Fanout { channel, frame, from, audience: Listeners::Members, trace };
+    Placed { fanout: Some(fanout), accepted }
+}
+
+fn spread(placed: Placed, spread: &Spread, told: &mut Told) {
+    let mut shards = 0;
+    if let Some(fanout) = placed.fanout {
+        for shard in spread.shards() {
+            shards += 1;
+            told.tell(shard, Tell::Fanout(fanout.clone()));
+        }
+    }
+    if let Some((shard, mut accepted)) = placed.accepted {
+        if let Some((_, _, to_shards)) = &mut accepted.trace {
+            *to_shards = shards;
+        }
+        told.tell(shard, Tell::Accepted(Box::new(accepted)));
+    }
+}
+
+fn may_publish(room: Option<&Room>, publish: &Publish) -> Result<(), Refusal> {
+    // What the server itself says is never refused.
+    let (Some(room), Some(_)) = (room, publish.from) else { return Ok(()) };
+    if room.paused {
+        return Err(Refusal::of_field(
+            Fault::RoomPaused,
+            "room",
+            format!("The room {} is paused; wait for an admin to resume it.", room.name()),
+        ));
+    }
+    if !policy::may_publish(publish.role, publish.draft.from(), &room.config) {
+        return Err(Refusal::of_field(
+            Fault::PublishForbidden,
+            "room",
+            format!("The room {} does not let you publish; its publishers are listed in its config.", room.name()),
+        ));
+    }
+    Ok(())
+}
+
+fn is_for_events(channel: &Channel) -> Result<(), Refusal> {
+    if channel.channel_type == ChannelType::Pm {
+        return Err(Refusal::of_field(
+            Fault::ChannelIsPm,
+            "channel",
+            "The channel carries private messages; send type private with payload.target.",
+        ));
+    }
+    Ok(())
+}
+
+fn not_found() -> Refusal {
+    Refusal::of_field(
+        Fault::ChannelNotFound,
+        "channel",
+        "There is no such channel; join it to make it, or list_channels to see which there are.",
+    )
+}
+
+fn refuse(publish: Publish, address: Option<&Address>, refusal: Refusal, told: &mut Told) {
+    let Some(conn) = publish.from else { return };
+    let named = match &publish.to {
+        Target::Named(named) => Some(&**named),
+        Target::Channel(_) => None,
+    };
+    let (room, channel) = match address.or(named) {
+        Some(address) => (address.room.as_str(), address.channel.as_str()),
+        None => ("*", "*"),
+    };
+    let refused = RefusedEvent {
+        conn: conn.conn,
+        question: Question::of_message(publish.draft.id(), room, channel),
+        refusal,
+        trace: publish.trace,
+    };
+    told.tell(conn.shard, Tell::Refused(Box::new(refused)));
+}

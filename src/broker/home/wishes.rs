@@ -1,0 +1,258 @@
+//! Questions about rooms, and changes of them.
+
+use crate::base::time::Now;
+use crate::broker::channel::Channel;
+use crate::broker::home::{Home, Told};
+use crate::broker::lane::{Answer, RoomAnswer, RoomAsk, RoomWish, Tell};
+use crate::broker::policy::ClientCard;
+use crate::broker::room::{Room, RoomType};
+use crate::protocol::command::{Address, ChannelType, CreateChannel, HistoryQuery, RoomConfig};
+use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::frame::Frame;
+use crate::protocol::names::{Name, PRIVATE_CHANNEL};
+use crate::protocol::views::HistoryView;
+use std::sync::Arc;
+
+impl Home {
+    pub(super) fn answer(&mut self, now: Now, ask: RoomAsk, told: &mut Told) {
+        let RoomAsk { conn, client, question, wish } = ask;
+        let outcome = match wish {
+            RoomWish::ListChannels(room) => self.list_channels(&room, &client),
+            RoomWish::ChannelInfo(address) => self
+                .visible_channel(&address, &client)
+                .map(|channel| RoomAnswer::Channel(Box::new(channel.view(question.brief)))),
+            RoomWish::History(query) => self.history(now, &query, &client),
+            RoomWish::CreateChannel(create) => self.create_channel(now, *create, &client, told),
+            RoomWish::DeleteChannel(address) => self.delete_channel(address, &client, told),
+            RoomWish::CreateRoom(room, config) => {
+                self.create_room_by_command(now, room, config, &client)
+            }
+            RoomWish::DeleteRoom(room) => self.delete_room(room, told),
+            RoomWish::Pause(room, paused) => self.pause_room(&room, paused, &client),
+            RoomWish::Announce(room, frame) => self.announce(&room, frame, told),
+        };
+        let answer = Answer { conn: conn.conn, question, outcome };
+        told.tell(conn.shard, Tell::Answer(Box::new(answer)));
+    }
+
+    fn list_channels(&self, name: &Name, client: &ClientCard) -> Result<RoomAnswer, Refusal> {
+        let room = self.known_room(name)?;
+        let channels = room.channels.values().filter_map(|id| self.channels.get(id));
+        let lines = channels.filter(|channel| channel.admits(client)).map(Channel::line).collect();
+        Ok(RoomAnswer::Channels(name.clone(), lines))
+    }
+
+    fn history(
+        &self,
+        now: Now,
+        query: &HistoryQuery,
+        client: &ClientCard,
+    ) -> Result<RoomAnswer, Refusal> {
+        // The edge has seen to it that only members ask; a whole room's own events are read as `*`.
+        let room = self.known_room(&query.address.room)?;
+        let history = match query.address.channel.is_every() {
+            true => &room.history,
+            false => &self.visible_channel(&query.address, client)?.history,
+        };
+        let page = history.page(query, now.mono_ms(), self.limits.outbox_bytes as usize / 4);
+        let sequences = || page.messages.iter().map(|frame| frame.sequence);
+        let view = HistoryView {
+            room: query.address.room.clone(),
+            channel: query.address.channel.clone(),
+            first: sequences().min(),
+            last: sequences().max(),
+            epoch: history.epoch().to_owned(),
+            more: page.more,
+            messages: page.messages,
+        };
+        Ok(RoomAnswer::History(Box::new(view)))
+    }
+
+    fn create_channel(
+        &mut self,
+        now: Now,
+        create: CreateChannel,
+        client: &Arc<ClientCard>,
+        told: &mut Told,
+    ) -> Result<RoomAnswer, Refusal> {
+        let CreateChannel { address, channel_type, metadata, members } = create;
+        if address.channel.as_str() == PRIVATE_CHANNEL {
+            return Err(Refusal::of_field(
+                Fault::ChannelIsPm,
+                "parameters.channel",
+                "The name pm is kept for private messages; choose another.",
+            ));
+        }
+        let room = self.rooms.get(&address.room);
+        if room.is_some_and(|room| room.channels.contains_key(&address.channel)) {
+            return Err(Refusal::of_field(
+                Fault::ChannelExists,
+                "parameters.channel",
+                format!("The channel {address} is there already."),
+            ));
+        }
+        match room {
+            Some(_) => self.has_room_for_channel(&address.room)?,
+            None => {
+                let creator = client.client_id.clone();
+                let config = RoomConfig::default();
+                self.create_room(now, &address.room, RoomType::User, creator, config)?;
+            }
+        }
+        let channel = self.insert_channel(now, address, Some(client.client_id.clone()), false, told);
+        channel.channel_type = channel_type;
+        channel.metadata = metadata.map(Arc::from);
+        channel.guests = members;
+        let id = channel.id;
+        self.open_to_room(now, id, told);
+        Ok(RoomAnswer::Channel(Box::new(self.channels[&id].view(false))))
+    }
+
+    fn delete_channel(
+        &mut self,
+        address: Address,
+        client: &ClientCard,
+        told: &mut Told,
+    ) -> Result<RoomAnswer, Refusal> {
+        let channel = self.visible_channel(&address, client)?;
+        if channel.hardcoded {
+            return Err(Refusal::of_field(
+                Fault::ChannelProtected,
+                "parameters.channel",
+                format!("The channel {address} is hard-coded and can't be deleted."),
+            ));
+        }
+        if channel.member_count() > 0 {
+            return Err(Refusal::of_field(
+                Fault::ChannelNotEmpty,
+                "parameters.channel",
+                format!(
+                    "The channel {address} has {} members; it can be deleted when they have left.",
+                    channel.member_count()
+                ),
+            ));
+        }
+        let id = channel.id;
+        self.remove_channel(id, told);
+        Ok(RoomAnswer::ChannelDeleted(address))
+    }
+
+    fn create_room_by_command(
+        &mut self,
+        now: Now,
+        name: Name,
+        config: RoomConfig,
+        client: &ClientCard,
+    ) -> Result<RoomAnswer, Refusal> {
+        if self.rooms.contains_key(&name) {
+            return Err(Refusal::of_field(
+                Fault::RoomExists,
+                "parameters.room",
+                format!("The room {name} is there already."),
+            ));
+        }
+        self.create_room(now, &name, RoomType::User, client.client_id.clone(), config)?;
+        self.room_answer(&name, client)
+    }
+
+    fn delete_room(&mut self, name: Name, told: &mut Told) -> Result<RoomAnswer, Refusal> {
+        let room = self.known_room(&name)?;
+        if room.room_type == RoomType::System {
+            return Err(protected(&name, "deleted"));
+        }
+        let pm = room.channels.get(PRIVATE_CHANNEL).copied();
+        let channels = room.channels.len() - usize::from(pm.is_some());
+        if channels > 0 || !room.people.is_empty() {
+            return Err(Refusal::of_field(
+                Fault::RoomNotEmpty,
+                "parameters.room",
+                format!(
+                    "The room {name} has {channels} channels and {} clients; delete its channels first.",
+                    room.people.len()
+                ),
+            ));
+        }
+        if let Some(pm) = pm {
+            self.remove_channel(pm, told);
+        }
+        self.remove_room(&name);
+        Ok(RoomAnswer::RoomDeleted(name))
+    }
+
+    fn pause_room(
+        &mut self,
+        name: &Name,
+        paused: bool,
+        client: &ClientCard,
+    ) -> Result<RoomAnswer, Refusal> {
+        if self.known_room(name)?.room_type == RoomType::System {
+            return Err(protected(name, "paused"));
+        }
+        let Home { rooms, channels, .. } = self;
+        if let Some(room) = rooms.get_mut(name) {
+            room.paused = paused;
+            for id in room.channels.values() {
+                if let Some(channel) = channels.get_mut(id) {
+                    channel.open = room.is_open();
+                }
+            }
+        }
+        self.room_answer(name, client)
+    }
+
+    fn announce(
+        &mut self,
+        name: &Name,
+        frame: Arc<Frame>,
+        told: &mut Told,
+    ) -> Result<RoomAnswer, Refusal> {
+        let room = self.known_room(name)?;
+        for shard in room.spread.shards() {
+            let fanout = crate::broker::lane::Fanout {
+                channel: room.id,
+                frame: frame.clone(),
+                from: None,
+                audience: crate::broker::lane::Listeners::Members,
+                trace: None,
+            };
+            told.tell(shard, Tell::Fanout(fanout));
+        }
+        Ok(RoomAnswer::Announced(room.people.len() as u64))
+    }
+
+    fn room_answer(&self, name: &Name, client: &ClientCard) -> Result<RoomAnswer, Refusal> {
+        let room = self.known_room(name)?;
+        Ok(RoomAnswer::Room(Box::new(self.room_view(room, client))))
+    }
+
+    fn known_room(&self, name: &Name) -> Result<&Room, Refusal> {
+        self.rooms.get(name).ok_or_else(|| {
+            Refusal::of_field(
+                Fault::RoomNotFound,
+                "room",
+                format!("There is no room {name}; list_rooms shows which there are."),
+            )
+        })
+    }
+
+    /// The channel, unless it is private to others, whom it does not exist for.
+    fn visible_channel(&self, address: &Address, client: &ClientCard) -> Result<&Channel, Refusal> {
+        let room = self.known_room(&address.room)?;
+        let channel = room.channels.get(&address.channel).and_then(|id| self.channels.get(id));
+        channel.filter(|channel| channel.admits(client)).ok_or_else(|| {
+            Refusal::of_field(
+                Fault::ChannelNotFound,
+                "channel",
+                format!("There is no channel {address}; list_channels shows which there are."),
+            )
+        })
+    }
+}
+
+fn protected(name: &Name, done: &str) -> Refusal {
+    Refusal::of_field(
+        Fault::RoomProtected,
+        "parameters.room",
+        format!("The room {name} is a system room and can't be {done}."),
+    )
+}

@@ -1,0 +1,446 @@
+//! What shards say to each other: asks to a home, tells to an edge. Both are closed enums.
+//!
+//! Messages of the hot path lie flat in their lane; all others are boxed, so that a slot of a lane
+//! stays small.
+
+use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
+use crate::base::limits::{LANE_STAGED_MAX, Limits};
+use crate::broker::policy::{ClientCard, Role};
+use crate::protocol::command::{
+    Address, CreateChannel, HistoryQuery, Join, RoomConfig,
+};
+use crate::protocol::fault::Refusal;
+use crate::protocol::frame::{Draft, Frame};
+use crate::protocol::names::Name;
+use crate::protocol::reply::Question;
+use crate::protocol::views::{
+    ChannelLine, ChannelView, ClientView, Counts, HistoryView, JoinView, RoomView,
+};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What an edge asks of a home.
+#[derive(Debug)]
+pub enum Ask {
+    /// Give an event its place and spread it.
+    Publish(Publish),
+    /// Give a client id to a connection, if it is free.
+    Claim(Box<Claim>),
+    /// A connection no longer has this client id.
+    Release(Name, ConnRef),
+    /// Make a client a member.
+    Join(Box<JoinAsk>),
+    /// Make a member a stranger.
+    Leave(Box<LeaveAsk>),
+    /// A connection is gone from every room of this home.
+    Gone(ConnRef),
+    /// Deliver to clients by their ids.
+    Private(Box<PrivateAsk>),
+    /// A private message was sent in this room: it has a channel for such from now on.
+    EnsurePm(Name, Name),
+    /// A question about, or a change of, one room.
+    Room(Box<RoomAsk>),
+    /// A question that every shard answers its part of.
+    Survey(Box<Survey>),
+    /// Close the connection of a client.
+    Disconnect(Box<DisconnectAsk>),
+    /// Where a traced message went on one shard.
+    Traced(TraceReport),
+    /// New limits.
+    Reconfigure(Arc<Limits>),
+    /// Send every client away; the shard spreads the closes over this many milliseconds.
+    Drain {
+        /// The window over which the closes are spread.
+        window_ms: u64,
+    },
+}
+
+/// Which channel an event is for.
+#[derive(Debug)]
+pub enum Target {
+    /// One the sender is joined to.
+    Channel(ChannelId),
+    /// One that the sender, or the server itself, names.
+    Named(Box<Address>),
+}
+
+/// An event on its way to its home.
+#[derive(Debug)]
+pub struct Publish {
+    /// For which channel.
+    pub to: Target,
+    /// The message.
+    pub draft: Draft,
+    /// Who sent it; `None` for the server.
+    pub from: Option<ConnRef>,
+    /// What the sender may do.
+    pub role: Role,
+    /// Whether the sender wants to know that it was accepted.
+    pub ack: bool,
+    /// The pending trace at the sender's edge.
+    pub trace: Option<u32>,
+}
+
+/// A wish for a client id.
+#[derive(Debug)]
+pub struct Claim {
+    /// The id.
+    pub client_id: Name,
+    /// Who wants it.
+    pub conn: ConnRef,
+}
+
+/// A wish to become a member.
+#[derive(Debug)]
+pub struct JoinAsk {
+    /// Who.
+    pub conn: ConnRef,
+    /// As whom.
+    pub client: Arc<ClientCard>,
+    /// What it wants.
+    pub join: Join,
+    /// What is answered; `None` for a join that was part of connecting.
+    pub question: Option<Question>,
+}
+
+/// A wish to leave.
+#[derive(Debug)]
+pub struct LeaveAsk {
+    /// Who.
+    pub conn: ConnRef,
+    /// What.
+    pub address: Address,
+    /// What is answered.
+    pub question: Question,
+}
+
+/// A private message, for the targets whose directory entries are on one shard.
+#[derive(Debug)]
+pub struct PrivateAsk {
+    /// Where the sender waits for the answer.
+    pub reply_to: PendingRef,
+    /// The targets.
+    pub targets: Vec<Name>,
+    /// The message.
+    pub frame: Arc<Frame>,
+}
+
+/// A question or a change that concerns one room.
+#[derive(Debug)]
+pub struct RoomAsk {
+    /// Who asks.
+    pub conn: ConnRef,
+    /// As whom.
+    pub client: Arc<ClientCard>,
+    /// What is answered.
+    pub question: Question,
+    /// What is wanted.
+    pub wish: RoomWish,
+}
+
+/// What may be wanted of a room.
+#[derive(Debug)]
+pub enum RoomWish {
+    /// Its channels.
+    ListChannels(Name),
+    /// One of its channels.
+    ChannelInfo(Address),
+    /// What was said in a channel.
+    History(Box<HistoryQuery>),
+    /// A new channel.
+    CreateChannel(Box<CreateChannel>),
+    /// One channel less.
+    DeleteChannel(Address),
+    /// A new room.
+    CreateRoom(Name, RoomConfig),
+    /// One room less.
+    DeleteRoom(Name),
+    /// No events, or events again.
+    Pause(Name, bool),
+    /// Something said to everyone in the room.
+    Announce(Name, Arc<Frame>),
+}
+
+/// A pending answer at an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingRef {
+    /// The edge.
+    pub shard: ShardId,
+    /// Its pending answer.
+    pub pending: u32,
+}
+
+/// A question that every shard answers its part of.
+#[derive(Debug, Clone)]
+pub struct Survey {
+    /// Where the answers are gathered.
+    pub reply_to: PendingRef,
+    /// As whom it is asked.
+    pub client: Arc<ClientCard>,
+    /// What is asked.
+    pub topic: Topic,
+}
+
+/// What may be asked of every shard.
+#[derive(Debug, Clone)]
+pub enum Topic {
+    /// Counts.
+    Status,
+    /// The rooms the asker may see.
+    Rooms,
+    /// The clients.
+    Clients,
+    /// Nothing: something is said to every client of the shard.
+    Announce(Arc<Frame>),
+}
+
+/// A shard's part of an answer.
+#[derive(Debug)]
+pub enum Part {
+    /// Counts.
+    Status(Counts),
+    /// Its rooms, at most as many as an answer holds, and how many there are.
+    Rooms(Vec<RoomView>, u64),
+    /// Its clients, at most as many as an answer holds, and how many there are.
+    Clients(Vec<ClientView>, u64),
+    /// How many clients heard it.
+    Announced(u64),
+    /// The private message's targets that are not connected.
+    Missing(Vec<Name>),
+}
+
+/// A wish to close a client's connection.
+#[derive(Debug)]
+pub struct DisconnectAsk {
+    /// Whose.
+    pub client_id: Name,
+    /// What the client is told.
+    pub reason: Option<String>,
+    /// Who asks.
+    pub conn: ConnRef,
+    /// What is answered.
+    pub question: Question,
+}
+
+/// Where a traced message went on one shard.
+#[derive(Clone, Copy, Debug)]
+pub struct TraceReport {
+    /// The pending trace at the sender's edge, the receiver of this report.
+    pub pending: u32,
+    /// The shard that reports.
+    pub shard: ShardId,
+    /// When its sockets had it, on the monotonic clock.
+    pub delivered_ns: u64,
+    /// How many members there got it.
+    pub members: u64,
+}
+
+/// What a home tells an edge.
+#[derive(Debug)]
+pub enum Tell {
+    /// An event for the members of a channel on the receiving shard.
+    Fanout(Fanout),
+    /// An event was accepted.
+    Accepted(Box<Accepted>),
+    /// An event was refused.
+    Refused(Box<RefusedEvent>),
+    /// The answer to a claim.
+    Claimed {
+        /// Whose claim.
+        conn: ConnId,
+        /// Whether the id is theirs now.
+        granted: bool,
+    },
+    /// A client became a member.
+    Joined(Box<JoinedTell>),
+    /// A channel was made that these connections are members of, having joined `room:*`.
+    Opened(Box<OpenedTell>),
+    /// A member became a stranger to these channels.
+    Left(Box<LeftTell>),
+    /// One frame for one connection: a private message.
+    Deliver(ConnId, Arc<Frame>),
+    /// One part of an answer.
+    Part {
+        /// The pending answer.
+        pending: u32,
+        /// Whose part.
+        shard: ShardId,
+        /// The part.
+        part: Part,
+    },
+    /// The answer to a question.
+    Answer(Box<Answer>),
+    /// An admin closes a connection.
+    Disconnect(ConnId, Option<String>),
+}
+
+/// An event for the members on one shard.
+#[derive(Clone, Debug)]
+pub struct Fanout {
+    /// The channel, or the room's `*`.
+    pub channel: ChannelId,
+    /// The message.
+    pub frame: Arc<Frame>,
+    /// Its sender, who gets it only with `echo`.
+    pub from: Option<ConnRef>,
+    /// Who among the members gets it.
+    pub audience: Listeners,
+    /// Where to report to, if it is traced.
+    pub trace: Option<PendingRef>,
+}
+
+/// Who among a channel's members gets a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listeners {
+    /// Every member.
+    Members,
+    /// Those that asked to be told who comes and goes.
+    PresenceWatchers,
+}
+
+/// An event was accepted.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Whose.
+    pub conn: ConnId,
+    /// The message, for its id and its address.
+    pub frame: Arc<Frame>,
+    /// Its place.
+    pub sequence: u64,
+    /// Whether it had been accepted before.
+    pub duplicate: bool,
+    /// If it is traced: the pending trace, when it was routed, and to how many shards.
+    pub trace: Option<(u32, u64, u16)>,
+    /// The channel it was sent to.
+    pub address: Arc<Address>,
+    /// Where that is at home.
+    pub home: ShardId,
+}
+
+/// An event was refused.
+#[derive(Debug)]
+pub struct RefusedEvent {
+    /// Whose.
+    pub conn: ConnId,
+    /// Which.
+    pub question: Question,
+    /// Why.
+    pub refusal: Refusal,
+    /// The pending trace that ends with this.
+    pub trace: Option<u32>,
+}
+
+/// A client became a member.
+#[derive(Debug)]
+pub struct JoinedTell {
+    /// Who.
+    pub conn: ConnId,
+    /// The room's own id, under which events to `*` come.
+    pub room: ChannelId,
+    /// What was asked for.
+    pub join: Join,
+    /// The channels it is a member of now: one, or all that `*` stands for.
+    pub channels: Vec<(ChannelId, Arc<Address>)>,
+    /// The answer.
+    pub view: JoinView,
+    /// What is answered; `None` for a join that was part of connecting.
+    pub question: Option<Question>,
+    /// What it missed, marked as replayed, in order.
+    pub replay: Vec<Arc<Frame>>,
+}
+
+/// A channel was made in a room that some connections joined as a whole.
+#[derive(Debug)]
+pub struct OpenedTell {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Its names.
+    pub address: Arc<Address>,
+    /// The connections.
+    pub conns: Vec<ConnId>,
+}
+
+/// A client is no member any more.
+#[derive(Debug)]
+pub struct LeftTell {
+    /// Who.
+    pub conn: ConnId,
+    /// What was left.
+    pub address: Address,
+    /// The channels it is no member of any more.
+    pub channels: Vec<ChannelId>,
+    /// What is answered.
+    pub question: Question,
+}
+
+/// An answer to one connection.
+#[derive(Debug)]
+pub struct Answer {
+    /// Whose.
+    pub conn: ConnId,
+    /// To what.
+    pub question: Question,
+    /// Yes or no.
+    pub outcome: Result<RoomAnswer, Refusal>,
+}
+
+/// What a home answers about its rooms and clients.
+#[derive(Debug)]
+pub enum RoomAnswer {
+    /// The channels of a room.
+    Channels(Name, Vec<ChannelLine>),
+    /// A channel.
+    Channel(Box<ChannelView>),
+    /// A room.
+    Room(Box<RoomView>),
+    /// What was said.
+    History(Box<HistoryView>),
+    /// The channel is gone.
+    ChannelDeleted(Address),
+    /// The room is gone.
+    RoomDeleted(Name),
+    /// The client's connection is being closed.
+    Disconnected(Name),
+    /// How many clients hear it.
+    Announced(u64),
+}
+
+/// Asks on their way out of one edge, one queue for each home, before they enter the lanes.
+///
+/// *Invariant*: a queue grows past [`LANE_STAGED_MAX`] only by what one message asks and by what
+/// closing connections must say; whoever asks for a client looks at [`Asks::has_room`] first.
+#[derive(Debug)]
+pub struct Asks {
+    staged: Vec<VecDeque<Ask>>,
+}
+
+impl Asks {
+    /// Empty queues to `shards` homes.
+    pub fn new(shards: u16) -> Asks {
+        Asks { staged: (0..shards).map(|_| VecDeque::new()).collect() }
+    }
+
+    /// Whether a client may ask something of this home now.
+    pub fn has_room(&self, home: ShardId) -> bool {
+        self.staged[home.index()].len() < LANE_STAGED_MAX
+    }
+
+    /// The first home that has no room, if there is one.
+    pub fn first_full(&self) -> Option<ShardId> {
+        let full = self.staged.iter().position(|queue| queue.len() >= LANE_STAGED_MAX)?;
+        Some(ShardId(full as u16))
+    }
+
+    /// Asks something of a home.
+    pub fn push(&mut self, home: ShardId, ask: Ask) {
+        self.staged[home.index()].push_back(ask);
+    }
+
+    /// What waits for a home's lane.
+    pub fn queue(&mut self, home: ShardId) -> &mut VecDeque<Ask> {
+        &mut self.staged[home.index()]
+    }
+}
+
+const _: () = assert!(size_of::<Ask>() <= 128, "a slot of the ask lane is at most two cache lines");
+const _: () = assert!(size_of::<Tell>() <= 64, "a slot of the tell lane is at most one cache line");

@@ -1,0 +1,149 @@
+//! Answers of an edge that need more than one shard's word: surveys, private messages, traces.
+//!
+//! *Invariants*: an entry ends once, when its last part is in or its deadline has passed; a part
+//! for an entry that has ended finds nothing, because keys are never used twice.
+
+use crate::base::hash::Map;
+use crate::base::ids::{ConnId, ShardId};
+use crate::base::limits::GATHER_DEADLINE_MS;
+use crate::broker::census::Census;
+use crate::broker::lane::TraceReport;
+use crate::protocol::names::Name;
+use crate::protocol::reply::Question;
+use crate::protocol::views::{AckView, Hop};
+use ahash::RandomState;
+use std::collections::VecDeque;
+
+/// The pending answers of one edge.
+#[derive(Debug)]
+pub struct PendingTable {
+    entries: Map<u32, Pending>,
+    deadlines: VecDeque<(u64, u32)>,
+    next: u32,
+}
+
+/// One pending answer.
+#[derive(Debug)]
+pub struct Pending {
+    /// Whose.
+    pub conn: ConnId,
+    /// To what.
+    pub question: Question,
+    /// What is gathered.
+    pub gathers: Gathers,
+}
+
+/// What may be gathered.
+#[derive(Debug)]
+pub enum Gathers {
+    /// Every shard's part of a survey; the flags say whose is still missing.
+    Survey(Census, Vec<bool>),
+    /// Which targets of a private message are not connected.
+    Private {
+        /// Directories that have not answered.
+        waiting: usize,
+        /// How many targets there were.
+        targets: usize,
+        /// Those that are not connected.
+        missing: Vec<Name>,
+        /// Whether the sender wants to know when all are.
+        ack: bool,
+    },
+    /// Which way a message went.
+    Trace(Box<Trace>),
+}
+
+/// Which way a message went.
+#[derive(Debug)]
+pub struct Trace {
+    /// When it was received, on the monotonic clock.
+    pub received_ns: u64,
+    /// When it was parsed and on its way, once that is known.
+    pub parsed_ns: Option<u64>,
+    /// What its home said: sequence, duplicate, when and to how many shards it was routed.
+    pub accepted: Option<(u64, bool, ShardId, u64, u16)>,
+    /// What the shards of its members said.
+    pub reports: Vec<TraceReport>,
+}
+
+impl Trace {
+    /// Whether all that will be said was said.
+    pub fn is_whole(&self) -> bool {
+        let expected = self.accepted.map(|(.., shards)| usize::from(shards));
+        self.parsed_ns.is_some() && expected.is_some_and(|shards| self.reports.len() >= shards)
+    }
+
+    /// The ack, with what is known; `None` if the event was not even accepted.
+    pub fn ack(&self, edge: ShardId) -> Option<AckView> {
+        let (sequence, duplicate, home, routed_ns, _) = self.accepted?;
+        let since = |ns: u64| ns.saturating_sub(self.received_ns);
+        let hop = |at, shard: ShardId, ns, members| Hop { at, shard: shard.0, ns, members };
+        let parsed = self.parsed_ns.map(|ns| hop("parsed", edge, since(ns), None));
+        let routed = hop("routed", home, since(routed_ns), None);
+        let mut hops: Vec<Hop> = parsed.into_iter().chain([routed]).collect();
+        let mut reports = self.reports.clone();
+        reports.sort_unstable_by_key(|report| report.shard);
+        hops.extend(reports.iter().map(|report| {
+            hop("delivered", report.shard, since(report.delivered_ns), Some(report.members))
+        }));
+        let delivered = reports.iter().map(|report| report.members).sum();
+        Some(AckView { sequence, duplicate, trace: Some(hops), delivered: Some(delivered) })
+    }
+}
+
+impl PendingTable {
+    /// An empty table.
+    pub fn new(hasher: RandomState) -> PendingTable {
+        PendingTable { entries: Map::with_hasher(hasher), deadlines: VecDeque::new(), next: 0 }
+    }
+
+    /// Adds an entry and gives its key. Private messages have no deadline: every directory
+    /// answers, and an answer that says who was missed is worth waiting for.
+    pub fn insert(&mut self, now_ms: u64, pending: Pending) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        if !matches!(pending.gathers, Gathers::Private { .. }) {
+            self.deadlines.push_back((now_ms + GATHER_DEADLINE_MS, self.next));
+        }
+        self.entries.insert(self.next, pending);
+        self.next
+    }
+
+    /// The entry of that key, if it has not ended.
+    pub fn get_mut(&mut self, key: u32) -> Option<&mut Pending> {
+        self.entries.get_mut(&key)
+    }
+
+    /// Ends an entry.
+    pub fn remove(&mut self, key: u32) -> Option<Pending> {
+        self.entries.remove(&key)
+    }
+
+    /// An entry whose deadline has passed.
+    pub fn take_overdue(&mut self, now_ms: u64) -> Option<Pending> {
+        while let Some(&(deadline_ms, key)) = self.deadlines.front() {
+            if deadline_ms > now_ms {
+                return None;
+            }
+            self.deadlines.pop_front();
+            if let Some(pending) = self.entries.remove(&key) {
+                return Some(pending);
+            }
+        }
+        None
+    }
+
+    /// When the next deadline passes, on the monotonic clock in milliseconds.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        self.deadlines.front().map(|&(deadline_ms, _)| deadline_ms)
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}

@@ -1,0 +1,432 @@
+//! One client at its edge: who it is, what it joined, how fast it may talk.
+
+use crate::base::ids::{ChannelId, ConnId, ShardId};
+use crate::base::limits::VIOLATION_WINDOW_MS;
+use crate::base::time::Now;
+use crate::broker::channel::{Options, Ties};
+use crate::broker::policy::ClientCard;
+use crate::protocol::command::{Address, Identity};
+use crate::protocol::names::Name;
+use crate::protocol::reply::Question;
+use crate::protocol::views::{ClientView, JoinView, Time};
+use ahash::RandomState;
+use hashbrown::HashTable;
+use serde::Serialize;
+use smallvec::SmallVec;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// A client that is connected to this shard.
+#[derive(Debug)]
+pub struct Session {
+    /// Its connection.
+    pub conn: ConnId,
+    /// Who it is.
+    pub card: Arc<ClientCard>,
+    /// What only `list_clients` shows.
+    pub profile: Profile,
+    /// How far it has come.
+    pub phase: Phase,
+    /// What must be asked when its input is next looked at.
+    pub errands: Option<Box<Errands>>,
+    /// Its channels.
+    pub memberships: Memberships,
+    /// Its rooms.
+    pub rooms: Vec<RoomTie>,
+    /// The homes that may know it as a member.
+    pub homes: SmallVec<[ShardId; 2]>,
+    /// Joins that have not been answered.
+    pub joins_in_flight: u32,
+    /// When it connected, in microseconds since 1970.
+    pub connected_us: u64,
+    /// When its last message came, in microseconds since 1970.
+    pub last_activity_us: u64,
+    /// Well-formed messages it sent.
+    pub messages: u64,
+    /// How many messages it may still send this second.
+    pub message_rate: Bucket,
+    /// How many commands it may still give this second.
+    pub command_rate: Bucket,
+    /// When agent activity was last told of it, on the monotonic clock in milliseconds.
+    pub activity_told_ms: Option<u64>,
+    violations: Violations,
+}
+
+/// What a client says of itself beyond its card.
+#[derive(Debug, Default)]
+pub struct Profile {
+    /// An avatar's URL or identifier.
+    pub avatar: Option<Box<str>>,
+    /// How an agent behaves.
+    pub personality: Option<Box<str>>,
+    /// Where it connected from.
+    pub address: Option<IpAddr>,
+}
+
+/// How far a client has come.
+#[derive(Debug)]
+pub enum Phase {
+    /// A directory decides on the client id it wants.
+    Claiming(Box<Claiming>),
+    /// It is being joined to what it wanted to be joined to.
+    Joining(Box<Joining>),
+    /// It may send and receive.
+    Live,
+}
+
+/// What waits for a directory's answer.
+#[derive(Debug)]
+pub struct Claiming {
+    /// Who it will be.
+    pub identity: Identity,
+    /// The id it wants.
+    pub client_id: Name,
+    /// The `identify` that is answered; `None` while connecting.
+    pub identify: Option<Question>,
+}
+
+/// What waits for the answers to joins.
+#[derive(Debug, Default)]
+pub struct Joining {
+    /// Answers that have not come.
+    pub waiting: usize,
+    /// What it is joined to.
+    pub joined: Vec<JoinView>,
+    /// What it could not be joined to.
+    pub refused: Vec<RefusedJoin>,
+    /// The `identify` that is answered; `None` while connecting.
+    pub identify: Option<Question>,
+}
+
+/// A join that was part of connecting and was refused.
+#[derive(Debug, Serialize)]
+pub struct RefusedJoin {
+    /// The room.
+    pub room: String,
+    /// The channel.
+    pub channel: String,
+    /// The HTTP-like code.
+    pub code: u16,
+    /// The stable word.
+    pub error: &'static str,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// What a tell obliges an edge to ask later.
+#[derive(Debug, Default)]
+pub struct Errands {
+    /// A client id that is not needed any more.
+    pub release: Option<Name>,
+    /// Channels to join.
+    pub joins: Vec<Address>,
+}
+
+/// A channel that a client is a member of.
+#[derive(Debug)]
+pub struct Membership {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Its names.
+    pub address: Arc<Address>,
+    /// How it became one.
+    pub ties: Ties,
+    /// Whether it asked to leave and the home has not answered.
+    pub leaving: bool,
+}
+
+/// A room that a client is in.
+#[derive(Debug)]
+pub struct RoomTie {
+    /// The room's name.
+    pub room: Name,
+    /// The id under which events to `*` come.
+    pub id: ChannelId,
+    /// In how many of its channels.
+    pub channels: u32,
+    /// What it asked for when it joined `*`, if it did.
+    pub whole_room: Option<Options>,
+    /// Whether it wants its own events to `*` back.
+    pub echo: bool,
+}
+
+impl Session {
+    /// A client that has just come.
+    pub fn new(conn: ConnId, card: Arc<ClientCard>, profile: Profile, now: Now) -> Session {
+        Session {
+            conn,
+            card,
+            profile,
+            phase: Phase::Live,
+            errands: None,
+            memberships: Memberships::default(),
+            rooms: Vec::new(),
+            homes: SmallVec::new(),
+            joins_in_flight: 0,
+            connected_us: now.wall_us,
+            last_activity_us: now.wall_us,
+            messages: 0,
+            message_rate: Bucket::default(),
+            command_rate: Bucket::default(),
+            activity_told_ms: None,
+            violations: Violations::default(),
+        }
+    }
+
+    /// Whether it may send and receive.
+    pub fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
+    /// Whether it was welcomed: it is live, or it was before it identified itself.
+    pub fn was_welcomed(&self) -> bool {
+        match &self.phase {
+            Phase::Claiming(claiming) => claiming.identify.is_some(),
+            Phase::Joining(joining) => joining.identify.is_some(),
+            Phase::Live => true,
+        }
+    }
+
+    /// The room it is in.
+    pub fn room(&self, room: &str) -> Option<&RoomTie> {
+        self.rooms.iter().find(|tie| tie.room.as_str() == room)
+    }
+
+    /// How many channels it has joined or asked to join, `*` counting as one.
+    pub fn join_count(&self) -> u32 {
+        let whole_rooms = self.rooms.iter().filter(|tie| tie.whole_room.is_some()).count();
+        self.memberships.named_count() + whole_rooms as u32 + self.joins_in_flight
+    }
+
+    /// Counts a malformed message; true if there were `max` of them within a minute.
+    pub fn count_violation(&mut self, now: Now, max: u32) -> bool {
+        self.violations.count(now, max)
+    }
+
+    /// What it joined, as `room:channel`, sorted.
+    pub fn subscriptions(&self) -> Vec<String> {
+        let whole_rooms = self.rooms.iter().filter(|tie| tie.whole_room.is_some());
+        let named = self.memberships.iter().filter(|membership| membership.ties.named.is_some());
+        let mut list: Vec<String> = whole_rooms
+            .map(|tie| format!("{}:*", tie.room))
+            .chain(named.map(|membership| membership.address.to_string()))
+            .collect();
+        list.sort_unstable();
+        list
+    }
+
+    /// What `list_clients` shows of it.
+    pub fn view(&self, shard: ShardId) -> ClientView {
+        ClientView {
+            client_id: self.card.client_id.clone(),
+            client_type: self.card.client_type,
+            role: self.card.role.as_str(),
+            state: if self.messages == 0 { "connected" } else { "active" },
+            screen_name: self.card.screen_name.clone(),
+            avatar: self.profile.avatar.as_deref().map(str::to_owned),
+            personality: self.profile.personality.as_deref().map(str::to_owned),
+            connected_at: Time(self.connected_us),
+            last_activity: Time(self.last_activity_us),
+            subscriptions: self.subscriptions(),
+            shard: shard.0,
+        }
+    }
+}
+
+/// The channels of one client, found by their names without making a key.
+#[derive(Debug, Default)]
+pub struct Memberships {
+    table: HashTable<Membership>,
+    named: u32,
+}
+
+impl Memberships {
+    /// The membership of a channel.
+    pub fn find(&self, hasher: &RandomState, room: &str, channel: &str) -> Option<&Membership> {
+        if self.table.is_empty() {
+            return None;
+        }
+        self.table.find(hash(hasher, room, channel), |membership| {
+            membership.address.channel.as_str() == channel
+                && membership.address.room.as_str() == room
+        })
+    }
+
+    /// The membership of a channel.
+    pub fn find_mut(
+        &mut self,
+        hasher: &RandomState,
+        room: &str,
+        channel: &str,
+    ) -> Option<&mut Membership> {
+        self.table.find_mut(hash(hasher, room, channel), |membership| {
+            membership.address.channel.as_str() == channel
+                && membership.address.room.as_str() == room
+        })
+    }
+
+    /// Adds ties to a channel; gives all of them, and whether the membership is new.
+    pub fn tie(
+        &mut self,
+        hasher: &RandomState,
+        channel: ChannelId,
+        address: &Arc<Address>,
+        ties: Ties,
+    ) -> (Ties, bool) {
+        let was_named = |membership: &Membership| membership.ties.named.is_some();
+        if let Some(known) = self.find_mut(hasher, &address.room, &address.channel) {
+            let before = was_named(known);
+            known.channel = channel;
+            known.ties.named = ties.named.or(known.ties.named);
+            known.ties.whole_room = ties.whole_room.or(known.ties.whole_room);
+            known.leaving = false;
+            let (ties, after) = (known.ties, was_named(known));
+            self.named += u32::from(after && !before);
+            return (ties, false);
+        }
+        self.named += u32::from(ties.named.is_some());
+        let membership = Membership { channel, address: address.clone(), ties, leaving: false };
+        let key = hash(hasher, &address.room, &address.channel);
+        self.table.insert_unique(key, membership, |kept| {
+            hash(hasher, &kept.address.room, &kept.address.channel)
+        });
+        (ties, true)
+    }
+
+    /// Takes one kind of tie from a channel; what is left, or the whole membership if nothing is.
+    pub fn untie(
+        &mut self,
+        hasher: &RandomState,
+        room: &str,
+        channel: &str,
+        whole_room: bool,
+    ) -> Option<Result<Ties, Membership>> {
+        let known = self.find_mut(hasher, room, channel)?;
+        known.leaving = false;
+        let before = known.ties.named.is_some();
+        match whole_room {
+            true => known.ties.whole_room = None,
+            false => known.ties.named = None,
+        }
+        let ties = known.ties;
+        self.named -= u32::from(before && ties.named.is_none());
+        if ties.options().is_some() {
+            return Some(Ok(ties));
+        }
+        let is_it = |membership: &Membership| {
+            membership.address.channel.as_str() == channel
+                && membership.address.room.as_str() == room
+        };
+        let entry = self.table.find_entry(hash(hasher, room, channel), is_it).ok()?;
+        Some(Err(entry.remove().0))
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Membership> {
+        self.table.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    fn named_count(&self) -> u32 {
+        self.named
+    }
+}
+
+fn hash(hasher: &RandomState, room: &str, channel: &str) -> u64 {
+    hasher.hash_one((room, channel))
+}
+
+/// A token bucket that holds one second's worth.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bucket {
+    /// Thousandths of a token that were used up.
+    used: u64,
+    filled_ms: u64,
+}
+
+impl Bucket {
+    /// Takes one token of `rate` a second, if there is one; a rate of 0 is no limit.
+    pub fn take(&mut self, now_ms: u64, rate: u32) -> bool {
+        if rate == 0 {
+            return true;
+        }
+        let back = now_ms.saturating_sub(self.filled_ms).saturating_mul(u64::from(rate));
+        self.used = self.used.saturating_sub(back);
+        self.filled_ms = now_ms;
+        if self.used + 1_000 > u64::from(rate) * 1_000 {
+            return false;
+        }
+        self.used += 1_000;
+        true
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Violations {
+    count: u32,
+    window_start_ms: u64,
+}
+
+impl Violations {
+    fn count(&mut self, now: Now, max: u32) -> bool {
+        if now.mono_ms() - self.window_start_ms > VIOLATION_WINDOW_MS {
+            *self = Violations { count: 0, window_start_ms: now.mono_ms() };
+        }
+        self.count += 1;
+        max > 0 && self.count >= max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::hash::seeded;
+
+    #[test]
+    fn a_bucket_holds_one_second_and_refills_evenly() {
+        let mut bucket = Bucket::default();
+        let take = |bucket: &mut Bucket, ms| bucket.take(ms, 10);
+        assert_eq!((0..20).filter(|_| take(&mut bucket, 1_000)).count(), 10);
+        assert_eq!((0..20).filter(|_| take(&mut bucket, 1_500)).count(), 5);
+        assert_eq!((0..20).filter(|_| take(&mut bucket, 99_000)).count(), 10);
+        assert!((0..1_000).all(|_| bucket.take(99_000, 0)), "0 is no limit");
+    }
+
+    #[test]
+    fn violations_count_within_a_minute() {
+        let at = |ms: u64| Now { mono_ns: ms * 1_000_000, wall_us: 0 };
+        let mut violations = Violations::default();
+        assert!(!violations.count(at(1), 3) && !violations.count(at(2), 3));
+        assert!(violations.count(at(3), 3));
+        assert!(!violations.count(at(70_000), 3));
+        assert!(!violations.count(at(70_000), 0) && !violations.count(at(70_000), 0));
+    }
+
+    #[test]
+    fn memberships_by_name_and_by_whole_room_add_up() {
+        let hasher = seeded(1);
+        let address = Arc::new(Address { room: Name::fixed("r"), channel: Name::fixed("c") });
+        let id = ChannelId::new(ShardId(0), 1);
+        let options = Some(Options::default());
+        let mut memberships = Memberships::default();
+        let whole = Ties { named: None, whole_room: options };
+        assert!(memberships.tie(&hasher, id, &address, whole).1);
+        assert_eq!(memberships.named_count(), 0);
+        let named = Ties { named: options, whole_room: None };
+        assert!(!memberships.tie(&hasher, id, &address, named).1);
+        assert_eq!((memberships.named_count(), memberships.len()), (1, 1));
+        assert!(matches!(memberships.untie(&hasher, "r", "c", false), Some(Ok(_))));
+        assert!(matches!(memberships.untie(&hasher, "r", "c", true), Some(Err(_))));
+        assert!(memberships.is_empty() && memberships.find(&hasher, "r", "c").is_none());
+        assert!(memberships.untie(&hasher, "r", "c", true).is_none());
+    }
+}

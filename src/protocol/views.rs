@@ -1,0 +1,290 @@
+//! What the commands answer: the entities of the data model as they look on the wire.
+//!
+//! Times are RFC 3339 in UTC with microseconds. Lists are sorted by name, so that two answers
+//! about the same state are the same text.
+
+use crate::protocol::command::{ChannelType, ClientType, RoomConfig};
+use crate::protocol::frame::Frame;
+use crate::protocol::names::Name;
+use crate::protocol::timestamp;
+use serde::ser::{SerializeSeq, Serializer};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::sync::Arc;
+
+/// Microseconds since 1970, written as RFC 3339.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time(pub u64);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let text = timestamp::format(self.0);
+        serializer.serialize_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+/// A client, as `list_clients` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClientView {
+    /// Its id.
+    pub client_id: Name,
+    /// Its kind.
+    pub client_type: ClientType,
+    /// What it may do.
+    pub role: &'static str,
+    /// `connected` until its first message, `active` from then on.
+    pub state: &'static str,
+    /// A name for people.
+    pub screen_name: Option<String>,
+    /// An avatar's URL or identifier.
+    pub avatar: Option<String>,
+    /// How an agent behaves.
+    pub personality: Option<String>,
+    /// When it connected.
+    pub connected_at: Time,
+    /// When it last sent a message.
+    pub last_activity: Time,
+    /// What it joined, as `room:channel`.
+    pub subscriptions: Vec<String>,
+    /// The shard that holds its connection.
+    pub shard: u16,
+}
+
+/// A member of a channel, as `channel_info` shows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct ParticipantView {
+    /// Its id.
+    pub client_id: Name,
+    /// Its kind.
+    pub client_type: ClientType,
+    /// A name for people.
+    pub screen_name: Option<String>,
+}
+
+/// A room, as `list_rooms` and `create_room` show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct RoomView {
+    /// Its name.
+    pub name: Name,
+    /// `system`, `user` or `dynamic`.
+    #[serde(rename = "type")]
+    pub room_type: &'static str,
+    /// `active` or `paused`.
+    pub state: &'static str,
+    /// The channels the asker may see.
+    pub channels: Vec<Name>,
+    /// When it was made.
+    pub created_at: Time,
+    /// By whom, if a client made it.
+    pub created_by: Option<Name>,
+    /// How it differs from the server's defaults.
+    pub config: RoomConfig,
+    /// Clients that are in at least one of its channels.
+    pub participant_count: u64,
+}
+
+/// One line of `list_channels`.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChannelLine {
+    /// Its name.
+    pub name: Name,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub channel_type: ChannelType,
+    /// How many members it has.
+    pub participants: u64,
+    /// When it was made.
+    pub created_at: Time,
+    /// Whether the system defined it.
+    pub hardcoded: bool,
+    /// Whether a join made it.
+    pub auto_created: bool,
+}
+
+/// All about a channel.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChannelView {
+    /// Its name.
+    pub name: Name,
+    /// Its room.
+    pub room: Name,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub channel_type: ChannelType,
+    /// `active`, or `empty` while nobody is in it.
+    pub state: &'static str,
+    /// Its members.
+    pub participants: Vec<ParticipantView>,
+    /// How many members it has.
+    pub participant_count: u64,
+    /// When it was made.
+    pub created_at: Time,
+    /// By whom, if a client made it.
+    pub created_by: Option<Name>,
+    /// What its creator wanted kept with it.
+    pub metadata: Option<Arc<RawValue>>,
+    /// Whether the system defined it.
+    pub hardcoded: bool,
+    /// Whether a join made it.
+    pub auto_created: bool,
+    /// What is kept of it; `null` for a channel without history.
+    pub history: Option<HistorySpan>,
+}
+
+/// What is kept of a channel.
+#[derive(Clone, Debug, Serialize, PartialEq, Eq)]
+pub struct HistorySpan {
+    /// The life of the channel that the sequences belong to.
+    pub epoch: String,
+    /// The first sequence that is kept; `null` if none is.
+    pub first_sequence: Option<u64>,
+    /// The last sequence that was given; `null` if none was.
+    pub last_sequence: Option<u64>,
+    /// How many messages may be kept.
+    pub size: u32,
+}
+
+/// The answer to `join_channel`.
+#[derive(Clone, Debug, Serialize)]
+pub struct JoinView {
+    /// The room.
+    pub room: Name,
+    /// The channel, or `*`.
+    pub channel: Name,
+    /// The life of the channel that the sequence belongs to.
+    pub epoch: String,
+    /// The last sequence before the join.
+    pub sequence: u64,
+    /// How many members there are, the new one included.
+    pub participants: u64,
+    /// Whether the join made the channel.
+    pub created: bool,
+    /// Whether everything missed follows.
+    pub recovered: bool,
+    /// How many messages follow from history.
+    pub missed: u64,
+    /// Why nothing could be recovered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'static str>,
+    /// For `*`: the channels that are there now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<ChannelPosition>,
+}
+
+/// Where a channel's order stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChannelPosition {
+    /// The channel.
+    pub channel: Name,
+    /// Its epoch.
+    pub epoch: String,
+    /// Its last sequence.
+    pub sequence: u64,
+}
+
+/// The answer to `history`.
+#[derive(Clone, Debug, Serialize)]
+pub struct HistoryView {
+    /// The room.
+    pub room: Name,
+    /// The channel.
+    pub channel: Name,
+    /// Whole envelopes, marked as replayed.
+    #[serde(serialize_with = "envelopes")]
+    pub messages: Vec<Arc<Frame>>,
+    /// The life of the channel that the sequences belong to.
+    pub epoch: String,
+    /// The first sequence of the answer.
+    pub first: Option<u64>,
+    /// The last sequence of the answer.
+    pub last: Option<u64>,
+    /// Whether more messages match.
+    pub more: bool,
+}
+
+fn envelopes<S: Serializer>(frames: &[Arc<Frame>], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut list = serializer.serialize_seq(Some(frames.len()))?;
+    let mut text = Vec::new();
+    for frame in frames {
+        text.clear();
+        frame.write_replayed(&mut text);
+        let raw = <&RawValue>::deserialize(&mut serde_json::Deserializer::from_slice(&text))
+            .map_err(serde::ser::Error::custom)?;
+        list.serialize_element(raw)?;
+    }
+    list.end()
+}
+
+/// What one shard adds to the answer to `status`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Clients connected to it.
+    pub clients: u64,
+    /// Rooms at home on it.
+    pub rooms: u64,
+    /// Channels at home on it.
+    pub channels: u64,
+    /// Messages received by it.
+    pub messages_in: u64,
+    /// Messages sent by it.
+    pub messages_out: u64,
+}
+
+/// The answer to `status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct StatusView {
+    /// What runs.
+    pub server: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// The node's name.
+    pub node: String,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Worker threads.
+    pub shards: u16,
+    /// Connected clients.
+    pub clients: u64,
+    /// Rooms.
+    pub rooms: u64,
+    /// Channels.
+    pub channels: u64,
+    /// Messages received from clients.
+    pub messages_in: u64,
+    /// Messages sent to clients.
+    pub messages_out: u64,
+    /// Where history is kept.
+    pub storage: &'static str,
+    /// Shards that did not answer in time; their share is missing above.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unanswered_shards: Vec<u16>,
+}
+
+/// One step of a traced message.
+#[derive(Clone, Debug, Serialize)]
+pub struct Hop {
+    /// `parsed`, `routed` or `delivered`.
+    pub at: &'static str,
+    /// The shard it happened on.
+    pub shard: u16,
+    /// Nanoseconds since the message was received.
+    pub ns: u64,
+    /// How many got it, for `delivered`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub members: Option<u64>,
+}
+
+/// The answer to an event that asked for one.
+#[derive(Clone, Debug, Serialize)]
+pub struct AckView {
+    /// The event's place in its channel.
+    pub sequence: u64,
+    /// Whether it had been accepted before.
+    pub duplicate: bool,
+    /// Which way it went, if it was traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Vec<Hop>>,
+    /// How many members got it, if it was traced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivered: Option<u64>,
+}
