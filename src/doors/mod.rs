@@ -15,10 +15,20 @@
 //! *Not here*: sockets, clocks, threads; who a client is and what it may do.
 
 pub mod control;
+pub mod handshake;
+pub mod origin;
 pub mod websocket;
 
 mod header;
+mod identity_field;
 mod mask;
+#[cfg(test)]
+mod peers;
+mod query;
+mod refusal;
 
 pub use control::{close, close_reply, ping, pong};
+pub use handshake::{Handshake, HandshakePolicy, Hello};
+pub use origin::Origins;
+pub use refusal::refuse;
 pub use websocket::{CloseFrame, Event, Step, WebSocket};

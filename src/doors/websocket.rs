@@ -176,7 +176,7 @@ impl WebSocket {
         }
         match self.assembly.as_ref().map(|assembly| std::str::from_utf8(&assembly.bytes)) {
             Some(Ok(text)) => Step::Event { used, event: Some(Event::Text(text)) },
-            // `push` has checked every byte, so this is never seen; it costs nothing to be safe.
+            // The message ends inside a character. The next call drops its fragments.
             Some(Err(_)) | None => {
                 self.state = State::Failed(CloseReason::NotUtf8);
                 Step::Fail(CloseReason::NotUtf8)
@@ -206,8 +206,9 @@ impl Assembly {
         self.is_whole = is_final;
         match std::str::from_utf8(&self.bytes[self.checked..]) {
             Ok(_) => self.checked = self.bytes.len(),
-            // A character that is cut where the fragment ends may go on in the next one.
-            Err(error) if error.error_len().is_none() && !is_final => {
+            // A character that is cut where the fragment ends may go on in the next one; if there
+            // is none, whoever asks for the whole text finds out.
+            Err(error) if error.error_len().is_none() => {
                 self.checked += error.valid_up_to();
             }
             Err(_) => return Err(CloseReason::NotUtf8),
@@ -457,6 +458,16 @@ mod tests {
     }
 
     #[test]
+    fn fragments_are_checked_once_each() {
+        let mut socket = WebSocket::new();
+        let mut fragments = [frame(0x01, "a€b"), frame(0x00, b"c\xe2\x82"), frame(0x00, b"\xacd")];
+        for (bytes, checked) in fragments.iter_mut().zip([5, 6, 10]) {
+            let _ = socket.next(bytes, MAX);
+            assert_eq!(socket.assembly.as_ref().map(|assembly| assembly.checked), Some(checked));
+        }
+    }
+
+    #[test]
     fn a_flood_of_empty_fragments_ends() {
         let most = EMPTY_FRAGMENTS_MAX as usize;
         let flood = |count| [frame(0x01, "a"), frame(0x00, "").repeat(count)].concat();
@@ -477,6 +488,9 @@ mod tests {
         );
         assert_eq!(socket.next(&mut [], MAX), Step::Need { wanted: 0 });
         assert!(socket.assembly.is_none());
+        let _ = socket.next(&mut frame(0x01, "a"), MAX);
+        let _ = socket.next(&mut frame(0x88, ""), MAX);
+        assert!(socket.assembly.is_none(), "a closed conversation keeps nothing");
     }
 
     /// A frame that is right, or nearly so.
