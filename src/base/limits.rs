@@ -17,6 +17,10 @@ pub const PRIVATE_TARGETS_MAX: usize = 64;
 pub const PROFILE_FIELD_BYTES_MAX: usize = 512;
 /// The longest HTTP request head a handshake may take, in bytes.
 pub const HANDSHAKE_BYTES_MAX: usize = 16 * 1024;
+/// The most headers a handshake may hold.
+pub const HANDSHAKE_HEADERS_MAX: usize = 64;
+/// The most fragments without a byte in them that one WebSocket message may be cut into.
+pub const EMPTY_FRAGMENTS_MAX: u32 = 64;
 /// The most `room:channel` pairs one `join` list in a query string may hold.
 pub const JOIN_LIST_MAX: usize = 64;
 /// The most messages one `history` answer holds.
