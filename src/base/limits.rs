@@ -55,6 +55,36 @@ pub const CLOSE_LINGER_MS: u64 = 1_000;
 /// The window in which `max_violations` counts.
 pub const VIOLATION_WINDOW_MS: u64 = 60_000;
 
+/// The most TCP connections the control plane's HTTP port holds at once, slow ones included.
+pub const HTTP_CONNECTIONS_MAX: usize = 4_096;
+/// The most TCP connections the telemetry port holds at once, those still in a handshake included.
+pub const TELEMETRY_SOCKETS_MAX: usize = 2_048;
+/// The most telemetry readers at once.
+pub const TELEMETRY_READERS_MAX: usize = 1_000;
+/// The longest head of an HTTP request to the control plane, in bytes.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long an HTTP connection may wait for the end of a request's head, idle time included.
+pub const HTTP_HEAD_TIMEOUT_MS: u64 = 10_000;
+/// How long an HTTP connection lives; a client that wants more opens another.
+pub const HTTP_CONNECTION_MS_MAX: u64 = 60_000;
+/// The envelopes that wait for the slowest telemetry reader; it misses what is older.
+pub const TELEMETRY_BACKLOG: usize = 65_536;
+/// The bytes of the envelopes that wait for the slowest telemetry reader.
+pub const TELEMETRY_BACKLOG_BYTES: usize = 16 * 1024 * 1024;
+/// The envelopes given to one telemetry reader before others have their turn.
+pub const TELEMETRY_BATCH: usize = 64;
+/// How long telemetry events are gathered before they are spread together.
+pub const TELEMETRY_GATHER_MS: u64 = 5;
+/// How long a telemetry reader may take for one batch before it is closed with 4008.
+pub const TELEMETRY_SEND_TIMEOUT_MS: u64 = 10_000;
+/// The messages a telemetry reader may send within `VIOLATION_WINDOW_MS`; it has nothing to say.
+pub const TELEMETRY_MESSAGES_MAX: u32 = 120;
+/// The longest message a telemetry reader may send, in bytes.
+pub const TELEMETRY_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// How full, in percent, a lane may be before the node calls itself overloaded.
+pub const LANE_FULL_PERCENT: u64 = 90;
+
+const _: () = assert!(TELEMETRY_READERS_MAX < TELEMETRY_SOCKETS_MAX, "readers must find a socket");
 const _: () = assert!(LANE_BUDGET <= LANE_SLOTS, "a turn can't take more than a lane holds");
 const _: () = assert!(HISTORY_LIMIT_DEFAULT <= HISTORY_LIMIT_MAX);
 

@@ -1,0 +1,184 @@
+//! The telemetry envelopes that wait for readers: one ring that all readers share, and a cursor for
+//! each. A reader that is behind by more than the ring holds learns how many it missed.
+//!
+//! A ring bounded by bytes as well as by count, because a client's own telemetry may be as long as
+//! any message; a broadcast channel bounds the count alone.
+//!
+//! *Invariants*: `bytes` is the sum of the lengths in `entries`; the entry behind the last one has
+//! the number `end`; without readers nothing is kept.
+
+use crate::base::limits::{TELEMETRY_BACKLOG, TELEMETRY_BACKLOG_BYTES, TELEMETRY_BATCH};
+use axum::extract::ws::Utf8Bytes;
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::watch;
+
+/// The bytes after which a batch has no further entry.
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// The ring.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    ring: Mutex<Ring>,
+    /// The number of the entry that comes next; changes wake readers, once for each batch.
+    end: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    entries: VecDeque<Utf8Bytes>,
+    bytes: usize,
+    end: u64,
+}
+
+/// Where one reader is.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    next: u64,
+    end: watch::Receiver<u64>,
+}
+
+impl Backlog {
+    /// A cursor that will see everything from now on.
+    pub(super) fn follow(&self) -> Cursor {
+        let end = self.end.subscribe();
+        let next = self.ring.lock().unwrap_or_else(PoisonError::into_inner).end;
+        Cursor { next, end }
+    }
+
+    /// Whether anybody reads.
+    pub(super) fn has_readers(&self) -> bool {
+        self.end.receiver_count() > 0
+    }
+
+    /// Puts envelopes behind the others; the oldest make place.
+    pub(super) fn extend(&self, envelopes: impl IntoIterator<Item = Utf8Bytes>) {
+        let mut ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        for envelope in envelopes {
+            ring.push(envelope);
+        }
+        if !self.has_readers() {
+            ring.entries.clear();
+            ring.bytes = 0;
+        }
+        let end = ring.end;
+        drop(ring);
+        self.end.send_if_modified(|last| std::mem::replace(last, end) != end);
+    }
+
+    /// Whether there is something to take.
+    pub(super) fn has_more(&self, cursor: &Cursor) -> bool {
+        *self.end.borrow() > cursor.next
+    }
+
+    /// Moves the next envelopes of a reader into `batch` and gives how many it missed before them.
+    pub(super) fn take(&self, cursor: &mut Cursor, batch: &mut Vec<Utf8Bytes>) -> u64 {
+        let ring = self.ring.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = ring.end - ring.entries.len() as u64;
+        let missed = first.saturating_sub(cursor.next);
+        cursor.next += missed;
+        let mut bytes = 0;
+        for entry in ring.entries.range((cursor.next - first) as usize..).take(TELEMETRY_BATCH) {
+            batch.push(entry.clone());
+            cursor.next += 1;
+            bytes += entry.len();
+            if bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+        missed
+    }
+}
+
+impl Ring {
+    fn push(&mut self, envelope: Utf8Bytes) {
+        self.bytes += envelope.len();
+        self.end += 1;
+        self.entries.push_back(envelope);
+        while self.entries.len() > TELEMETRY_BACKLOG || self.bytes > TELEMETRY_BACKLOG_BYTES {
+            match self.entries.pop_front() {
+                Some(oldest) => self.bytes -= oldest.len(),
+                None => break,
+            }
+        }
+    }
+}
+
+impl Cursor {
+    /// Waits until there is something to take.
+    pub(super) async fn grown(&mut self) {
+        let next = self.next;
+        if self.end.wait_for(|end| *end > next).await.is_err() {
+            // The ring is gone, and nothing will come any more.
+            std::future::pending().await
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(range: std::ops::Range<usize>) -> Vec<Utf8Bytes> {
+        range.map(|n| Utf8Bytes::from(n.to_string())).collect()
+    }
+
+    fn drain(backlog: &Backlog, cursor: &mut Cursor) -> (u64, Vec<Utf8Bytes>) {
+        let (mut missed, mut all) = (0, Vec::new());
+        loop {
+            let before = all.len();
+            missed += backlog.take(cursor, &mut all);
+            if all.len() == before {
+                return (missed, all);
+            }
+        }
+    }
+
+    #[test]
+    fn readers_see_everything_from_where_they_began_in_order() {
+        let backlog = Backlog::default();
+        let mut early = backlog.follow();
+        backlog.extend(texts(0..100));
+        let mut late = backlog.follow();
+        backlog.extend(texts(100..150));
+        assert_eq!(drain(&backlog, &mut early), (0, texts(0..150)));
+        assert_eq!(drain(&backlog, &mut late), (0, texts(100..150)));
+        assert_eq!(drain(&backlog, &mut late), (0, vec![]));
+    }
+
+    #[test]
+    fn a_reader_behind_the_ring_learns_how_many_it_missed() {
+        let backlog = Backlog::default();
+        let mut slow = backlog.follow();
+        backlog.extend(texts(0..TELEMETRY_BACKLOG + 7));
+        let (missed, got) = drain(&backlog, &mut slow);
+        assert_eq!(missed, 7);
+        assert_eq!(got[0].as_str(), "7");
+        assert_eq!(got.len(), TELEMETRY_BACKLOG);
+    }
+
+    #[test]
+    fn long_envelopes_are_bounded_by_their_bytes() {
+        let backlog = Backlog::default();
+        let mut slow = backlog.follow();
+        let long = Utf8Bytes::from("x".repeat(1024 * 1024));
+        let fits = TELEMETRY_BACKLOG_BYTES / long.len();
+        backlog.extend(std::iter::repeat_n(long.clone(), fits + 3));
+        assert_eq!(backlog.ring.lock().unwrap().bytes, fits * long.len());
+        let mut batch = Vec::new();
+        assert_eq!(backlog.take(&mut slow, &mut batch), 3);
+        assert_eq!(batch.len(), 1, "a batch of long envelopes is short");
+    }
+
+    #[test]
+    fn without_readers_nothing_is_kept() {
+        let backlog = Backlog::default();
+        drop(backlog.follow());
+        backlog.extend(texts(0..9));
+        assert_eq!(backlog.ring.lock().unwrap().entries.len(), 0);
+        let mut late = backlog.follow();
+        assert_eq!(drain(&backlog, &mut late), (0, vec![]));
+        backlog.extend(texts(9..10));
+        assert_eq!(drain(&backlog, &mut late), (0, texts(9..10)));
+    }
+}

@@ -1,0 +1,249 @@
+//! The HTTP port.
+
+use super::*;
+use crate::base::limits::LANE_SLOTS;
+use crate::protocol::fault::Fault;
+use crate::shard::meters::{Counter, Drop as Dropped, Gauge, Pause};
+use std::collections::HashSet;
+use std::process::{Command, Stdio};
+
+#[test]
+fn every_endpoint_answers() {
+    let node = Node::start();
+    node.tally(0, |tally| {
+        tally.set(Gauge::Clients, 3);
+        tally.set(Gauge::Rooms, 2);
+        tally.add(Counter::MessagesReceived, 10);
+    });
+    node.tally(1, |tally| {
+        tally.set(Gauge::Clients, 4);
+        tally.set(Gauge::Channels, 9);
+        tally.add(Counter::MessagesSent, 70);
+    });
+    let health = get(node.http, "/health");
+    assert_eq!((health.code, &health.json()["status"]), (200, &"ok".into()));
+    assert!(health.head.contains("x-content-type-options: nosniff"), "{}", health.head);
+    assert!(health.head.contains("content-type: application/json"), "{}", health.head);
+    let version = get(node.http, "/version").json();
+    assert_eq!((&version["version"], &version["protocol"]), (&"9.8.7".into(), &"1.0".into()));
+    assert_eq!(get(node.http, "/ready").code, 200);
+    let status = get(node.http, "/status").json();
+    for (key, value) in [
+        ("clients", 7),
+        ("rooms", 2),
+        ("channels", 9),
+        ("messages_received", 10),
+        ("messages_sent", 70),
+        ("shards", 2),
+        ("uptime_s", 0),
+    ] {
+        assert_eq!(status[key], value, "{key}");
+    }
+    assert_eq!(status["node"], "node \"one\"");
+    assert_eq!(status["state"], "ready");
+    assert_eq!(status["storage"], "memory");
+    assert_eq!(status["per_shard"][1]["clients"], 4);
+    assert!(status["per_shard"][0]["busy_share"].is_number());
+    assert_eq!(status["listen"]["http"], node.http.to_string());
+    assert_eq!(request(node.http, "HEAD", "/health", "").code, 200);
+}
+
+#[test]
+fn what_is_not_there_says_what_is() {
+    let node = Node::start();
+    for (port, method, path, code, word) in [
+        (node.http, "GET", "/nothing?x=1", 404, "NOT_FOUND"),
+        (node.http, "GET", "/", 404, "NOT_FOUND"),
+        (node.http, "POST", "/metrics", 405, "METHOD_NOT_ALLOWED"),
+        (node.http, "DELETE", "/health", 405, "METHOD_NOT_ALLOWED"),
+        (node.telemetry, "GET", "/other", 404, "NOT_FOUND"),
+        (node.telemetry, "POST", "/", 405, "METHOD_NOT_ALLOWED"),
+    ] {
+        let answer = request(port, method, path, "");
+        assert_eq!(answer.code, code, "{method} {path}");
+        let body = answer.json();
+        assert_eq!((&body["error"], &body["code"]), (&word.into(), &code.into()));
+        assert!(!body["endpoints"].as_array().unwrap().is_empty());
+        if code == 405 {
+            assert_eq!(
+                answer.head.matches("\r\nallow: get, head\r\n").count(),
+                1,
+                "{}",
+                answer.head
+            );
+        }
+    }
+}
+
+#[test]
+fn readiness_follows_phase_lanes_and_connections() {
+    let node = Node::with(FAST, Limits { max_connections: 5, ..Limits::default() }, 0);
+    let state = || {
+        let answer = get(node.http, "/ready");
+        let body = answer.json();
+        assert_eq!(answer.code == 200, body["reason"].is_null());
+        let status = get(node.http, "/status").json();
+        assert_eq!(status["state"], body["status"]);
+        (answer.code, body["status"].as_str().unwrap().to_owned())
+    };
+    let nearly_full = (LANE_SLOTS * 9 / 10) as u64;
+    let at = |gauge, value| move |tally: &mut Tally| tally.set(gauge, value);
+    assert_eq!(state(), (200, "ready".into()));
+    for gauge in [Gauge::AskLane, Gauge::TellLane] {
+        node.tally(1, at(gauge, nearly_full));
+        assert_eq!(state(), (200, "ready".into()));
+        node.tally(1, at(gauge, nearly_full + 1));
+        assert_eq!(state(), (503, "overloaded".into()));
+    }
+    node.tally(1, at(Gauge::Connections, 4));
+    assert_eq!(state(), (200, "ready".into()));
+    node.tally(0, at(Gauge::Connections, 1));
+    assert_eq!(state(), (503, "overloaded".into()));
+    node.facts.set_limits(Limits::default());
+    assert_eq!(state(), (200, "ready".into()));
+    for (phase, word) in [(Phase::Starting, "starting"), (Phase::Draining, "draining")] {
+        node.facts.set_phase(phase);
+        assert_eq!(state(), (503, word.to_owned()));
+        assert_eq!(get(node.http, "/health").code, 200);
+    }
+}
+
+#[test]
+fn metrics_are_those_of_the_meters_and_well_formed() {
+    let node = Node::start();
+    node.tally(0, |tally| {
+        tally.set(Gauge::Rooms, 5);
+        tally.set(Gauge::Clients, 2);
+        tally.add(Counter::MessagesReceived, 3);
+        tally.add(Counter::BusyNanoseconds, 1_500_000_000);
+        tally.fault(Fault::NotJoined);
+        tally.dropped(Dropped::Expired, 4);
+        tally.close(CloseReason::TooSlow);
+        tally.delivery(30_000, 6);
+        tally.turn(2_000_000);
+    });
+    node.tally(1, |tally| {
+        tally.set(Gauge::Rooms, 6);
+        tally.add(Counter::MessagesReceived, 4);
+        tally.fault(Fault::NotJoined);
+        tally.pause(Pause::OutboxFull);
+        tally.set(Gauge::AskLane, 17);
+    });
+    for (line, value) in [
+        ("arqonbus_active_clients ", 2.0),
+        ("arqonbus_messages_received_total ", 7.0),
+        ("arqonbus_messages_sent_total ", 0.0),
+        ("arqonbus_errors_total{error=\"NOT_JOINED\",code=\"403\"} ", 2.0),
+        ("arqonbus_rooms_total ", 11.0),
+        ("arqonbus_channels_total ", 0.0),
+        ("arqonbus_websocket_connections ", 0.0),
+        ("arqonbus_telemetry_connections ", 0.0),
+        ("arqonbus_shard_busy_seconds_total{shard=\"0\"} ", 1.5),
+        ("arqonbus_shard_ask_lane_depth{shard=\"1\"} ", 17.0),
+        ("arqonbus_shard_drops_total{shard=\"0\",reason=\"expired\"} ", 4.0),
+        ("arqonbus_shard_pauses_total{shard=\"1\",reason=\"outbox_full\"} ", 1.0),
+        ("arqonbus_shard_closes_total{shard=\"0\",reason=\"too_slow\",code=\"4008\"} ", 1.0),
+        ("arqonbus_shard_delivery_latency_seconds_bucket{shard=\"0\",le=\"0.00005\"} ", 6.0),
+        ("arqonbus_shard_delivery_latency_seconds_count{shard=\"1\"} ", 0.0),
+        ("arqonbus_shard_turn_duration_seconds_sum{shard=\"0\"} ", 0.002),
+    ] {
+        assert_eq!(node.metric(line), value, "{line}");
+    }
+    assert!(node.metric("arqonbus_uptime_seconds ") > 0.0);
+    #[cfg(target_os = "linux")]
+    assert!(node.metric("arqonbus_memory_usage_bytes ") > 1e6);
+    let answer = get(node.http, "/metrics");
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
+    check_format(&answer.body);
+    check_with_promtool(&answer.body);
+}
+
+/// Every sample belongs to the family above it, and no series stands there twice.
+fn check_format(text: &str) {
+    let (mut family, mut kind) = ("", "");
+    let (mut families, mut all_series) = (HashSet::new(), HashSet::new());
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            family = help.split(' ').next().unwrap();
+            assert!(help.len() > family.len() + 1, "no help: {line}");
+            assert!(families.insert(family), "twice: {line}");
+        } else if let Some(typed) = line.strip_prefix("# TYPE ") {
+            kind = typed.strip_prefix(family).unwrap().trim();
+            let has_total = family.ends_with("_total");
+            assert!(if kind == "untyped" { has_total } else { has_total == (kind == "counter") });
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            value.parse::<f64>().unwrap();
+            let name = series.split('{').next().unwrap();
+            let suffix = name.strip_prefix(family).unwrap();
+            let suffixes: &[&str] =
+                if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.contains(&suffix), "{line} is under {family}");
+            assert!(all_series.insert(series), "twice: {line}");
+        }
+    }
+}
+
+/// Asks Prometheus' own checker, where there is one.
+fn check_with_promtool(text: &str) {
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = promtool else {
+        eprintln!("promtool is not installed; the metrics were checked by their structure alone");
+        return;
+    };
+    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn slow_http_clients_hinder_nobody_and_are_let_go() {
+    let node = Node::with(FAST, Limits::default(), 0);
+    let mut hanging: Vec<_> = (0..1_000)
+        .map(|n| {
+            let mut stream = TcpStream::connect(node.http).unwrap();
+            // Some say nothing, some half a head, some ask for much and read nothing.
+            match n % 3 {
+                0 => {}
+                1 => stream.write_all(b"GET /health HTTP/1.1\r\nhost:").unwrap(),
+                _ => stream.write_all(b"GET /status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap(),
+            }
+            stream
+        })
+        .collect();
+    let begin = Instant::now();
+    assert_eq!(get(node.http, "/health").code, 200);
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    for stream in &mut hanging {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut rest = Vec::new();
+        // A reset is as good an end as any; a timeout is none.
+        if let Err(error) = stream.read_to_end(&mut rest) {
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        }
+    }
+}
+
+#[test]
+fn connections_beyond_the_bound_are_refused_at_once() {
+    let node = Node::with(Bounds { http_sockets: 3, ..FAST }, Limits::default(), 0);
+    let mut held: Vec<_> = (0..3).map(|_| TcpStream::connect(node.http).unwrap()).collect();
+    let mut refused = TcpStream::connect(node.http).unwrap();
+    refused.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = String::new();
+    refused.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    // The telemetry port has places of its own.
+    assert_eq!(get(node.telemetry, "/").code, 426);
+    // Those that say nothing are let go, and make place.
+    for stream in &mut held {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    }
+    assert_eq!(node.metric("arqonbus_http_refused_total "), 1.0);
+}
