@@ -80,6 +80,8 @@ pub struct Home {
     /// Channels to be looked at for having been empty too long, by time in milliseconds.
     expiries: BTreeMap<u64, Vec<ChannelId>>,
     ids_given: u64,
+    /// Messages in all histories.
+    kept: usize,
     hasher: RandomState,
     rng: fastrand::Rng,
 }
@@ -104,6 +106,7 @@ impl Home {
             directory: Directory::new(hasher.clone()),
             expiries: BTreeMap::new(),
             ids_given: 0,
+            kept: 0,
             hasher,
             rng,
         }
@@ -138,7 +141,7 @@ impl Home {
 
     /// How many messages all histories hold.
     pub fn history_count(&self) -> usize {
-        self.channels.values().map(|channel| channel.history.len()).sum()
+        self.kept
     }
 
     /// The channel of those names; for the simulator.
@@ -159,6 +162,7 @@ impl Home {
                 }
             }
         }
+        self.kept = self.count_kept();
     }
 
     /// Handles an ask. Surveys and what concerns the whole shard are the engine's.
@@ -226,6 +230,7 @@ impl Home {
 
     /// Asserts every invariant; for tests and the simulator.
     pub fn check(&self) {
+        assert_eq!(self.kept, self.count_kept());
         for channel in self.channels.values() {
             channel.check();
             assert_eq!(channel.id.home(), self.shard);
@@ -300,6 +305,7 @@ impl Home {
 
     fn remove_room(&mut self, name: &Name) {
         if let Some(room) = self.rooms.remove(name) {
+            self.kept -= room.history.len();
             self.whole_rooms.remove(&room.id);
             self.rooms_on_node.give_back();
         }
@@ -337,6 +343,7 @@ impl Home {
 
     fn remove_channel(&mut self, id: ChannelId, told: &mut Told) {
         let Some(channel) = self.channels.remove(&id) else { return };
+        self.kept -= channel.history.len();
         let address = (*channel.address).clone();
         if let Some(room) = self.rooms.get_mut(&address.room) {
             room.channels.remove(&address.channel);
@@ -406,6 +413,12 @@ impl Home {
         let part = Part::Missing(missing);
         let part = Tell::Part { pending: ask.reply_to.pending, shard: self.shard, part };
         told.tell(ask.reply_to.shard, part);
+    }
+
+    fn count_kept(&self) -> usize {
+        let of_channels = self.channels.values().map(|channel| channel.history.len());
+        let of_rooms = self.rooms.values().map(|room| room.history.len());
+        of_channels.chain(of_rooms).sum()
     }
 
     fn new_history(&mut self, size: u32) -> History {

@@ -33,7 +33,7 @@ impl Home {
             return match verdict {
                 Ok(()) => {
                     let Channel { address, history, .. } = channel;
-                    let place = append(now, publish, id, address, history, told);
+                    let place = append(now, publish, id, address, history, &mut self.kept, told);
                     spread(place, channel.spread(), told);
                 }
                 Err(refusal) => refuse(publish, Some(&channel.address), refusal, told),
@@ -45,7 +45,8 @@ impl Home {
         };
         match may_publish(Some(room), &publish) {
             Ok(()) => {
-                let place = append(now, publish, id, &room.every, &mut room.history, told);
+                let (every, history) = (&room.every, &mut room.history);
+                let place = append(now, publish, id, every, history, &mut self.kept, told);
                 spread(place, &room.spread, told);
             }
             Err(refusal) => refuse(publish, Some(&room.every), refusal, told),
@@ -73,13 +74,16 @@ fn append(
     channel: ChannelId,
     address: &Arc<Address>,
     history: &mut History,
+    kept: &mut usize,
     told: &mut Told,
 ) -> Placed {
+    let before = history.len();
     let Publish { draft, from, ack, trace, .. } = publish;
     let (frame, duplicate) = match history.append(draft, now.wall_us) {
         Verdict::Fresh(frame) => (frame, false),
         Verdict::Duplicate(frame) => (frame, true),
     };
+    *kept += history.len() - before;
     let accepted = from.filter(|_| ack || trace.is_some()).map(|conn| {
         let accepted = Accepted {
             conn: conn.conn,

@@ -1,0 +1,134 @@
+//! One connection of a shard: its bytes, and how far its conversation has come.
+//!
+//! *Invariant*: a connection that has nothing half read and nothing to write owns no buffer.
+
+use crate::base::ids::{ConnId, ShardId};
+use crate::doors::WebSocket;
+use crate::protocol::close::CloseReason;
+use crate::shard::outbox::Outbox;
+use std::net::IpAddr;
+
+/// A connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its id.
+    pub id: ConnId,
+    /// How far its conversation has come.
+    pub stage: Stage,
+    /// What waits to be written.
+    pub outbox: Outbox,
+    /// Bytes that were read and not used up: half a frame, or what came while it was paused.
+    pub input: Vec<u8>,
+    /// A message that found a full lane and is offered again.
+    pub stalled: Option<Box<str>>,
+    /// Why it is not read, if it is not.
+    pub paused: Option<PausedBy>,
+    /// Where it comes from.
+    pub peer: Option<IpAddr>,
+    /// Why it is turned away after its handshake, if it is.
+    pub turned_away: Option<CloseReason>,
+    /// When anything was last heard of it, on the monotonic clock in milliseconds.
+    pub last_heard_ms: u64,
+    /// Whether a ping went out since.
+    pub is_pinged: bool,
+    /// Since when it does not keep up, on the monotonic clock in milliseconds.
+    pub behind_since_ms: Option<u64>,
+    /// When its drain closes it, on the monotonic clock in milliseconds.
+    pub drain_at_ms: Option<u64>,
+    /// When it is next looked at, on the monotonic clock in milliseconds.
+    pub timer_ms: u64,
+    /// Whether it is in the list of connections to be written to.
+    pub is_dirty: bool,
+    /// Whether its socket took less than it was given.
+    pub is_blocked: bool,
+    /// Whether everything waits for the welcome.
+    pub is_held: bool,
+}
+
+/// How far a conversation has come.
+#[derive(Debug)]
+pub enum Stage {
+    /// The HTTP request has not come in whole.
+    Handshake {
+        /// When it must have, on the monotonic clock in milliseconds.
+        deadline_ms: u64,
+    },
+    /// The request is in, and a directory decides.
+    Claiming {
+        /// The answer that upgrades the connection.
+        accept: Vec<u8>,
+        /// When all must be decided, on the monotonic clock in milliseconds.
+        deadline_ms: u64,
+    },
+    /// Messages flow.
+    Open(WebSocket),
+    /// The last bytes are on their way.
+    Closing {
+        /// The conversation, if the peer may still answer the close.
+        socket: Option<WebSocket>,
+        /// Whether the peer has said goodbye too, so that nothing more is awaited.
+        is_answered: bool,
+        /// When the connection ends, whatever is left, on the monotonic clock in milliseconds.
+        deadline_ms: u64,
+    },
+}
+
+/// Why a connection is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PausedBy {
+    /// The lane to this home is full.
+    Lane(ShardId),
+    /// It does not read what it is sent.
+    Outbox,
+    /// Who it is is being decided.
+    Arriving,
+}
+
+impl Connection {
+    /// A connection whose handshake is awaited.
+    pub fn new(id: ConnId, peer: Option<IpAddr>, now_ms: u64, deadline_ms: u64) -> Connection {
+        Connection {
+            id,
+            stage: Stage::Handshake { deadline_ms },
+            outbox: Outbox::default(),
+            input: Vec::new(),
+            stalled: None,
+            paused: None,
+            peer,
+            turned_away: None,
+            last_heard_ms: now_ms,
+            is_pinged: false,
+            behind_since_ms: None,
+            drain_at_ms: None,
+            timer_ms: u64::MAX,
+            is_dirty: false,
+            is_blocked: false,
+            is_held: false,
+        }
+    }
+
+    /// Whether it has been told to go.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.stage, Stage::Closing { .. })
+    }
+
+    /// Whether messages flow.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    /// When it next has to be looked at, on the monotonic clock in milliseconds.
+    pub fn next_check_ms(&self, heartbeat_ms: u64, grace_ms: u64) -> u64 {
+        let heartbeat = match self.is_pinged {
+            false => self.last_heard_ms + heartbeat_ms,
+            true => self.last_heard_ms + 2 * heartbeat_ms,
+        };
+        let behind = self.behind_since_ms.map_or(u64::MAX, |since_ms| since_ms + grace_ms);
+        let drain = self.drain_at_ms.unwrap_or(u64::MAX);
+        match self.stage {
+            Stage::Handshake { deadline_ms } | Stage::Claiming { deadline_ms, .. } => deadline_ms,
+            Stage::Open(_) => heartbeat.min(behind).min(drain),
+            Stage::Closing { deadline_ms, .. } => deadline_ms,
+        }
+    }
+}

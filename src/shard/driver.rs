@@ -1,0 +1,430 @@
+//! Gives an engine its sockets, its lanes and its time: the only file with mio.
+//!
+//! A turn is [`Driver::turn`], a list to be read from top to bottom. Old work leaves before new
+//! work enters: what other shards told and asked comes before the sockets, and every connection is
+//! written to once, after all that may add to its outbox.
+//!
+//! Sockets are registered once, edge-triggered, for reading and writing. A socket that said it is
+//! readable is read until it gives less than it was offered (then it is empty, and the next byte
+//! makes a new edge) or until its share of the turn is used up (then it stays in `ready`).
+//!
+//! *Invariants*: nobody waits for a lane; a sleeping shard has nothing to do but to wait for its
+//! sockets, its bell and its next timer.
+
+use crate::base::ids::{ConnId, ShardId};
+use crate::base::limits::{LANE_BUDGET, READ_BUDGET_BYTES};
+use crate::base::time::Now;
+use crate::broker::telemetry::Telemetry;
+use crate::protocol::close::CloseReason;
+use crate::shard::engine::Engine;
+use crate::shard::lanes::{Bell, Inbox, Lanes};
+use crate::shard::meters::{Counter, Gauge, Meters, Pause};
+use crossbeam_channel::{Receiver, Sender};
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Token};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Reads both clocks.
+pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
+
+/// Takes telemetry without waiting; false if it is full.
+pub type TelemetrySink = Box<dyn FnMut(Telemetry) -> bool + Send>;
+
+/// The token of the waker; slots of connections are below it.
+const BELL: Token = Token(usize::MAX);
+/// New connections taken in one turn.
+const ARRIVALS_PER_TURN: usize = 256;
+/// The longest sleep: gauges are brought up to date this often at least.
+const SLEEP_MAX: Duration = Duration::from_millis(500);
+/// How long a shard that could not empty its lanes out sleeps.
+const LANE_RETRY: Duration = Duration::from_millis(1);
+/// How often the meters are published while there is work.
+const PUBLISH_NS: u64 = 20_000_000;
+
+/// A new socket for a shard.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The socket, non-blocking.
+    pub stream: std::net::TcpStream,
+    /// Where it comes from.
+    pub peer: IpAddr,
+    /// Why it is turned away after its handshake, if it is.
+    pub turned_away: Option<CloseReason>,
+}
+
+/// What a driver is made of.
+pub struct Parts {
+    /// The engine.
+    pub engine: Engine,
+    /// The poll whose waker is the shard's bell.
+    pub poll: Poll,
+    /// The shard's bell.
+    pub bell: Arc<Bell>,
+    /// What it receives.
+    pub inbox: Inbox,
+    /// Where it sends.
+    pub lanes: Lanes,
+    /// New sockets.
+    pub arrivals: Receiver<Arrival>,
+    /// Where it says whose connection has ended.
+    pub departures: Sender<IpAddr>,
+    /// How many connections it has; the acceptor counts up, the driver down.
+    pub load: Arc<AtomicU32>,
+    /// Where its counts are published.
+    pub meters: Arc<Meters>,
+    /// Where its telemetry goes.
+    pub telemetry: TelemetrySink,
+    /// The clock.
+    pub clock: Clock,
+    /// Whether the thread is to end.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// One shard's thread.
+pub struct Driver {
+    parts: Parts,
+    sockets: Vec<Option<Socket>>,
+    events: Events,
+    /// Slots whose sockets have bytes that were not read.
+    ready: Vec<usize>,
+    reading: Vec<usize>,
+    resumed: Vec<ConnId>,
+    dirty: Vec<ConnId>,
+    scratch: Vec<u8>,
+    published_ns: u64,
+}
+
+#[derive(Debug)]
+struct Socket {
+    stream: TcpStream,
+    conn: ConnId,
+    peer: IpAddr,
+    /// Whether it may hold bytes that were not read.
+    is_readable: bool,
+    /// Whether the peer will send no more, so that a short read does not mean empty.
+    is_ending: bool,
+    /// Whether it is in the list of sockets to be read.
+    is_listed: bool,
+}
+
+/// A poll and the bell that wakes it.
+pub fn poll_with_bell() -> io::Result<(Poll, Arc<Bell>)> {
+    let poll = Poll::new()?;
+    let waker = mio::Waker::new(poll.registry(), BELL)?;
+    Ok((poll, Arc::new(Bell::new(waker))))
+}
+
+impl Driver {
+    /// A shard that has not run yet.
+    pub fn new(parts: Parts) -> Driver {
+        Driver {
+            parts,
+            sockets: Vec::new(),
+            events: Events::with_capacity(1_024),
+            ready: Vec::new(),
+            reading: Vec::new(),
+            resumed: Vec::new(),
+            dirty: Vec::new(),
+            scratch: vec![0; READ_BUDGET_BYTES],
+            published_ns: 0,
+        }
+    }
+
+    /// Runs turns until it is told to stop.
+    ///
+    /// # Errors
+    /// If the poll fails, which no shard can live without.
+    pub fn run(mut self) -> io::Result<()> {
+        while !self.parts.stop.load(Relaxed) {
+            let started = (self.parts.clock)();
+            self.turn(started);
+            let ended = (self.parts.clock)();
+            self.count_turn(started, ended);
+            self.sleep(ended)?;
+        }
+        let last = (self.parts.clock)();
+        self.publish(last);
+        Ok(())
+    }
+
+    fn turn(&mut self, now: Now) {
+        self.take_tells(now);
+        self.take_asks(now);
+        self.take_arrivals(now);
+        self.take_events();
+        self.resume(now);
+        self.read_sockets(now);
+        self.parts.engine.tick(now);
+        let routed = (self.parts.clock)();
+        self.parts.engine.run_own_lane(routed);
+        self.send_lanes();
+        self.write_sockets(routed);
+        let written = (self.parts.clock)();
+        self.parts.engine.end_turn(written);
+        self.close_sockets();
+        self.give_telemetry();
+    }
+
+    fn take_tells(&mut self, now: Now) {
+        for _ in 0..LANE_BUDGET {
+            let Ok(tell) = self.parts.inbox.tells.try_recv() else { return };
+            self.parts.engine.on_tell(now, tell);
+        }
+    }
+
+    fn take_asks(&mut self, now: Now) {
+        for _ in 0..LANE_BUDGET {
+            if !self.parts.engine.may_take_asks() {
+                return self.parts.engine.note_stalled_asks();
+            }
+            let Ok(ask) = self.parts.inbox.asks.try_recv() else { return };
+            self.parts.engine.on_ask(now, ask);
+        }
+    }
+
+    fn take_arrivals(&mut self, now: Now) {
+        for _ in 0..ARRIVALS_PER_TURN {
+            let Ok(arrival) = self.parts.arrivals.try_recv() else { return };
+            let Arrival { stream, peer, turned_away } = arrival;
+            let conn = self.parts.engine.open(now, Some(peer), turned_away);
+            let slot = conn.slot as usize;
+            let mut stream = TcpStream::from_std(stream);
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            let registry = self.parts.poll.registry();
+            if let Err(error) = registry.register(&mut stream, Token(slot), interest) {
+                tracing::warn!(%error, "a new connection could not be watched; it is dropped");
+                self.parts.engine.lost(now, conn);
+            }
+            if self.sockets.len() <= slot {
+                self.sockets.resize_with(slot + 1, || None);
+            }
+            let (is_readable, is_ending, is_listed) = (true, false, false);
+            self.sockets[slot] =
+                Some(Socket { stream, conn, peer, is_readable, is_ending, is_listed });
+        }
+    }
+
+    fn take_events(&mut self) {
+        for event in &self.events {
+            let slot = event.token().0;
+            // An event may be older than the socket that has the slot now; looking once too
+            // often does no harm.
+            let Some(Some(socket)) = self.sockets.get_mut(slot) else { continue };
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                socket.is_readable = true;
+                socket.is_ending |= event.is_read_closed() || event.is_error();
+                if !std::mem::replace(&mut socket.is_listed, true) {
+                    self.ready.push(slot);
+                }
+            }
+            if event.is_writable() {
+                self.parts.engine.writable(socket.conn);
+            }
+        }
+        self.events.clear();
+    }
+
+    fn resume(&mut self, now: Now) {
+        self.parts.engine.resume(now, &mut self.resumed);
+        for conn in self.resumed.drain(..) {
+            if let Some(Some(socket)) = self.sockets.get_mut(conn.slot as usize)
+                && socket.conn == conn
+                && socket.is_readable
+                && !std::mem::replace(&mut socket.is_listed, true)
+            {
+                self.ready.push(conn.slot as usize);
+            }
+        }
+    }
+
+    fn read_sockets(&mut self, now: Now) {
+        std::mem::swap(&mut self.ready, &mut self.reading);
+        let mut reading = std::mem::take(&mut self.reading);
+        for slot in reading.drain(..) {
+            self.read_socket(now, slot);
+        }
+        self.reading = reading;
+    }
+
+    /// Reads a socket until it is empty, its client is paused, or its share is used up.
+    fn read_socket(&mut self, now: Now, slot: usize) {
+        let Some(Some(socket)) = self.sockets.get_mut(slot) else { return };
+        socket.is_listed = false;
+        let conn = socket.conn;
+        let mut budget = READ_BUDGET_BYTES;
+        while socket.is_readable && self.parts.engine.wants_input(conn) {
+            if budget == 0 {
+                self.parts.engine.tally_mut().pause(Pause::ReadBudget);
+                socket.is_listed = true;
+                return self.ready.push(slot);
+            }
+            let offered = &mut self.scratch[..budget];
+            let asked = offered.len();
+            self.parts.engine.tally_mut().add(Counter::SocketReads, 1);
+            match socket.stream.read(offered) {
+                Ok(0) => {
+                    socket.is_readable = false;
+                    return self.parts.engine.lost(now, conn);
+                }
+                Ok(count) => {
+                    budget -= count;
+                    socket.is_readable = count == asked || socket.is_ending;
+                    self.parts.engine.receive(now, conn, &mut self.scratch[..count]);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => socket.is_readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => {
+                    socket.is_readable = false;
+                    return self.parts.engine.lost(now, conn);
+                }
+            }
+        }
+    }
+
+    fn send_lanes(&mut self) {
+        let own = self.parts.engine.shard();
+        for shard in self.shards() {
+            if shard == own {
+                continue;
+            }
+            let asks = self.parts.engine.asks_for(shard);
+            let mut is_used = !asks.is_empty();
+            self.parts.lanes.send_asks(shard, asks);
+            let tells = self.parts.engine.tells_for(shard);
+            is_used |= !tells.is_empty();
+            self.parts.lanes.send_tells(shard, tells);
+            if is_used && self.parts.lanes.ring(shard) {
+                self.parts.engine.tally_mut().add(Counter::Wakeups, 1);
+            }
+        }
+    }
+
+    fn write_sockets(&mut self, now: Now) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        self.parts.engine.take_dirty(&mut dirty);
+        for conn in dirty.drain(..) {
+            while self.write_socket(now, conn) {}
+        }
+        self.dirty = dirty;
+    }
+
+    /// Writes once; true if there is more that the socket might take.
+    fn write_socket(&mut self, now: Now, conn: ConnId) -> bool {
+        let Some(Some(socket)) = self.sockets.get_mut(conn.slot as usize) else { return false };
+        if socket.conn != conn {
+            return false;
+        }
+        let bytes = self.parts.engine.output(now, conn);
+        if bytes.is_empty() {
+            self.parts.engine.wrote_nothing(conn);
+            return false;
+        }
+        let offered = bytes.len();
+        let result = socket.stream.write(bytes);
+        self.parts.engine.tally_mut().add(Counter::SocketWrites, 1);
+        match result {
+            Ok(count) => self.parts.engine.wrote(now, conn, count, count < offered),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.parts.engine.wrote(now, conn, 0, true)
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            Err(_) => {
+                self.parts.engine.wrote(now, conn, 0, true);
+                self.parts.engine.lost(now, conn);
+                false
+            }
+        }
+    }
+
+    fn close_sockets(&mut self) {
+        for conn in self.parts.engine.take_closed() {
+            let Some(place) = self.sockets.get_mut(conn.slot as usize) else { continue };
+            let Some(mut socket) = place.take_if(|socket| socket.conn == conn) else { continue };
+            // A socket that fails here is gone from the poll already.
+            let _ = self.parts.poll.registry().deregister(&mut socket.stream);
+            self.parts.load.fetch_sub(1, Relaxed);
+            // The acceptor may have ended before the shards; then nobody counts any more.
+            let _ = self.parts.departures.send(socket.peer);
+        }
+    }
+
+    fn give_telemetry(&mut self) {
+        let mut lost = 0;
+        for event in self.parts.engine.take_telemetry() {
+            lost += u64::from(!(self.parts.telemetry)(event));
+        }
+        if lost > 0 {
+            self.parts.engine.note_lost_telemetry(lost);
+        }
+    }
+
+    fn count_turn(&mut self, started: Now, ended: Now) {
+        let busy_ns = ended.mono_ns - started.mono_ns;
+        let tally = self.parts.engine.tally_mut();
+        tally.add(Counter::Turns, 1);
+        tally.add(Counter::BusyNanoseconds, busy_ns);
+        tally.turn(busy_ns);
+        if ended.mono_ns - self.published_ns >= PUBLISH_NS {
+            self.publish(ended);
+        }
+    }
+
+    fn publish(&mut self, now: Now) {
+        self.published_ns = now.mono_ns;
+        self.parts.engine.set_gauges();
+        let (asks, tells) = (self.parts.inbox.asks.len(), self.parts.inbox.tells.len());
+        let tally = self.parts.engine.tally_mut();
+        tally.set(Gauge::AskLane, asks as u64);
+        tally.set(Gauge::TellLane, tells as u64);
+        self.parts.meters.publish(tally);
+    }
+
+    /// Sleeps until there is something to do.
+    fn sleep(&mut self, now: Now) -> io::Result<()> {
+        let mut timeout = self.sleep_length(now);
+        if !timeout.is_zero() {
+            self.parts.bell.lie_down();
+            let inbox = &self.parts.inbox;
+            let is_empty = inbox.asks.is_empty()
+                && inbox.tells.is_empty()
+                && self.parts.arrivals.is_empty()
+                && !self.parts.stop.load(Relaxed);
+            if is_empty {
+                self.publish(now);
+            } else {
+                timeout = Duration::ZERO;
+            }
+        }
+        let result = self.parts.poll.poll(&mut self.events, Some(timeout));
+        self.parts.bell.get_up();
+        match result {
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
+            result => result,
+        }
+    }
+
+    fn sleep_length(&mut self, now: Now) -> Duration {
+        if !self.ready.is_empty() || self.parts.engine.has_work() {
+            return Duration::ZERO;
+        }
+        let mut length = SLEEP_MAX;
+        if let Some(tick_ms) = self.parts.engine.next_tick_ms() {
+            length = length.min(Duration::from_millis(tick_ms.saturating_sub(now.mono_ms())));
+        }
+        let own = self.parts.engine.shard();
+        let engine = &mut self.parts.engine;
+        let is_stuck = (0..engine.shards()).map(ShardId).any(|shard| {
+            shard != own
+                && !(engine.asks_for(shard).is_empty() && engine.tells_for(shard).is_empty())
+        });
+        if is_stuck { length.min(LANE_RETRY) } else { length }
+    }
+
+    fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.parts.engine.shards()).map(ShardId)
+    }
+}

@@ -1,0 +1,219 @@
+//! Timers, and every way in which a connection ends.
+//!
+//! A connection that is told to go stays until its last bytes are written and the peer has said
+//! goodbye, or until its time is up: closing a socket while the peer still sends would make the
+//! kernel reset it, and the close frame with its reason would be lost.
+
+use crate::base::ids::ConnId;
+use crate::base::limits::CLOSE_LINGER_MS;
+use crate::base::time::Now;
+use crate::doors::{self, Event, Step, WebSocket};
+use crate::protocol::close::CloseReason;
+use crate::shard::connection::{PausedBy, Stage};
+use crate::shard::engine::Engine;
+use crate::shard::meters::Drop as DropReason;
+use std::mem;
+
+impl Engine {
+    /// Does what is due by now, and tells homes and directories who is gone.
+    pub fn tick(&mut self, now: Now) {
+        while let Some(entry) = self.timers.first_entry() {
+            if *entry.key() > now.mono_ms() {
+                break;
+            }
+            let due_ms = *entry.key();
+            for conn in entry.remove() {
+                if let Some(connection) = self.connection_mut(conn)
+                    && connection.timer_ms == due_ms
+                {
+                    connection.timer_ms = u64::MAX;
+                    self.look_after(now, conn);
+                    self.arm(conn);
+                }
+            }
+        }
+        self.home.expire(now, &mut self.told);
+        self.stage_told(now);
+        self.edge.tick(now, &mut self.deliveries);
+        self.deliver(now);
+        for (conn, reason) in mem::take(&mut self.leaving) {
+            self.edge.disconnect(conn, reason, &mut self.asks, &mut self.deliveries);
+        }
+        self.deliver(now);
+        // Only now that no session is left in them may the slots have new tenants.
+        self.free.append(&mut self.retired);
+    }
+
+    /// The connections whose sockets are to be closed now.
+    pub fn take_closed(&mut self) -> Vec<ConnId> {
+        mem::take(&mut self.closed)
+    }
+
+    /// Sends every client away, spread over the window, each told when to come back.
+    pub(super) fn drain(&mut self, now: Now, window_ms: u64) {
+        if mem::replace(&mut self.is_draining, true) {
+            return;
+        }
+        let clients: Vec<ConnId> = self.edge.clients().collect();
+        let count = clients.len() as u64;
+        // They come back over a time in which a node takes this many without noticing.
+        let spread_ms = (2 * count).clamp(1_000, 60_000);
+        for (place, conn) in clients.into_iter().enumerate() {
+            let retry_after_ms = 250 + self.rng.u64(0..spread_ms);
+            let notice = self.edge.closing_notice(now, retry_after_ms);
+            self.send(now, conn, notice);
+            if let Some(connection) = self.connection_mut(conn) {
+                let share_ms = window_ms * place as u64 / count.max(1);
+                connection.drain_at_ms = Some(now.mono_ms() + share_ms);
+            }
+            self.arm(conn);
+        }
+    }
+
+    fn look_after(&mut self, now: Now, conn: ConnId) {
+        let now_ms = now.mono_ms();
+        let (heartbeat_ms, grace_ms) =
+            (u64::from(self.limits.heartbeat_ms), u64::from(self.limits.slow_grace_ms));
+        let Some(connection) = self.connection_mut(conn) else { return };
+        match connection.stage {
+            Stage::Handshake { deadline_ms } | Stage::Claiming { deadline_ms, .. } => {
+                if now_ms >= deadline_ms {
+                    self.begin_close(now, conn, CloseReason::HandshakeTimeout, None);
+                }
+            }
+            Stage::Closing { deadline_ms, .. } => {
+                if now_ms >= deadline_ms {
+                    self.forget(conn);
+                }
+            }
+            Stage::Open(_) => {
+                let is_over = |since_ms: Option<u64>, span_ms| {
+                    since_ms.is_some_and(|since_ms| now_ms >= since_ms + span_ms)
+                };
+                let silent_ms = now_ms.saturating_sub(connection.last_heard_ms);
+                if is_over(connection.drain_at_ms, 0) {
+                    self.begin_close(now, conn, CloseReason::GoingAway, None);
+                } else if is_over(connection.behind_since_ms, grace_ms) {
+                    self.begin_close(now, conn, CloseReason::TooSlow, None);
+                } else if matches!(connection.paused, Some(PausedBy::Lane(_) | PausedBy::Outbox)) {
+                    // It is this server that does not listen.
+                    connection.last_heard_ms = now_ms;
+                    connection.is_pinged = false;
+                } else if silent_ms >= 2 * heartbeat_ms {
+                    self.begin_close(now, conn, CloseReason::Silent, None);
+                } else if silent_ms >= heartbeat_ms && !connection.is_pinged {
+                    connection.is_pinged = true;
+                    self.send_raw(now, conn, doors::ping(b""));
+                }
+            }
+        }
+    }
+
+    /// Ends the conversation: the session is over at once, the bytes that explain it follow.
+    pub(super) fn begin_close(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        reason: CloseReason,
+        words: Option<String>,
+    ) {
+        let Engine { connections, mail, outbox_bytes, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
+        if connection.id != conn || connection.is_closing() {
+            return;
+        }
+        let was_open = connection.is_open();
+        if matches!(reason, CloseReason::TooSlow | CloseReason::Lost) || connection.is_held {
+            let before = connection.outbox.bytes();
+            // The answer to its handshake goes before any goodbye.
+            let dropped = connection.outbox.abandon(mail, connection.is_held);
+            *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
+            self.tally.dropped(DropReason::Closed, dropped);
+        }
+        self.tally.close(reason);
+        self.leaving.push((conn, reason));
+        let says_goodbye = was_open && reason.code() != 1006 && reason != CloseReason::ByClient;
+        if says_goodbye {
+            let words = words.as_deref().unwrap_or(reason.reason());
+            self.send_raw(now, conn, doors::close(reason.code(), words));
+        }
+        self.unpause(conn);
+        let Some(connection) = self.connection_mut(conn) else { return };
+        connection.is_held = false;
+        connection.stalled = None;
+        connection.input = Vec::new();
+        let socket = match mem::replace(&mut connection.stage, Stage::Handshake { deadline_ms: 0 }) {
+            Stage::Open(socket) => Some(socket),
+            _ => None,
+        };
+        connection.stage = Stage::Closing {
+            socket,
+            is_answered: !says_goodbye,
+            deadline_ms: now.mono_ms() + CLOSE_LINGER_MS,
+        };
+        self.arm(conn);
+        match reason {
+            CloseReason::Lost | CloseReason::HandshakeTimeout => self.forget(conn),
+            _ => self.mark_dirty(conn),
+        }
+    }
+
+    /// Refuses a handshake with an HTTP answer.
+    pub(super) fn end_handshake(&mut self, now: Now, conn: ConnId, response: Vec<u8>) {
+        self.send_raw(now, conn, response);
+        self.begin_close(now, conn, CloseReason::HandshakeRefused, None);
+    }
+
+    /// A connection that was told to go may end when its last byte is written and nothing more is
+    /// awaited from the peer.
+    pub(super) fn finish_close_if_written(&mut self, conn: ConnId) {
+        let Some(connection) = self.connection(conn) else { return };
+        if let Stage::Closing { is_answered: true, .. } = connection.stage
+            && connection.outbox.is_empty()
+        {
+            self.forget(conn);
+        }
+    }
+
+    /// Reads on, only for the peer's goodbye.
+    pub(super) fn await_goodbye(
+        &mut self,
+        conn: ConnId,
+        socket: &mut WebSocket,
+        input: &mut [u8],
+    ) {
+        let bytes_max = self.limits.max_message_bytes as usize;
+        let mut used = 0;
+        while let Step::Event { used: count, event } = socket.next(&mut input[used..], bytes_max) {
+            used += count;
+            match event {
+                Some(Event::Close(_)) => {
+                    if let Some(connection) = self.connection_mut(conn)
+                        && let Stage::Closing { is_answered, .. } = &mut connection.stage
+                    {
+                        *is_answered = true;
+                    }
+                    return self.finish_close_if_written(conn);
+                }
+                Some(_) => {}
+                None if count == 0 => return,
+                None => {}
+            }
+        }
+    }
+
+    /// Forgets a connection; its socket is to be closed.
+    pub(super) fn forget(&mut self, conn: ConnId) {
+        if self.connection(conn).is_none() {
+            return;
+        }
+        self.unpause(conn);
+        let Some(connection) = self.connections[conn.slot as usize].take() else { return };
+        self.outbox_bytes -= connection.outbox.bytes() as u64;
+        self.tally.dropped(DropReason::Closed, connection.outbox.len() as u64);
+        self.generations[conn.slot as usize] += 1;
+        self.retired.push(conn.slot);
+        self.connection_count -= 1;
+        self.closed.push(conn);
+    }
+}

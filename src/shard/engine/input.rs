@@ -1,0 +1,299 @@
+//! From a connection's bytes to the edge.
+
+use crate::base::ids::{ConnId, ShardId};
+use crate::base::time::Now;
+use crate::broker::edge::Flow;
+use crate::broker::edge::arrivals::draining;
+use crate::doors::handshake::{self, Handshake};
+use crate::doors::{self, Event, Step, WebSocket};
+use crate::protocol::close::CloseReason;
+use crate::protocol::decode;
+use crate::shard::connection::{PausedBy, Stage};
+use crate::shard::engine::Engine;
+use crate::shard::meters::{Counter, Pause};
+use std::mem;
+
+impl Engine {
+    /// A socket was read. The bytes are the driver's and may be written over.
+    pub fn receive(&mut self, now: Now, conn: ConnId, bytes: &mut [u8]) {
+        self.tally.add(Counter::BytesReceived, bytes.len() as u64);
+        let Some(connection) = self.connection_mut(conn) else { return };
+        connection.last_heard_ms = now.mono_ms();
+        connection.is_pinged = false;
+        if connection.input.is_empty() && connection.paused.is_none() {
+            // The common case: whole messages, handled where the socket put them.
+            let used = self.process(now, conn, bytes);
+            if let Some(connection) = self.connection_mut(conn)
+                && used < bytes.len()
+            {
+                connection.input.extend_from_slice(&bytes[used..]);
+            }
+        } else {
+            connection.input.extend_from_slice(bytes);
+            self.process_kept(now, conn);
+        }
+    }
+
+    /// The socket has ended or failed.
+    pub fn lost(&mut self, now: Now, conn: ConnId) {
+        let Some(connection) = self.connection(conn) else { return };
+        if connection.is_closing() {
+            self.forget(conn);
+        } else {
+            self.begin_close(now, conn, CloseReason::Lost, None);
+        }
+    }
+
+    /// Whether the driver should read this connection's socket.
+    pub fn wants_input(&self, conn: ConnId) -> bool {
+        self.connection(conn).is_some_and(|connection| connection.paused.is_none())
+    }
+
+    /// Looks again at the input of connections that were paused and are not any more; gives those
+    /// whose sockets should be read again, too.
+    pub fn resume(&mut self, now: Now, resumed: &mut Vec<ConnId>) {
+        for _ in 0..self.unread.len() {
+            let Some(conn) = self.unread.pop_front() else { return };
+            if self.connection(conn).is_none() {
+                continue;
+            }
+            self.unpause(conn);
+            if let Flow::Blocked(home) = self.edge.run_errands(conn, &mut self.asks) {
+                self.wait_for_lane(conn, home);
+                continue;
+            }
+            let may_send = self.edge.may_send(conn);
+            let Some(connection) = self.connection_mut(conn) else { continue };
+            if connection.is_open() && !may_send {
+                self.pause(conn, PausedBy::Arriving);
+                continue;
+            }
+            if let Some(text) = connection.stalled.take() {
+                self.offer(now, conn, &text, true);
+            }
+            self.process_kept(now, conn);
+            if self.wants_input(conn) {
+                resumed.push(conn);
+            }
+        }
+    }
+
+    fn process_kept(&mut self, now: Now, conn: ConnId) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        if connection.input.is_empty() || connection.paused.is_some() {
+            return;
+        }
+        let mut input = mem::take(&mut connection.input);
+        let used = self.process(now, conn, &mut input);
+        let Some(connection) = self.connection_mut(conn) else { return };
+        if used < input.len() {
+            input.drain(..used);
+            connection.input = input;
+        }
+    }
+
+    /// Handles what is whole of the input; how many bytes were used up.
+    fn process(&mut self, now: Now, conn: ConnId, input: &mut [u8]) -> usize {
+        let Some(connection) = self.connection_mut(conn) else { return input.len() };
+        match &mut connection.stage {
+            Stage::Handshake { .. } => self.process_handshake(now, conn, input),
+            Stage::Claiming { .. } => 0,
+            Stage::Open(socket) => {
+                let mut socket = mem::take(socket);
+                let used = self.process_frames(now, conn, &mut socket, input);
+                if let Some(connection) = self.connection_mut(conn) {
+                    match &mut connection.stage {
+                        Stage::Open(place) => *place = socket,
+                        Stage::Closing { socket: Some(place), .. } => *place = socket,
+                        _ => {}
+                    }
+                }
+                used
+            }
+            Stage::Closing { socket, .. } => {
+                if let Some(mut socket) = socket.take() {
+                    self.await_goodbye(conn, &mut socket, input);
+                    if let Some(connection) = self.connection_mut(conn)
+                        && let Stage::Closing { socket: place, .. } = &mut connection.stage
+                    {
+                        *place = Some(socket);
+                    }
+                }
+                input.len()
+            }
+        }
+    }
+
+    fn process_handshake(&mut self, now: Now, conn: ConnId, input: &[u8]) -> usize {
+        let read = handshake::read(input, &self.handshakes);
+        let Some(connection) = self.connection_mut(conn) else { return input.len() };
+        match read {
+            Handshake::Need => 0,
+            Handshake::Refused { response, fault } => {
+                self.tally.fault(fault);
+                self.end_handshake(now, conn, response);
+                input.len()
+            }
+            Handshake::Hello { hello, .. } if connection.turned_away.is_some() => {
+                let reason = connection.turned_away.unwrap_or(CloseReason::Full);
+                connection.stage = Stage::Open(WebSocket::new());
+                self.send_raw(now, conn, hello.accept_response());
+                self.begin_close(now, conn, reason, None);
+                input.len()
+            }
+            Handshake::Hello { .. } if self.is_draining => {
+                let refusal = draining();
+                self.tally.fault(refusal.fault);
+                self.end_handshake(now, conn, doors::refuse(&refusal));
+                input.len()
+            }
+            Handshake::Hello { used, hello } => {
+                let Stage::Handshake { deadline_ms } = connection.stage else { return used };
+                let peer = connection.peer;
+                let accept = hello.accept_response();
+                match self.edge.connect(now, conn, peer, hello.identity, &mut self.asks) {
+                    Flow::Done => {
+                        self.pause(conn, PausedBy::Arriving);
+                        if let Some(connection) = self.connection_mut(conn) {
+                            connection.stage = Stage::Claiming { accept, deadline_ms };
+                        }
+                        used
+                    }
+                    Flow::Blocked(home) => {
+                        self.wait_for_lane(conn, home);
+                        0
+                    }
+                }
+            }
+        }
+    }
+
+    fn process_frames(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        socket: &mut WebSocket,
+        input: &mut [u8],
+    ) -> usize {
+        let bytes_max = self.limits.max_message_bytes as usize;
+        let mut used = 0;
+        while self.connection(conn).is_some_and(|known| known.is_open() && known.paused.is_none()) {
+            match socket.next(&mut input[used..], bytes_max) {
+                Step::Need { wanted } => {
+                    if let Some(connection) = self.connection_mut(conn) {
+                        connection.input.reserve_exact(wanted.min(bytes_max + 16));
+                    }
+                    break;
+                }
+                Step::Event { used: count, event } => {
+                    used += count;
+                    self.on_event(now, conn, event);
+                }
+                Step::Fail(reason) => {
+                    self.begin_close(now, conn, reason, None);
+                    return input.len();
+                }
+            }
+        }
+        used
+    }
+
+    fn on_event(&mut self, now: Now, conn: ConnId, event: Option<Event<'_>>) {
+        match event {
+            Some(Event::Text(text)) => self.offer(now, conn, text, false),
+            Some(Event::Ping(payload)) => {
+                self.send_raw(now, conn, doors::pong(payload));
+                self.pause_if_unread(now, conn);
+            }
+            Some(Event::Pong(_)) | None => {}
+            Some(Event::Close(frame)) => {
+                self.send_raw(now, conn, doors::close_reply(frame.as_ref()));
+                self.begin_close(now, conn, CloseReason::ByClient, None);
+            }
+        }
+    }
+
+    /// Offers a message to the edge; if its lane is full, the message waits for it.
+    fn offer(&mut self, now: Now, conn: ConnId, text: &str, again: bool) {
+        let flow = match decode::decode(text) {
+            Ok(envelope) => {
+                if !again {
+                    self.tally.add(Counter::MessagesReceived, 1);
+                }
+                let (asks, out) = (&mut self.asks, &mut self.deliveries);
+                self.edge.on_message(now, conn, &envelope, again, asks, out)
+            }
+            Err(rejected) => {
+                self.edge.on_malformed(now, conn, *rejected, &mut self.deliveries);
+                Flow::Done
+            }
+        };
+        self.deliver(now);
+        match flow {
+            Flow::Done => {
+                if !self.edge.may_send(conn) {
+                    self.pause(conn, PausedBy::Arriving);
+                }
+                self.pause_if_unread(now, conn);
+            }
+            Flow::Blocked(home) => {
+                if let Some(connection) = self.connection_mut(conn) {
+                    connection.stalled = Some(text.into());
+                }
+                self.wait_for_lane(conn, home);
+            }
+        }
+    }
+
+    fn wait_for_lane(&mut self, conn: ConnId, home: ShardId) {
+        self.pause(conn, PausedBy::Lane(home));
+        self.blocked[home.index()].push(conn);
+    }
+
+    /// Does not read a client that does not read what it is sent.
+    fn pause_if_unread(&mut self, now: Now, conn: ConnId) {
+        let bytes_max = self.outbox_bytes_max();
+        let Some(connection) = self.connection_mut(conn) else { return };
+        if connection.outbox.bytes() > bytes_max / 2
+            && connection.paused.is_none()
+            && connection.is_open()
+        {
+            connection.behind_since_ms.get_or_insert(now.mono_ms());
+            self.pause(conn, PausedBy::Outbox);
+            self.arm(conn);
+        }
+    }
+
+    pub(super) fn pause(&mut self, conn: ConnId, by: PausedBy) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        if connection.is_closing() {
+            return;
+        }
+        if connection.paused.replace(by).is_none() {
+            self.paused += 1;
+        }
+        self.tally.pause(match by {
+            PausedBy::Lane(_) => Pause::AskLaneFull,
+            PausedBy::Outbox => Pause::OutboxFull,
+            PausedBy::Arriving => Pause::Identifying,
+        });
+    }
+
+    pub(super) fn unpause(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connection_mut(conn)
+            && connection.paused.take().is_some()
+        {
+            self.paused -= 1;
+        }
+    }
+
+    /// Lets those go on that waited for lanes which have room again.
+    pub(super) fn unblock(&mut self) {
+        for (home, waiting) in self.blocked.iter_mut().enumerate() {
+            let home = ShardId(home as u16);
+            if !waiting.is_empty() && self.asks.has_room(home) {
+                self.unread.extend(waiting.drain(..));
+            }
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! One shard as a pure machine: bytes, asks, tells, ticks and `now` in; bytes, asks, tells and
+//! telemetry out.
+//!
+//! It has no socket, clock, thread, lock or trait parameter. The [driver](crate::shard::driver)
+//! gives it all of those; the simulator is another driver, with N engines in one thread.
+//!
+//! A driver calls it in turns:
+//!
+//! 1. [`Engine::on_tell`] and then, while [`Engine::may_take_asks`], [`Engine::on_ask`]
+//! 2. [`Engine::resume`], and [`Engine::receive`] for each socket that has bytes
+//! 3. [`Engine::tick`]
+//! 4. [`Engine::run_own_lane`]
+//! 5. [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
+//! 6. for each of [`Engine::take_dirty`]: [`Engine::output`] and [`Engine::wrote`]
+//! 7. [`Engine::end_turn`]
+//!
+//! *Invariants*: what a client sent is handled in order and once; after a turn no outbox holds
+//! fresh letters; a connection is closed once, for one reason, which is counted.
+//! [`Engine::check`] asserts what can be asserted.
+
+mod closing;
+mod input;
+mod output;
+
+use crate::base::hash::{Placement, seeded};
+use crate::base::ids::{ConnId, ShardId};
+use crate::base::limits::{LANE_STAGED_MAX, Limits};
+use crate::base::quota::Quota;
+use crate::base::time::Now;
+use crate::broker::census::ROWS_MAX;
+use crate::broker::delivery::Deliveries;
+use crate::broker::edge::{Edge, Facts};
+use crate::broker::home::{Bootstrap, Home, Told};
+use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
+use crate::broker::telemetry::{Event, Telemetry};
+use crate::doors::{HandshakePolicy, Origins};
+use crate::protocol::close::CloseReason;
+use crate::protocol::views::Counts;
+use crate::shard::connection::Connection;
+use crate::shard::meters::{Counter, Drop as DropReason, Gauge, Pause, Tally};
+use crate::shard::outbox::Mail;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// What an engine is made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Which shard it is.
+    pub shard: ShardId,
+    /// Where rooms and clients are at home: the same on every shard.
+    pub placement: Placement,
+    /// The limits.
+    pub limits: Arc<Limits>,
+    /// What clients are told.
+    pub facts: Arc<Facts>,
+    /// Which web pages may connect.
+    pub origins: Origins,
+    /// The rooms that are there from the start, on all shards together.
+    pub rooms: Arc<Vec<Bootstrap>>,
+    /// How many rooms there are on all shards together.
+    pub rooms_on_node: Quota,
+    /// Where its randomness comes from.
+    pub seed: u64,
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Engine {
+    shard: ShardId,
+    placement: Placement,
+    limits: Arc<Limits>,
+    handshakes: HandshakePolicy,
+    edge: Edge,
+    home: Home,
+    connections: Vec<Option<Box<Connection>>>,
+    generations: Vec<u32>,
+    free: Vec<u32>,
+    /// Slots whose session has not been ended yet.
+    retired: Vec<u32>,
+    connection_count: usize,
+    asks: Asks,
+    tells: Vec<VecDeque<Tell>>,
+    deliveries: Deliveries,
+    told: Told,
+    mail: Mail,
+    scratch: Vec<u8>,
+    /// The numbers that `scratch` was gathered from, if the next connection may use it too.
+    gathered: Vec<u32>,
+    dirty: Vec<ConnId>,
+    /// Connections whose input is to be looked at again.
+    unread: VecDeque<ConnId>,
+    /// Connections that wait for a lane, by the home it leads to.
+    blocked: Vec<Vec<ConnId>>,
+    /// Connections whose session is over and has to be told of.
+    leaving: Vec<(ConnId, CloseReason)>,
+    /// Connections whose socket is to be closed.
+    closed: Vec<ConnId>,
+    timers: BTreeMap<u64, Vec<ConnId>>,
+    traced: Vec<(PendingRef, u64)>,
+    telemetry: Vec<Telemetry>,
+    tally: Tally,
+    paused: u64,
+    outbox_bytes: u64,
+    is_draining: bool,
+    rng: fastrand::Rng,
+}
+
+impl Engine {
+    /// A shard without connections, with those rooms that are at home on it.
+    pub fn new(plan: Plan, now: Now) -> Engine {
+        let Plan { shard, placement, limits, facts, origins, rooms, rooms_on_node, seed } = plan;
+        let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(shard.0) << 48);
+        let hasher = seeded(rng.u64(..));
+        let mut home =
+            Home::new(shard, limits.clone(), rooms_on_node, hasher.clone(), rng.fork());
+        for room in rooms.iter().filter(|room| placement.of_room(&room.name) == shard) {
+            home.bootstrap(now, room);
+        }
+        let edge =
+            Edge::new(shard, placement.clone(), limits.clone(), facts, hasher, rng.fork());
+        let shards = placement.shards();
+        Engine {
+            shard,
+            limits,
+            handshakes: HandshakePolicy { allowed_origins: origins },
+            edge,
+            home,
+            connections: Vec::new(),
+            generations: Vec::new(),
+            free: Vec::new(),
+            retired: Vec::new(),
+            connection_count: 0,
+            asks: Asks::new(shards),
+            tells: (0..shards).map(|_| VecDeque::new()).collect(),
+            deliveries: Deliveries::default(),
+            told: Told::default(),
+            mail: Mail::default(),
+            scratch: Vec::new(),
+            gathered: Vec::new(),
+            dirty: Vec::new(),
+            unread: VecDeque::new(),
+            blocked: (0..shards).map(|_| Vec::new()).collect(),
+            leaving: Vec::new(),
+            closed: Vec::new(),
+            timers: BTreeMap::new(),
+            traced: Vec::new(),
+            telemetry: Vec::new(),
+            tally: Tally::default(),
+            paused: 0,
+            outbox_bytes: 0,
+            is_draining: false,
+            placement,
+            rng,
+        }
+    }
+
+    /// Which shard it is.
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> u16 {
+        self.placement.shards()
+    }
+
+    /// Takes a connection whose handshake is awaited. `turned_away` says why it is closed as soon
+    /// as it has shaken hands, if it is.
+    pub fn open(
+        &mut self,
+        now: Now,
+        peer: Option<IpAddr>,
+        turned_away: Option<CloseReason>,
+    ) -> ConnId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            self.generations.push(0);
+            (self.connections.len() - 1) as u32
+        });
+        let conn = ConnId { slot, generation: self.generations[slot as usize] };
+        let deadline_ms = now.mono_ms() + u64::from(self.limits.handshake_timeout_ms);
+        let mut connection = Connection::new(conn, peer, now.mono_ms(), deadline_ms);
+        connection.turned_away = turned_away;
+        self.connections[slot as usize] = Some(Box::new(connection));
+        self.connection_count += 1;
+        self.tally.add(Counter::ConnectionsOpened, 1);
+        self.arm(conn);
+        conn
+    }
+
+    /// Handles a tell of a home.
+    pub fn on_tell(&mut self, now: Now, tell: Tell) {
+        self.tally.add(Counter::Tells, 1);
+        self.edge.on_tell(now, tell, &mut self.deliveries);
+        self.deliver(now);
+    }
+
+    /// Whether asks may be handled: every edge has taken most of what it was told.
+    pub fn may_take_asks(&self) -> bool {
+        self.tells.iter().all(|queue| queue.len() < LANE_STAGED_MAX)
+    }
+
+    /// Handles an ask of an edge.
+    pub fn on_ask(&mut self, now: Now, ask: Ask) {
+        self.tally.add(Counter::Asks, 1);
+        match ask {
+            Ask::Survey(survey) => self.on_survey(now, *survey),
+            Ask::Traced(report) => {
+                self.edge.on_traced(now, report, &mut self.deliveries);
+                self.deliver(now);
+            }
+            Ask::Drain { window_ms } => self.drain(now, window_ms),
+            Ask::Reconfigure(limits) => {
+                self.limits = limits.clone();
+                self.edge.reconfigure(limits.clone());
+                self.home.reconfigure(limits);
+            }
+            ask => self.home.on_ask(now, ask, &mut self.told),
+        }
+        self.stage_told(now);
+    }
+
+    /// Counts that asks wait because an edge does not take what it is told.
+    pub fn note_stalled_asks(&mut self) {
+        self.tally.pause(Pause::TellLaneFull);
+    }
+
+    /// Handles what the shard asks of itself and tells itself. The way is the same as between
+    /// shards, without the lanes.
+    pub fn run_own_lane(&mut self, now: Now) {
+        self.edge.note_parsed(now);
+        // Tells of this turn may not grow without end: what is left is done in the next turn.
+        for _ in 0..self.asks.queue(self.shard).len() {
+            if !self.may_take_asks() {
+                break;
+            }
+            if let Some(ask) = self.asks.queue(self.shard).pop_front() {
+                self.on_ask(now, ask);
+            }
+        }
+        while let Some(tell) = self.tells[self.shard.index()].pop_front() {
+            self.on_tell(now, tell);
+        }
+    }
+
+    /// What waits for the ask lane of another shard.
+    pub fn asks_for(&mut self, home: ShardId) -> &mut VecDeque<Ask> {
+        self.asks.queue(home)
+    }
+
+    /// What waits for the tell lane of another shard.
+    pub fn tells_for(&mut self, edge: ShardId) -> &mut VecDeque<Tell> {
+        &mut self.tells[edge.index()]
+    }
+
+    /// Whether there is something to do before any socket or other shard says so.
+    pub fn has_work(&mut self) -> bool {
+        !self.unread.is_empty() || !self.leaving.is_empty() || !self.asks.queue(self.shard).is_empty()
+    }
+
+    /// When [`Engine::tick`] next has something to do, on the monotonic clock in milliseconds.
+    pub fn next_tick_ms(&self) -> Option<u64> {
+        let timers = self.timers.keys().next().copied();
+        let others = [self.home.next_expiry_ms(), self.edge.next_deadline_ms()];
+        timers.into_iter().chain(others.into_iter().flatten()).min()
+    }
+
+    /// What happened since this was last asked, for the control plane.
+    pub fn take_telemetry(&mut self) -> std::vec::Drain<'_, Telemetry> {
+        self.telemetry.drain(..)
+    }
+
+    /// Counts telemetry that the control plane did not take.
+    pub fn note_lost_telemetry(&mut self, events: u64) {
+        self.tally.dropped(DropReason::TelemetryFull, events);
+    }
+
+    /// Everything that is counted. The driver adds what only it can see.
+    pub fn tally_mut(&mut self) -> &mut Tally {
+        &mut self.tally
+    }
+
+    /// Everything that is counted.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Brings the gauges up to date.
+    pub fn set_gauges(&mut self) {
+        self.tally.set(Gauge::Connections, self.connection_count as u64);
+        self.tally.set(Gauge::Clients, self.edge.client_count());
+        self.tally.set(Gauge::Rooms, self.home.room_count() as u64);
+        self.tally.set(Gauge::Channels, self.home.channel_count() as u64);
+        self.tally.set(Gauge::HistoryMessages, self.home.history_count() as u64);
+        self.tally.set(Gauge::Paused, self.paused);
+        self.tally.set(Gauge::OutboxBytes, self.outbox_bytes);
+    }
+
+    /// How many connections there are.
+    pub fn connection_count(&self) -> usize {
+        self.connection_count
+    }
+
+    /// The rooms and clients at home here; for the simulator.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// The clients connected here; for the simulator.
+    pub fn edge(&self) -> &Edge {
+        &self.edge
+    }
+
+    /// Asserts every invariant; for tests and the simulator, between turns.
+    pub fn check(&self) {
+        self.home.check();
+        self.edge.check();
+        let connections = || self.connections.iter().flatten();
+        for connection in connections() {
+            connection.outbox.check();
+            assert!(connection.outbox.bytes() <= 2 * self.outbox_bytes_max() + (4 << 20));
+        }
+        let paused = connections().filter(|connection| connection.paused.is_some()).count();
+        assert_eq!(paused as u64, self.paused, "pauses are counted right");
+        let waiting: usize = connections().map(|connection| connection.outbox.bytes()).sum();
+        assert_eq!(waiting as u64, self.outbox_bytes, "outbox bytes are counted right");
+        assert!(self.mail.letters().is_empty(), "mail lives for one turn");
+    }
+
+    fn on_survey(&mut self, now: Now, survey: Survey) {
+        let Survey { reply_to, client, topic } = survey;
+        let part = match topic {
+            Topic::Status => Part::Status(Counts {
+                clients: self.edge.client_count(),
+                rooms: self.home.room_count() as u64,
+                channels: self.home.channel_count() as u64,
+                messages_in: self.tally.counter(Counter::MessagesReceived),
+                messages_out: self.tally.counter(Counter::MessagesSent),
+            }),
+            Topic::Rooms => self.home.rooms_part(&client, ROWS_MAX),
+            Topic::Clients => self.edge.clients_part(),
+            Topic::Announce(frame) => {
+                let clients = self.edge.announce(&frame, &mut self.deliveries);
+                self.deliver(now);
+                Part::Announced(clients)
+            }
+        };
+        let tell = Tell::Part { pending: reply_to.pending, shard: self.shard, part };
+        self.told.tell(reply_to.shard, tell);
+    }
+
+    /// Stages what the home wants told.
+    fn stage_told(&mut self, now: Now) {
+        self.tally.add(Counter::EventsAccepted, std::mem::take(&mut self.told.accepted));
+        self.tally.add(Counter::EventsDuplicate, std::mem::take(&mut self.told.duplicates));
+        for (shard, tell) in self.told.tells.drain(..) {
+            self.tells[shard.index()].push_back(tell);
+        }
+        let at_us = now.wall_us;
+        let events = self.told.telemetry.drain(..);
+        self.telemetry.extend(events.map(|event| Telemetry { at_us, event }));
+    }
+
+    fn tell_telemetry(&mut self, now: Now, event: Event) {
+        self.telemetry.push(Telemetry { at_us: now.wall_us, event });
+    }
+
+    fn connection(&self, conn: ConnId) -> Option<&Connection> {
+        let connection = self.connections.get(conn.slot as usize)?.as_deref()?;
+        (connection.id == conn).then_some(connection)
+    }
+
+    fn connection_mut(&mut self, conn: ConnId) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(conn.slot as usize)?.as_deref_mut()?;
+        (connection.id == conn).then_some(connection)
+    }
+
+    fn outbox_bytes_max(&self) -> usize {
+        self.limits.outbox_bytes as usize
+    }
+
+    /// Sees to it that a connection is looked at when it next has to be.
+    fn arm(&mut self, conn: ConnId) {
+        let (heartbeat_ms, grace_ms) =
+            (u64::from(self.limits.heartbeat_ms), u64::from(self.limits.slow_grace_ms));
+        let Some(connection) = self.connection_mut(conn) else { return };
+        // A grain of 8 ms keeps the table short.
+        let due_ms = connection.next_check_ms(heartbeat_ms, grace_ms).next_multiple_of(8);
+        if due_ms < connection.timer_ms {
+            connection.timer_ms = due_ms;
+            self.timers.entry(due_ms).or_default().push(conn);
+        }
+    }
+
+    /// Reports where traced messages went, if their lane has room.
+    fn report_traces(&mut self, now: Now) {
+        for (reply_to, members) in std::mem::take(&mut self.traced) {
+            if !self.asks.has_room(reply_to.shard) {
+                self.tally.dropped(DropReason::TraceReport, 1);
+                continue;
+            }
+            let report = TraceReport {
+                pending: reply_to.pending,
+                shard: self.shard,
+                delivered_ns: now.mono_ns,
+                members,
+            };
+            self.asks.push(reply_to.shard, Ask::Traced(report));
+        }
+    }
+}
