@@ -10,5 +10,6 @@ pub mod fault;
 pub mod frame;
 pub mod json;
 pub mod names;
+pub mod quote;
 pub mod reply;
 pub mod timestamp;
