@@ -29,6 +29,8 @@ pub const HISTORY_LIMIT_MAX: usize = 1_000;
 pub const HISTORY_LIMIT_DEFAULT: usize = 50;
 /// The longest text of an announcement, in bytes.
 pub const ANNOUNCEMENT_BYTES_MAX: usize = 4 * 1024;
+/// The longest reason a WebSocket close frame can carry (RFC 6455, section 5.5), in bytes.
+pub const CLOSE_REASON_BYTES_MAX: usize = 123;
 /// The longest time to live a message may ask for: one year.
 pub const TTL_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
 /// The most metadata one `create_channel` or `create_room` may carry, as JSON, in bytes.

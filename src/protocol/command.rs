@@ -1,4 +1,22 @@
 //! The commands: what each takes, who may give it, and how its parameters are read.
+//!
+//! The types are here. One table ([`table`]) says everything about each command: [`parse`] reads
+//! by it and [`help`] shows it, so the two can't disagree.
+//!
+//! *Invariants*: a [`Command`] that was parsed has all its parameters, each of its type and within
+//! its range, and every name in it is valid. Only `join_channel` and `leave_channel` may say `*`
+//! for the channel.
+//!
+//! *Not here*: what a command does, whether the client may give it, and how it is answered.
+
+mod identity;
+mod parameters;
+mod parse;
+mod table;
+
+pub use identity::identity_field;
+pub use parse::parse;
+pub use table::{CommandSpec, ParameterSpec, ParameterType, Scope, help, help_brief};
 
 use crate::protocol::names::Name;
 use serde::Serialize;

@@ -1,0 +1,264 @@
+//! Good envelopes and bad ones, as tables.
+
+use super::*;
+use serde_json::{Map, Value as Tree, json};
+
+/// A good envelope with some fields changed; `null` in `changes` takes a field away.
+fn envelope(changes: Tree) -> String {
+    let mut message = json!({
+        "version": "1.0",
+        "id": "arq_1",
+        "type": "event",
+        "room": "science",
+        "channel": "general",
+        "from": "alice",
+        "timestamp": "2025-11-30T12:00:00Z",
+        "payload": {"text": "hi"},
+    });
+    for (key, value) in changes.as_object().unwrap() {
+        if value.is_null() {
+            message.as_object_mut().unwrap().remove(key);
+        } else {
+            message[key] = value.clone();
+        }
+    }
+    message.to_string()
+}
+
+fn refusal(text: &str) -> Refusal {
+    let rejected = decode(text).expect_err(text);
+    let Refusal { message, field, .. } = &rejected.refusal;
+    assert!(!message.is_empty() && message.len() < 600, "{rejected:?}");
+    assert!(field.as_ref().is_none_or(|field| (1..=400).contains(&field.len())));
+    rejected.refusal
+}
+
+#[test]
+fn a_good_message_is_read() {
+    let text = r#" { "payload" : { "a" : [1, "}"] } , "version":"1.0","id":"arq_A-z_9",
+            "type":"private","room":"science","channel":"general","from":"alice",
+            "timestamp":"2025-11-30T12:00:00Z","metadata":{ "ack":true, "x" : {"sequence":1} , "ttl_ms":5 } } "#;
+    let expected = Envelope {
+        id: "arq_A-z_9".into(),
+        kind: MessageType::Private,
+        room: "science".into(),
+        channel: "general".into(),
+        from: "alice".into(),
+        payload: r#"{ "a" : [1, "}"] }"#,
+        metadata: Metadata {
+            members: r#""ack":true, "x" : {"sequence":1} , "ttl_ms":5"#,
+            ack: true,
+            trace: false,
+            ttl_ms: Some(5),
+        },
+    };
+    assert_eq!(decode(text), Ok(expected));
+}
+
+#[test]
+fn escapes_are_read_everywhere() {
+    let text = r#"{"\u0076ersion":"1\u002e0","id":"arq\u005f1","type":"\u0065vent",
+            "room":"scienc\u0065","channel":"\u002a","from":"\u0061lice",
+            "timestamp":"2025-11-30\u005412:00:00Z","payload":{},"metadata":{"\u0061ck":true}}"#;
+    let envelope = decode(text).unwrap();
+    assert_eq!((&*envelope.id, &*envelope.room, &*envelope.channel), ("arq_1", "science", "*"));
+    assert_eq!((&*envelope.from, envelope.kind), ("alice", MessageType::Event));
+    assert!(envelope.metadata.ack);
+}
+
+#[test]
+fn good_variants_are_accepted() {
+    let keys = |count| (0..count).map(|n| (format!("k{n}"), json!(n))).collect::<Map<_, _>>();
+    for changes in [
+        json!({}),
+        json!({"type": "private"}),
+        json!({"type": "command", "room": "*", "channel": "*"}),
+        json!({"type": "command", "payload": {"command": "no such thing"}}),
+        json!({"channel": "*"}),
+        json!({"type": "telemetry", "payload": {"eventType": "", "payload": {}, "more": 1}}),
+        json!({"payload": {}}),
+        json!({"payload": {"version": null, "id": "arq_2", "sequence": 1}}),
+        json!({"id": format!("arq_{}", "x".repeat(124))}),
+        json!({"room": "x".repeat(64), "channel": "0", "from": "arqonbus_server"}),
+        json!({"timestamp": "1998-12-31T15:59:60.123456789-08:00"}),
+        json!({"metadata": {}}),
+        json!({"metadata": keys(64)}),
+        json!({"metadata": {"ack": false, "trace": true, "ttl_ms": 1}}),
+        json!({"metadata": {"ttl_ms": TTL_MS_MAX, "Sequence": 1, "nested": {"replayed": true}}}),
+    ] {
+        let text = envelope(changes);
+        assert!(decode(&text).is_ok(), "{text}: {:?}", decode(&text));
+    }
+    assert_eq!(decode(&envelope(json!({"metadata": {}}))).unwrap().metadata.members, "");
+    let spaced = envelope(json!({})).replace("\"payload\"", "\"metadata\": { \n } ,\"payload\"");
+    assert_eq!(decode(&spaced).unwrap().metadata, Metadata::default());
+}
+
+#[test]
+fn bad_variants_are_refused_with_their_fault_and_field() {
+    let keys = |count| (0..count).map(|n| (format!("k{n}"), json!(n))).collect::<Map<_, _>>();
+    for (changes, fault, field) in [
+        (json!({"version": "1.1"}), Fault::UnsupportedVersion, "version"),
+        (json!({"version": "1"}), Fault::UnsupportedVersion, "version"),
+        (json!({"version": 1.0}), Fault::WrongType, "version"),
+        (json!({"id": ""}), Fault::BadId, "id"),
+        (json!({"id": "arq_"}), Fault::BadId, "id"),
+        (json!({"id": "arq-1"}), Fault::BadId, "id"),
+        (json!({"id": "Arq_1"}), Fault::BadId, "id"),
+        (json!({"id": "arq_a b"}), Fault::BadId, "id"),
+        (json!({"id": "arq_é"}), Fault::BadId, "id"),
+        (json!({"id": "arq_a.b"}), Fault::BadId, "id"),
+        (json!({"id": format!("arq_{}", "x".repeat(125))}), Fault::BadId, "id"),
+        (json!({"id": 7}), Fault::WrongType, "id"),
+        (json!({"type": "Event"}), Fault::BadType, "type"),
+        (json!({"type": ""}), Fault::BadType, "type"),
+        (json!({"type": "system"}), Fault::TypeForbidden, "type"),
+        (json!({"type": "command_response"}), Fault::TypeForbidden, "type"),
+        (json!({"type": {}}), Fault::WrongType, "type"),
+        (json!({"room": ""}), Fault::BadName, "room"),
+        (json!({"room": "a b"}), Fault::BadName, "room"),
+        (json!({"room": "x".repeat(65)}), Fault::BadName, "room"),
+        (json!({"room": "x".repeat(100_000)}), Fault::BadName, "room"),
+        (json!({"room": "*"}), Fault::BadName, "room"),
+        (json!({"room": "*", "type": "private"}), Fault::BadName, "room"),
+        (json!({"room": "*", "type": "telemetry"}), Fault::BadName, "room"),
+        (json!({"room": "**", "type": "command"}), Fault::BadName, "room"),
+        (json!({"room": true}), Fault::WrongType, "room"),
+        (json!({"channel": ".x"}), Fault::BadName, "channel"),
+        (json!({"channel": "a:b"}), Fault::BadName, "channel"),
+        (json!({"channel": "*", "type": "private"}), Fault::BadName, "channel"),
+        (json!({"channel": "*", "type": "telemetry"}), Fault::BadName, "channel"),
+        (json!({"channel": []}), Fault::WrongType, "channel"),
+        (json!({"from": ""}), Fault::BadName, "from"),
+        (json!({"from": "*"}), Fault::BadName, "from"),
+        (json!({"from": "\u{1b}[31m"}), Fault::BadName, "from"),
+        (json!({"from": 1}), Fault::WrongType, "from"),
+        (json!({"timestamp": "2025-11-30T12:00:00"}), Fault::BadTimestamp, "timestamp"),
+        (json!({"timestamp": "2025-02-30T12:00:00Z"}), Fault::BadTimestamp, "timestamp"),
+        (json!({"timestamp": "x".repeat(9_999)}), Fault::BadTimestamp, "timestamp"),
+        (json!({"timestamp": 1_764_504_000}), Fault::WrongType, "timestamp"),
+        (json!({"payload": []}), Fault::WrongType, "payload"),
+        (json!({"payload": "{}"}), Fault::WrongType, "payload"),
+        (json!({"payload": 0}), Fault::WrongType, "payload"),
+        (json!({"type": "telemetry"}), Fault::BadTelemetry, "payload.eventType"),
+        (
+            json!({"type": "telemetry", "payload": {"eventType": 1, "payload": {}}}),
+            Fault::BadTelemetry,
+            "payload.eventType",
+        ),
+        (
+            json!({"type": "telemetry", "payload": {"eventType": "x", "payload": []}}),
+            Fault::BadTelemetry,
+            "payload.payload",
+        ),
+        (json!({"metadata": []}), Fault::WrongType, "metadata"),
+        (json!({"metadata": "x"}), Fault::WrongType, "metadata"),
+        (json!({"metadata": keys(65)}), Fault::BadMetadata, "metadata"),
+        (json!({"metadata": {"ack": 1}}), Fault::BadMetadata, "metadata.ack"),
+        (json!({"metadata": {"ack": null}}), Fault::BadMetadata, "metadata.ack"),
+        (json!({"metadata": {"trace": "true"}}), Fault::BadMetadata, "metadata.trace"),
+        (json!({"metadata": {"ttl_ms": 0}}), Fault::BadMetadata, "metadata.ttl_ms"),
+        (json!({"metadata": {"ttl_ms": -1}}), Fault::BadMetadata, "metadata.ttl_ms"),
+        (json!({"metadata": {"ttl_ms": 1.5}}), Fault::BadMetadata, "metadata.ttl_ms"),
+        (json!({"metadata": {"ttl_ms": "1"}}), Fault::BadMetadata, "metadata.ttl_ms"),
+        (json!({"metadata": {"ttl_ms": TTL_MS_MAX + 1}}), Fault::BadMetadata, "metadata.ttl_ms"),
+        (json!({"metadata": {"sequence": 1}}), Fault::ReservedMetadata, "metadata.sequence"),
+        (json!({"metadata": {"replayed": null}}), Fault::ReservedMetadata, "metadata.replayed"),
+        (json!({"extra": 1}), Fault::UnknownField, "extra"),
+        (json!({"Version": "1.0"}), Fault::UnknownField, "Version"),
+        (json!({"": 1}), Fault::UnknownField, "\"\""),
+    ] {
+        let refusal = refusal(&envelope(changes.clone()));
+        assert_eq!((refusal.fault, refusal.field.as_deref()), (fault, Some(field)), "{changes}");
+    }
+}
+
+const REQUIRED: [&str; 8] =
+    ["version", "id", "type", "room", "channel", "from", "timestamp", "payload"];
+
+#[test]
+fn required_fields_may_be_neither_absent_nor_null() {
+    for field in REQUIRED {
+        let absent = envelope(json!({ field: null }));
+        let null = envelope(json!({ field: "NULL" })).replace("\"NULL\"", "null");
+        for text in [absent, null] {
+            let refusal = refusal(&text);
+            assert_eq!(refusal.fault, Fault::MissingField, "{text}");
+            assert_eq!(refusal.field.as_deref(), Some(field), "{text}");
+        }
+    }
+    let null = envelope(json!({"metadata": "NULL"})).replace("\"NULL\"", "null");
+    assert_eq!(refusal(&null).fault, Fault::WrongType);
+}
+
+#[test]
+fn the_first_fault_in_the_order_of_the_table_is_told() {
+    // Everything is wrong; mending one field after another brings up the next.
+    let mut message = json!({"extra": 1, "metadata": 1});
+    for field in REQUIRED {
+        let refusal = refusal(&message.to_string());
+        assert_eq!((refusal.fault, refusal.field.as_deref()), (Fault::MissingField, Some(field)));
+        let good: Tree = serde_json::from_str(&envelope(json!({}))).unwrap();
+        message[field] = good[field].clone();
+    }
+    assert_eq!(refusal(&message.to_string()).field.as_deref(), Some("metadata"));
+    message["metadata"] = json!({});
+    assert_eq!(refusal(&message.to_string()).fault, Fault::UnknownField);
+    // JSON faults come before all others.
+    assert_eq!(refusal(r#"{"version":"2.0"}}"#).fault, Fault::InvalidJson);
+    assert_eq!(refusal(r#"{"version":"2.0","a":{"b":1,"b":1}}"#).fault, Fault::DuplicateKey);
+    assert_eq!(refusal(&format!(r#"{{"a":{}"#, "[".repeat(70))).fault, Fault::TooDeep);
+}
+
+#[test]
+fn the_id_is_told_wherever_it_stands() {
+    let id = |text: &str| decode(text).unwrap_err().id;
+    assert_eq!(id(r#"{"version":"2.0","id":"arq_7"}"#).as_deref(), Some("arq_7"));
+    assert_eq!(id(r#"{"id":"arq_\u0037","x":1}"#).as_deref(), Some("arq_7"));
+    assert_eq!(id(r#"{"id":"arq_7","x":}"#).as_deref(), Some("arq_7"));
+    assert_eq!(id(r#"{"x":}"id":"arq_7""#), None);
+    assert_eq!(id(r#"{"id":"7"}"#), None);
+    assert_eq!(id(r#"{"id":7}"#), None);
+    assert_eq!(id("{}"), None);
+}
+
+#[test]
+fn sentences_repeat_little_of_what_was_sent() {
+    let long = "\u{1b}é\"".repeat(50_000);
+    for field in REQUIRED.into_iter().filter(|field| *field != "payload") {
+        let refusal = refusal(&envelope(json!({ field: long })));
+        assert!(!refusal.message.contains('\u{1b}'), "{refusal:?}");
+    }
+    let refusal = refusal(&envelope(json!({ long: 1 })));
+    assert!(!refusal.field.unwrap().contains('\u{1b}'));
+}
+
+#[test]
+fn private_targets_are_one_or_a_list() {
+    let names = |payload: Tree| {
+        let targets = private_targets(&payload.to_string())?;
+        Ok::<_, Refusal>(targets.iter().map(|name| name.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(names(json!({"target": "bob"})).unwrap(), ["bob"]);
+    assert_eq!(names(json!({"target": ["bob", "al", "bob"], "x": 1})).unwrap(), ["bob", "al"]);
+    let many = |count| (0..count).map(|n| format!("c{n}")).collect::<Vec<_>>();
+    assert_eq!(names(json!({"target": many(64)})).unwrap().len(), 64);
+    for bad in [
+        json!({}),
+        json!({"target": null}),
+        json!({"target": 1}),
+        json!({"target": {}}),
+        json!({"target": ""}),
+        json!({"target": "*"}),
+        json!({"target": "a b"}),
+        json!({"target": []}),
+        json!({"target": ["bob", 1]}),
+        json!({"target": ["bob", ["al"]]}),
+        json!({"target": ["bob", ""]}),
+        json!({"target": many(65)}),
+    ] {
+        let refusal = names(bad.clone()).unwrap_err();
+        assert_eq!(refusal.fault, Fault::BadTarget, "{bad}");
+        assert!(!refusal.message.is_empty() && refusal.message.len() < 300);
+    }
+}

@@ -1,0 +1,180 @@
+//! JSON strings: finding where one ends, and what it says once its escapes are resolved.
+
+use memchr::memchr;
+use std::borrow::Cow;
+
+/// What stands between the quotes of a JSON string that the scanner has checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text<'a> {
+    raw: &'a str,
+    escaped: bool,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn new(raw: &'a str, escaped: bool) -> Text<'a> {
+        Text { raw, escaped }
+    }
+
+    /// What the string says. Borrowed, unless it holds escapes.
+    #[inline]
+    pub fn get(self) -> Cow<'a, str> {
+        if self.escaped {
+            let mut text = String::with_capacity(self.raw.len());
+            self.unescape_into(&mut text);
+            Cow::Owned(text)
+        } else {
+            Cow::Borrowed(self.raw)
+        }
+    }
+
+    /// The string as it was written, if that is also what it says.
+    #[inline]
+    pub(super) fn plain(self) -> Option<&'a str> {
+        (!self.escaped).then_some(self.raw)
+    }
+
+    /// Appends what the string says.
+    pub(super) fn unescape_into(self, out: &mut String) {
+        let mut rest = self.raw;
+        while let Some(at) = memchr(b'\\', rest.as_bytes()) {
+            out.push_str(&rest[..at]);
+            let (char, length) = escaped_char(&rest.as_bytes()[at..]);
+            out.push(char);
+            rest = &rest[at + length..];
+        }
+        out.push_str(rest);
+    }
+}
+
+/// How many bytes from the start need no attention inside a string: no quote, no backslash, no
+/// control character.
+#[inline]
+pub(super) fn clean_run(bytes: &[u8]) -> usize {
+    // Most strings are short: a few words settle them. In a long run whole blocks are tested with
+    // a loop that compilers turn into vector instructions, and words find the place in the last.
+    let mut at = 0;
+    for (count, word) in bytes.chunks_exact(8).enumerate() {
+        let found = special_bytes(word);
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+        if count == 3 {
+            at += 64 * bytes[at..].chunks_exact(64).take_while(|block| is_clean(block)).count();
+            break;
+        }
+    }
+    for word in bytes[at..].chunks_exact(8) {
+        let found = special_bytes(word);
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at + bytes[at..].iter().take_while(|&&byte| !is_special(byte)).count()
+}
+
+#[inline]
+fn is_special(byte: u8) -> bool {
+    byte == b'"' || byte == b'\\' || byte < 0x20
+}
+
+#[inline]
+fn is_clean(block: &[u8]) -> bool {
+    !block.iter().fold(false, |found, &byte| found | is_special(byte))
+}
+
+/// The top bit of each byte of eight that is special. Bytes after the first special one may be
+/// marked wrongly, as a subtraction borrows from its neighbour; the first is always right.
+#[inline]
+fn special_bytes(word: &[u8]) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    let Ok(word) = word.try_into() else { return TOPS };
+    let word = u64::from_le_bytes(word);
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let zero_quote = quote.wrapping_sub(ONES) & !quote;
+    let zero_backslash = backslash.wrapping_sub(ONES) & !backslash;
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    (zero_quote | zero_backslash | control) & TOPS
+}
+
+/// Four hex digits as a number.
+#[inline]
+pub(super) fn hex4(bytes: &[u8]) -> Option<u16> {
+    let digits = bytes.first_chunk::<4>()?;
+    digits.iter().try_fold(0, |value, &byte| {
+        let digit = char::from(byte).to_digit(16)?;
+        Some(value << 4 | digit as u16)
+    })
+}
+
+/// The character that a checked escape stands for, and the escape's length.
+fn escaped_char(escape: &[u8]) -> (char, usize) {
+    let char = match escape.get(1) {
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'n') => '\n',
+        Some(b'r') => '\r',
+        Some(b't') => '\t',
+        Some(b'u') => return escaped_unit(escape),
+        Some(&other) => char::from(other),
+        None => char::REPLACEMENT_CHARACTER,
+    };
+    (char, escape.len().min(2))
+}
+
+fn escaped_unit(escape: &[u8]) -> (char, usize) {
+    let unit_at = |at: usize| escape.get(at..).and_then(hex4).map_or(0, u32::from);
+    let high = unit_at(2);
+    let (code, length) = if (0xD800..0xDC00).contains(&high) {
+        (0x10000 + ((high - 0xD800) << 10) + (unit_at(8) & 0x3FF), 12)
+    } else {
+        (high, 6)
+    };
+    (char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER), length.min(escape.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clean_run_ends_at_the_first_special_byte() {
+        for length in 0..200 {
+            let clean = "aé\u{7f}~".repeat(50);
+            let clean = &clean.as_bytes()[..length];
+            assert_eq!(clean_run(clean), length, "{length} clean bytes");
+            for special in [b'"', b'\\', 0, 0x1f, b'\n'] {
+                for at in 0..length {
+                    let mut bytes = clean.to_vec();
+                    bytes[at] = special;
+                    bytes.push(b'"');
+                    assert_eq!(clean_run(&bytes), at, "{special} at {at} of {length}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn near_misses_are_clean() {
+        for byte in (0x20..=0xff).filter(|byte| !matches!(byte, b'"' | b'\\')) {
+            assert_eq!(clean_run(&[byte; 100]), 100, "{byte}");
+        }
+    }
+
+    #[test]
+    fn escapes_are_resolved() {
+        for (raw, said) in [
+            ("plain", "plain"),
+            (r#"\"\\\/\b\f\n\r\t"#, "\"\\/\u{8}\u{c}\n\r\t"),
+            (r"a\u0061\u00e9\u20AC", "aaé€"),
+            (r"x\ud83d\ude00y", "x😀y"),
+            (r"\u0000", "\0"),
+            (r"\uffff", "\u{ffff}"),
+        ] {
+            assert_eq!(Text::new(raw, raw.contains('\\')).get(), said);
+        }
+    }
+}
