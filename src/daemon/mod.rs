@@ -1,1 +1,6 @@
-//! daemon
+//! The daemon around the bus: what it was told, the machine it runs on, and what it says.
+
+pub mod cgroup;
+pub mod config;
+pub mod host;
+pub mod logging;
