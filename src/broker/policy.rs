@@ -4,9 +4,10 @@ use crate::protocol::command::{ChannelType, ClientType, Publishers, RoomConfig};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::names::Name;
 use serde::Serialize;
+use std::fmt;
 
 /// What a client may do on the whole bus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Join, publish, ask.
@@ -32,6 +33,12 @@ impl Role {
             Role::User => "user",
             Role::Admin => "admin",
         }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

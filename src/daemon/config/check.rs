@@ -1,0 +1,146 @@
+//! What no key can be wrong about alone: values that contradict each other, and values that ask
+//! for more than the machine gives. Each sentence names every key it is about.
+
+use crate::daemon::config::meaning::Config;
+use crate::daemon::config::origins::Origin;
+use std::net::SocketAddr;
+
+/// What must fit into an outbox besides the longest message: the envelope around it, and the
+/// notice that tells of what was dropped.
+const OUTBOX_SPARE_BYTES: u32 = 64 * 1024;
+/// The descriptors a shard needs for itself: its poll, its waker and what it may listen on.
+const DESCRIPTORS_PER_SHARD: u64 = 4;
+/// The descriptors of everything else: listeners, the log, HTTP and telemetry connections.
+const DESCRIPTORS_SPARE: u64 = 256;
+
+/// Keys that can't all hold at once.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Contradiction {
+    /// The keys, the likeliest culprit first.
+    pub keys: Vec<&'static str>,
+    /// What is wrong.
+    pub sentence: String,
+}
+
+/// Everything in a configuration that contradicts something else in it.
+pub(super) fn contradictions(config: &Config) -> Vec<Contradiction> {
+    let mut found = ports(config);
+    found.extend(outbox(config));
+    found.extend(origins(config));
+    found.extend(rooms(config));
+    found
+}
+
+fn ports(config: &Config) -> Vec<Contradiction> {
+    let listeners: Vec<_> = config.listeners().collect();
+    let mut found = Vec::new();
+    for (index, &(key, address)) in listeners.iter().enumerate() {
+        for &(other_key, other) in &listeners[..index] {
+            if are_in_conflict(address, other) {
+                let sentence =
+                    format!("`{key}` ({address}) and `{other_key}` ({other}) need different ports");
+                found.push(Contradiction { keys: vec![key, other_key], sentence });
+            }
+        }
+    }
+    found
+}
+
+fn are_in_conflict(one: SocketAddr, other: SocketAddr) -> bool {
+    let overlap =
+        one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    overlap && one.port() == other.port() && one.port() != 0
+}
+
+fn outbox(config: &Config) -> Option<Contradiction> {
+    let needed = config.limits.max_message_bytes.saturating_add(OUTBOX_SPARE_BYTES);
+    (config.limits.outbox_bytes < needed).then(|| Contradiction {
+        keys: vec!["limits.outbox_bytes", "limits.max_message_bytes"],
+        sentence: format!(
+            "`limits.outbox_bytes` is {}, too little for a message of `limits.max_message_bytes`, \
+             {}; it must be at least {needed}",
+            config.limits.outbox_bytes, config.limits.max_message_bytes
+        ),
+    })
+}
+
+fn origins(config: &Config) -> Option<Contradiction> {
+    let rules = config.allowed_origins.rules();
+    (rules.len() > 1 && rules.contains(&Origin::Any)).then(|| Contradiction {
+        keys: vec!["allowed_origins"],
+        sentence: "`*` lets in every origin; give it alone, or leave it out".to_owned(),
+    })
+}
+
+fn rooms(config: &Config) -> Vec<Contradiction> {
+    let mut found = Vec::new();
+    let (count, limit) = (config.rooms.len(), config.limits.max_rooms);
+    if count as u64 > u64::from(limit) {
+        found.push(Contradiction {
+            keys: vec!["limits.max_rooms", "rooms", "bootstrap"],
+            sentence: format!(
+                "`limits.max_rooms` is {limit}, but {count} rooms are there from the start \
+                 (`rooms`, `bootstrap` and the system's own)"
+            ),
+        });
+    }
+    let limit = config.limits.max_channels_per_room;
+    for room in &config.rooms {
+        let count = room.channels.len();
+        if count as u64 > u64::from(limit) {
+            found.push(Contradiction {
+                keys: vec!["limits.max_channels_per_room", "rooms"],
+                sentence: format!(
+                    "`limits.max_channels_per_room` is {limit}, but `{}` in `rooms` has {count} \
+                     channels from the start",
+                    room.name
+                ),
+            });
+        }
+    }
+    found
+}
+
+/// How many descriptors that many connections take, all in all.
+pub(super) fn descriptors_needed(connections: u32, shards: u16) -> u64 {
+    u64::from(connections) + DESCRIPTORS_SPARE + DESCRIPTORS_PER_SHARD * u64::from(shards)
+}
+
+/// How many connections that many descriptors allow.
+pub(super) fn connections_allowed(descriptors: u64, shards: u16) -> u32 {
+    let rest = descriptors.saturating_sub(descriptors_needed(0, shards));
+    u32::try_from(rest).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_conflict_where_the_kernel_would_refuse_one() {
+        for (one, other, expected) in [
+            ("127.0.0.1:9100", "127.0.0.1:9100", true),
+            ("127.0.0.1:9100", "127.0.0.1:9101", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("0.0.0.0:9100", "127.0.0.1:9100", true),
+            ("127.0.0.1:9100", "[::]:9100", true),
+            ("127.0.0.1:9100", "127.0.0.2:9100", false),
+            ("127.0.0.1:9100", "[::1]:9100", false),
+        ] {
+            let (a, b): (SocketAddr, SocketAddr) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(are_in_conflict(a, b), expected, "{one} {other}");
+            assert_eq!(are_in_conflict(b, a), expected, "{other} {one}");
+        }
+    }
+
+    #[test]
+    fn descriptors_and_connections_are_two_ways_to_say_it() {
+        for (connections, shards) in [(1, 1), (1_000, 4), (100_000, 256)] {
+            let needed = descriptors_needed(connections, shards);
+            assert_eq!(connections_allowed(needed, shards), connections);
+            assert_eq!(connections_allowed(needed - 1, shards), connections - 1);
+        }
+        assert_eq!(connections_allowed(10, 1), 0);
+        assert_eq!(connections_allowed(u64::MAX, 1), u32::MAX);
+    }
+}

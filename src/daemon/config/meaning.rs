@@ -1,0 +1,156 @@
+//! What the configuration means: every value resolved, checked, and of its own type.
+//!
+//! *Invariants*: a [`Config`] comes from [`load`](super::load) or from [`Config::defaults`], and
+//! nobody changes it afterwards; so a part of the daemon that is given one need not doubt it.
+
+use crate::base::limits::Limits;
+use crate::broker::policy::Role;
+use crate::daemon::config::origins::Origins;
+use crate::daemon::config::rooms::{self, RoomSpec};
+use crate::daemon::host::Host;
+use crate::daemon::logging;
+use crate::protocol::names::Name;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// Everything the daemon was told, resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where the bus listens; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// Where telemetry is listened to; port 0 picks a free one.
+    pub telemetry_listen: SocketAddr,
+    /// Where health, metrics, the API and the console are; port 0 picks a free one.
+    pub http_listen: SocketAddr,
+    /// What this node is called.
+    pub node: Name,
+    /// How many shards there are.
+    pub shards: u16,
+    /// Whether each shard stays on a core of its own.
+    pub pin: Pin,
+    /// Where history is kept.
+    pub storage: Storage,
+    /// The web pages that may connect.
+    pub allowed_origins: Origins,
+    /// Whether telemetry is published, and listened for.
+    pub telemetry: bool,
+    /// How often `stats` is published.
+    pub stats_interval_ms: u32,
+    /// How long a drain may take.
+    pub drain_timeout_ms: u32,
+    /// How the log looks.
+    pub log_format: logging::Format,
+    /// What the log says.
+    pub log_level: logging::Filter,
+    /// Whether the room `science` is there from the start.
+    pub bootstrap: bool,
+    /// The roles that may publish without being joined.
+    pub publish_anywhere: Vec<Role>,
+    /// What clients may use up.
+    pub limits: Limits,
+    /// The rooms that are there from the start, the hard-coded ones first.
+    pub rooms: Vec<RoomSpec>,
+}
+
+/// Whether each shard stays on a core of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Pin {
+    /// If the machine's cores are this process's own.
+    #[default]
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+/// Where history is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Storage {
+    /// In this process, as long as it lives.
+    #[default]
+    Memory,
+}
+
+impl Storage {
+    /// The storage as it stands in `status`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Storage::Memory => "memory",
+        }
+    }
+}
+
+impl Config {
+    /// What holds on that machine if nobody says anything.
+    pub fn defaults(host: &Host) -> Config {
+        let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        Config {
+            listen: local(9100),
+            telemetry_listen: local(9101),
+            http_listen: local(9102),
+            node: host.name.clone(),
+            shards: host.cores.shards(),
+            pin: Pin::default(),
+            storage: Storage::default(),
+            allowed_origins: Origins::loopback(),
+            telemetry: true,
+            stats_interval_ms: 10_000,
+            drain_timeout_ms: 10_000,
+            log_format: logging::Format::default(),
+            log_level: logging::Filter::default(),
+            bootstrap: true,
+            publish_anywhere: Vec::new(),
+            limits: Limits::default(),
+            rooms: rooms::hard_coded(true),
+        }
+    }
+
+    /// What a client is while no authentication is configured: an admin if only this machine can
+    /// reach the bus.
+    pub fn default_role(&self) -> Role {
+        if is_loopback(self.listen) { Role::Admin } else { Role::User }
+    }
+
+    /// Each port that will be open: its key and its address.
+    pub fn listeners(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+        let telemetry = self.telemetry.then_some(("telemetry_listen", self.telemetry_listen));
+        let http = ("http_listen", self.http_listen);
+        [("listen", self.listen)].into_iter().chain(telemetry).chain([http])
+    }
+
+    /// The origins to let in if nobody says which: this machine's own if nothing else can reach
+    /// the daemon anyway, otherwise any, for nobody can know what pages a public bus is for.
+    pub(super) fn default_origins(&self) -> Origins {
+        if self.listeners().all(|(_, address)| is_loopback(address)) {
+            Origins::loopback()
+        } else {
+            Origins::any()
+        }
+    }
+}
+
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_bus_that_nobody_else_can_reach_makes_admins() {
+        for (listen, role) in [
+            ("127.0.0.1:9100", Role::Admin),
+            ("127.9.9.9:1", Role::Admin),
+            ("[::1]:9100", Role::Admin),
+            ("[::ffff:127.0.0.1]:9100", Role::Admin),
+            ("0.0.0.0:9100", Role::User),
+            ("[::]:9100", Role::User),
+            ("192.168.1.5:9100", Role::User),
+        ] {
+            let mut config = Config::defaults(&Host::anywhere());
+            config.listen = listen.parse().unwrap();
+            assert_eq!(config.default_role(), role, "{listen}");
+        }
+    }
+}

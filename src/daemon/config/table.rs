@@ -1,0 +1,449 @@
+//! Every key of the configuration, one row each. The flags, the environment, the file, `--help`,
+//! `--print-config`, the reload and the reference in the README are all made from this table.
+//!
+//! *Invariants*: the TOML key is the flag with `_` for `-`, in a table or not; the environment name
+//! is `ARQONBUS_` and the flag in capitals with `_`; rows of one TOML table stand together, those
+//! of none first. (Tests hold the rows to it.)
+//!
+//! *Not here*: what depends on two keys at once (`check`); the rooms (`rooms`).
+
+use crate::base::limits::{HISTORY_SIZE_MAX, SHARDS_MAX};
+use crate::broker::policy::Role;
+use crate::daemon::config::field::{Field, List, Number, Refused, Switch, Word, at};
+use crate::daemon::config::meaning::{Config, Pin, Storage};
+use crate::daemon::config::origins::Origin;
+use crate::daemon::config::rooms::parse_name;
+use crate::daemon::logging::{Filter, Format};
+use crate::protocol::names::Name;
+use std::fmt;
+use std::net::SocketAddr;
+
+/// One key.
+pub(super) struct Key {
+    /// The flag, without its dashes.
+    pub flag: &'static str,
+    /// Where it stands in the file.
+    pub path: &'static str,
+    /// What it is for, in a sentence.
+    pub doc: &'static str,
+    /// The default in words, where it depends on the machine or on other keys.
+    pub default: Option<&'static str>,
+    /// Whether a reload can change it while the daemon runs.
+    pub is_live: bool,
+    /// What it takes, and where it lives.
+    pub field: &'static dyn Field<Config>,
+}
+
+impl Key {
+    /// The name of its environment variable.
+    pub(super) fn env(&self) -> String {
+        env_name(self.flag)
+    }
+
+    /// The TOML table it stands in, empty for none, and its name there.
+    pub(super) fn place(&self) -> (&'static str, &'static str) {
+        self.path.split_once('.').unwrap_or(("", self.path))
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.path)
+    }
+}
+
+/// The flag that names the file itself; it is no key of the configuration, but is given like one.
+pub(super) const FILE_FLAG: &str = "config";
+/// What [`FILE_FLAG`] is for.
+pub(super) const FILE_DOC: &str = "The configuration file, in TOML.";
+
+/// The environment name of a flag.
+pub(super) fn env_name(flag: &str) -> String {
+    format!("ARQONBUS_{}", flag.replace('-', "_").to_ascii_uppercase())
+}
+
+/// The key at that place of the file.
+pub(super) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// Whether that is a table of keys.
+pub(super) fn is_table(path: &str) -> bool {
+    !path.is_empty() && KEYS.iter().any(|key| key.place().0 == path)
+}
+
+/// Whatever may stand in the file: the keys, the tables, and `rooms`.
+pub(super) fn known_paths() -> impl Iterator<Item = &'static str> {
+    let tables = KEYS.iter().map(|key| key.place().0).filter(|table| !table.is_empty());
+    KEYS.iter().map(|key| key.path).chain(tables).chain(["rooms"])
+}
+
+const NO_REDIS: &str =
+    "this version keeps history in memory only; leave redis out, or give `storage` = \"memory\"";
+
+/// A listener.
+macro_rules! listener {
+    ($field:ident, $flag:literal, $doc:literal) => {
+        Key {
+            flag: $flag,
+            path: stringify!($field),
+            doc: $doc,
+            default: None,
+            is_live: false,
+            field: &Word {
+                at: at!(Config, $field),
+                accepts: "address:port; port 0 picks a free one",
+                value_name: "ADDRESS",
+                options: &[],
+                parse: parse_address,
+                show: SocketAddr::to_string,
+            },
+        }
+    };
+}
+
+/// A number among the limits: its field, its flag, its range, perhaps a unit and what 0 means.
+macro_rules! limit {
+    ($field:ident $flag:literal from $min:tt to $max:tt $($unit:ident)? $(, 0 is $zero:literal)?:
+        $doc:literal) => {
+        Key {
+            flag: $flag,
+            path: concat!("limits.", stringify!($field)),
+            doc: $doc,
+            default: None,
+            is_live: true,
+            field: &Number {
+                at: at!(Config, limits.$field),
+                min: $min as u64,
+                max: $max as u64,
+                unit: concat!($(stringify!($unit))?),
+                zero: optional!($($zero)?),
+            },
+        }
+    };
+}
+
+macro_rules! optional {
+    () => {
+        None
+    };
+    ($value:expr) => {
+        Some($value)
+    };
+}
+
+/// The keys, in the order in which they are printed.
+pub(super) static KEYS: &[Key] = &[
+    listener!(listen, "listen", "Where the bus listens for WebSocket clients."),
+    listener!(telemetry_listen, "telemetry-listen", "Where the telemetry WebSocket listens."),
+    listener!(
+        http_listen,
+        "http-listen",
+        "Where the HTTP server with health, metrics, the API and the console listens."
+    ),
+    Key {
+        flag: "node",
+        path: "node",
+        doc: "What this node is called.",
+        default: Some("the host name"),
+        is_live: false,
+        field: &Word {
+            at: at!(Config, node),
+            accepts: "a name",
+            value_name: "NAME",
+            options: &[],
+            parse: parse_name,
+            show: Name::to_string,
+        },
+    },
+    Key {
+        flag: "shards",
+        path: "shards",
+        doc: "How many worker threads share the connections and the rooms.",
+        default: Some("the cores this process may use, CPU quota included"),
+        is_live: false,
+        field: &Number {
+            at: at!(Config, shards),
+            min: 1,
+            max: SHARDS_MAX as u64,
+            unit: "",
+            zero: None,
+        },
+    },
+    Key {
+        flag: "pin",
+        path: "pin",
+        doc: "Whether each shard stays on a core of its own; auto does so only where it helps.",
+        default: None,
+        is_live: false,
+        field: &Word {
+            at: at!(Config, pin),
+            accepts: "auto, on or off",
+            value_name: "WHEN",
+            options: &["auto", "on", "off"],
+            parse: parse_pin,
+            show: show_pin,
+        },
+    },
+    Key {
+        flag: "storage",
+        path: "storage",
+        doc: "Where history is kept; this version has memory only.",
+        default: None,
+        is_live: false,
+        field: &Word {
+            at: at!(Config, storage),
+            accepts: "memory",
+            value_name: "KIND",
+            options: &["memory", "redis"],
+            parse: parse_storage,
+            show: |storage| storage.as_str().to_owned(),
+        },
+    },
+    Key {
+        flag: "redis-url",
+        path: "redis_url",
+        doc: "Where Redis is; this version has no Redis storage and refuses it.",
+        default: Some("none"),
+        is_live: false,
+        field: &Refused { value_name: "URL", sentence: NO_REDIS },
+    },
+    Key {
+        flag: "allowed-origins",
+        path: "allowed_origins",
+        doc: "The web origins whose pages may connect: `loopback` is any page of this machine, \
+              `*` any page at all; programs that are no browsers always may.",
+        default: Some("loopback if every listener is on loopback, otherwise *"),
+        is_live: true,
+        field: &List {
+            at: at!(Config, allowed_origins.0),
+            accepts: "a list of origins, `loopback` or `*`",
+            parse: Origin::parse,
+            show: Origin::to_string,
+        },
+    },
+    Key {
+        flag: "telemetry",
+        path: "telemetry",
+        doc: "Whether telemetry events are published, and the telemetry port is open.",
+        default: None,
+        is_live: false,
+        field: &Switch { at: at!(Config, telemetry) },
+    },
+    Key {
+        flag: "stats-interval-ms",
+        path: "stats_interval_ms",
+        doc: "How often the telemetry event `stats` is published.",
+        default: None,
+        is_live: false,
+        field: &Number {
+            at: at!(Config, stats_interval_ms),
+            min: 100,
+            max: 3_600_000,
+            unit: "ms",
+            zero: None,
+        },
+    },
+    Key {
+        flag: "drain-timeout-ms",
+        path: "drain_timeout_ms",
+        doc: "How long clients get to leave when the daemon is told to stop.",
+        default: None,
+        is_live: true,
+        field: &Number {
+            at: at!(Config, drain_timeout_ms),
+            min: 0,
+            max: 600_000,
+            unit: "ms",
+            zero: Some("stop at once"),
+        },
+    },
+    Key {
+        flag: "log-format",
+        path: "log_format",
+        doc: "How the log on standard error looks: text for people, json for programs.",
+        default: None,
+        is_live: false,
+        field: &Word {
+            at: at!(Config, log_format),
+            accepts: "text or json",
+            value_name: "FORMAT",
+            options: &["text", "json"],
+            parse: parse_format,
+            show: show_format,
+        },
+    },
+    Key {
+        flag: "log-level",
+        path: "log_level",
+        doc: "What the log says: a level, or levels for parts, such as \
+              `info,arqonbus::shard=debug`.",
+        default: None,
+        is_live: true,
+        field: &Word {
+            at: at!(Config, log_level),
+            accepts: "error, warn, info, debug, trace, off or a filter",
+            value_name: "LEVEL",
+            options: &[],
+            parse: Filter::parse,
+            show: |filter| filter.as_str().to_owned(),
+        },
+    },
+    Key {
+        flag: "bootstrap",
+        path: "bootstrap",
+        doc: "Whether the room `science` is there from the start; `integriguard` always is.",
+        default: None,
+        is_live: false,
+        field: &Switch { at: at!(Config, bootstrap) },
+    },
+    Key {
+        flag: "publish-anywhere",
+        path: "policy.publish_anywhere",
+        doc: "The roles that may publish in channels they have not joined.",
+        default: Some("none"),
+        is_live: false,
+        field: &List {
+            at: at!(Config, publish_anywhere),
+            accepts: "a list of user and admin",
+            parse: parse_role,
+            show: Role::to_string,
+        },
+    },
+    limit!(max_connections "max-connections" from 1 to 10_000_000:
+        "Connections on this node; the default is lowered to what the file descriptor limit allows."),
+    limit!(max_connections_per_address "max-connections-per-address" from 0 to 10_000_000, 0 is "no limit":
+        "Connections from one address."),
+    limit!(max_rooms "max-rooms" from 1 to 10_000_000:
+        "Rooms on this node."),
+    limit!(max_channels_per_room "max-channels-per-room" from 1 to 1_000_000:
+        "Channels in one room."),
+    limit!(max_members_per_channel "max-members-per-channel" from 1 to 10_000_000:
+        "Members of one channel."),
+    limit!(max_joins_per_client "max-joins-per-client" from 1 to 1_000_000:
+        "Channels one client is joined to."),
+    limit!(max_message_bytes "max-message-bytes" from 1_024 to 67_108_864 bytes:
+        "The longest message."),
+    limit!(history_size "history-size" from 0 to HISTORY_SIZE_MAX messages, 0 is "no history":
+        "Messages kept for each channel."),
+    limit!(outbox_bytes "outbox-bytes" from 66_560 to 1_073_741_824 bytes:
+        "Bytes that may wait for one client before messages to it are dropped."),
+    limit!(slow_grace_ms "slow-grace-ms" from 1 to 600_000 ms:
+        "How long a client's outbox may stay over its limit before the client is closed."),
+    limit!(heartbeat_ms "heartbeat-ms" from 100 to 3_600_000 ms:
+        "Silence after which the server pings; twice as much closes the connection."),
+    limit!(handshake_timeout_ms "handshake-timeout-ms" from 100 to 300_000 ms:
+        "How long a new connection may take to become a WebSocket."),
+    limit!(max_violations "max-violations" from 0 to 1_000_000, 0 is "no limit":
+        "Malformed messages within a minute that close a connection."),
+    limit!(rate_messages "rate-messages" from 0 to 10_000_000, 0 is "no limit":
+        "Messages a second from one client."),
+    limit!(rate_commands "rate-commands" from 0 to 10_000_000, 0 is "no limit":
+        "Commands a second from one client."),
+    limit!(empty_channel_ttl_ms "empty-channel-ttl-ms" from 1 to 604_800_000 ms:
+        "How long a channel that a join made may stay empty before it goes."),
+    Key {
+        flag: "create-on-join",
+        path: "limits.create_on_join",
+        doc: "Whether joining a channel that is not there makes it.",
+        default: None,
+        is_live: true,
+        field: &Switch { at: at!(Config, limits.create_on_join) },
+    },
+];
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    // The one host name that means the same everywhere and needs no resolver.
+    let numeric = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    numeric.parse().map_err(|_| {
+        format!("`{text}` is no address and port; give 127.0.0.1:9100, 0.0.0.0:9100 or [::]:9100")
+    })
+}
+
+fn parse_pin(text: &str) -> Result<Pin, String> {
+    Ok(match text {
+        "auto" => Pin::Auto,
+        "on" => Pin::On,
+        "off" => Pin::Off,
+        _ => return Err(format!("must be auto, on or off, but is `{text}`")),
+    })
+}
+
+fn show_pin(pin: &Pin) -> String {
+    match pin {
+        Pin::Auto => "auto",
+        Pin::On => "on",
+        Pin::Off => "off",
+    }
+    .to_owned()
+}
+
+fn parse_storage(text: &str) -> Result<Storage, String> {
+    match text {
+        "memory" => Ok(Storage::Memory),
+        "redis" => Err(NO_REDIS.to_owned()),
+        _ => Err(format!("must be memory, but is `{text}`")),
+    }
+}
+
+fn parse_format(text: &str) -> Result<Format, String> {
+    match text {
+        "text" => Ok(Format::Text),
+        "json" => Ok(Format::Json),
+        _ => Err(format!("must be text or json, but is `{text}`")),
+    }
+}
+
+fn show_format(format: &Format) -> String {
+    match format {
+        Format::Text => "text",
+        Format::Json => "json",
+    }
+    .to_owned()
+}
+
+fn parse_role(text: &str) -> Result<Role, String> {
+    Role::parse(text).ok_or_else(|| format!("`{text}` is no role; give user or admin"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::host::Host;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn rows_follow_the_rules_for_names() {
+        let mut tables = vec![""];
+        let mut flags = BTreeSet::new();
+        for key in KEYS {
+            let (table, name) = key.place();
+            assert_eq!(name, key.flag.replace('-', "_"), "{}", key.path);
+            assert!(flags.insert(key.flag), "{} twice", key.flag);
+            assert!(key.doc.ends_with('.') && !key.doc.contains("  "), "{}: {}", key.path, key.doc);
+            if tables.last() != Some(&table) {
+                assert!(!tables.contains(&table), "the rows of [{table}] are torn apart");
+                tables.push(table);
+            }
+        }
+        assert!(!flags.contains(FILE_FLAG));
+        assert_eq!(find("limits.rate_messages").unwrap().env(), "ARQONBUS_RATE_MESSAGES");
+    }
+
+    #[test]
+    fn every_limit_has_its_row() {
+        let config = Config::defaults(&Host::anywhere());
+        let fields = serde_json::to_value(&config.limits).unwrap();
+        let fields: BTreeSet<String> = fields.as_object().unwrap().keys().cloned().collect();
+        let rows: BTreeSet<String> = KEYS
+            .iter()
+            .filter_map(|key| key.path.strip_prefix("limits."))
+            .map(str::to_owned)
+            .collect();
+        assert_eq!(rows, fields);
+        assert!(KEYS.iter().all(|key| key.is_live || key.place().0 != "limits"));
+    }
+}
