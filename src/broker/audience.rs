@@ -128,8 +128,7 @@ mod tests {
     fn seats_come_and_go_and_the_sender_hears_only_its_echo() {
         let mut audiences = Audiences::new(seeded(1));
         let channel = ChannelId::new(ShardId(0), 1);
-        let address =
-            Arc::new(Address { room: Name::fixed("r"), channel: Name::fixed("c") });
+        let address = Arc::new(Address { room: Name::fixed("r"), channel: Name::fixed("c") });
         let conn = |slot| ConnId { slot, generation: 0 };
         let echo = Options { echo: true, presence: true };
         for slot in 0..5 {

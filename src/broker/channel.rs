@@ -97,7 +97,12 @@ pub struct Channel {
 
 impl Channel {
     /// A channel without members.
-    pub fn new(id: ChannelId, address: Address, history: History, members: Map<ConnRef, Member>) -> Channel {
+    pub fn new(
+        id: ChannelId,
+        address: Address,
+        history: History,
+        members: Map<ConnRef, Member>,
+    ) -> Channel {
         Channel {
             id,
             address: Arc::new(address),

@@ -4,9 +4,9 @@
 //! given; the index holds exactly the sequences in the ring; a sequence is given once.
 
 use crate::broker::history::Verdict::{Duplicate, Fresh};
+use crate::protocol::command::HistoryQuery;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::names::Name;
-use crate::protocol::command::HistoryQuery;
 use crate::protocol::views::HistorySpan;
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -317,7 +317,10 @@ mod tests {
             (sequences(&page.messages), page.more)
         };
         assert_eq!(page(base.clone()), (vec![8, 9, 10], true));
-        assert_eq!(page(HistoryQuery { newest_first: true, ..base.clone() }), (vec![10, 9, 8], true));
+        assert_eq!(
+            page(HistoryQuery { newest_first: true, ..base.clone() }),
+            (vec![10, 9, 8], true)
+        );
         assert_eq!(page(HistoryQuery { after: Some(2), ..base.clone() }), (vec![3, 4, 5], true));
         assert_eq!(page(HistoryQuery { before: Some(3), ..base.clone() }), (vec![1, 2], false));
         let times = HistoryQuery { since_us: Some(4), until_us: Some(5), ..base };

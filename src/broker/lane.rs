@@ -6,9 +6,7 @@
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};
 use crate::broker::policy::{ClientCard, Role};
-use crate::protocol::command::{
-    Address, CreateChannel, HistoryQuery, Join, RoomConfig,
-};
+use crate::protocol::command::{Address, CreateChannel, HistoryQuery, Join, RoomConfig};
 use crate::protocol::fault::Refusal;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::names::Name;

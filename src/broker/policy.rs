@@ -125,9 +125,7 @@ mod tests {
     fn private_channels_open_to_creator_members_and_admins_only() {
         let ann = Name::fixed("ann");
         let members = [Name::fixed("bob")];
-        let may = |id, role| {
-            may_enter(&card(id, role), ChannelType::Private, Some(&ann), &members)
-        };
+        let may = |id, role| may_enter(&card(id, role), ChannelType::Private, Some(&ann), &members);
         assert!(may("ann", Role::User));
         assert!(may("bob", Role::User));
         assert!(may("eve", Role::Admin));

@@ -99,8 +99,7 @@ impl Room {
 
     /// Forgets a client that is in none of the channels and not in `*`.
     pub fn forget_stranger(&mut self, conn: ConnRef) {
-        let is_stranger =
-            |person: &Person| person.channels == 0 && person.whole_room.is_none();
+        let is_stranger = |person: &Person| person.channels == 0 && person.whole_room.is_none();
         if self.people.get(&conn).is_some_and(is_stranger) {
             self.people.remove(&conn);
             self.spread.remove(conn.shard, false);

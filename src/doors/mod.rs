@@ -20,7 +20,6 @@ pub mod origin;
 pub mod websocket;
 
 mod header;
-mod identity_field;
 mod mask;
 #[cfg(test)]
 mod peers;

@@ -5,8 +5,7 @@
 //!
 //! *Invariant*: each key stands at most once, and none is passed over in silence.
 
-use crate::doors::identity_field::identity_field;
-use crate::protocol::command::Identity;
+use crate::protocol::command::{Identity, identity_field};
 use crate::protocol::fault::{Fault, Refusal};
 
 /// The keys a query string may hold, for the sentence that refuses another.

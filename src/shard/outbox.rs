@@ -351,7 +351,16 @@ mod tests {
     fn a_full_outbox_drops_until_half_is_free_and_knows_what() {
         let (mut outbox, mut mail) = (Outbox::default(), Mail::default());
         let mut sequence = 0;
-        while put(&mut outbox, &mut mail, { sequence += 1; sequence }, 1_000) == Put::Queued {}
+        while put(
+            &mut outbox,
+            &mut mail,
+            {
+                sequence += 1;
+                sequence
+            },
+            1_000,
+        ) == Put::Queued
+        {}
         assert!(sequence > 3, "a few fit");
         assert_eq!(put(&mut outbox, &mut mail, sequence + 1, 1_000), Put::Dropped { first: false });
         assert!(outbox.take_gaps(1_000).is_empty(), "more than half still waits");

@@ -92,7 +92,13 @@ impl Edge {
             true => Ties { named: None, whole_room: Some(options) },
             false => Ties { named: Some(options), whole_room: None },
         };
-        self.enter_room(conn, room, &join.address.room, whole_room.then_some(options), options.echo);
+        self.enter_room(
+            conn,
+            room,
+            &join.address.room,
+            whole_room.then_some(options),
+            options.echo,
+        );
         for (channel, address) in &channels {
             self.enter_channel(conn, *channel, address, ties);
         }
@@ -131,14 +137,7 @@ impl Edge {
         self.succeed(now, conn, &question, result, out);
     }
 
-    fn on_part(
-        &mut self,
-        now: Now,
-        key: u32,
-        shard: ShardId,
-        part: Part,
-        out: &mut Deliveries,
-    ) {
+    fn on_part(&mut self, now: Now, key: u32, shard: ShardId, part: Part, out: &mut Deliveries) {
         let Some(pending) = self.pending.get_mut(key) else { return };
         let is_whole = match (&mut pending.gathers, part) {
             (Gathers::Private { waiting, missing, .. }, Part::Missing(more)) => {
@@ -409,9 +408,8 @@ impl Edge {
 
     fn forget_room_if_left(&mut self, conn: ConnId, room: &Name) {
         let Some(session) = self.session_mut(conn) else { return };
-        let is_left = |tie: &RoomTie| {
-            tie.room == *room && tie.channels == 0 && tie.whole_room.is_none()
-        };
+        let is_left =
+            |tie: &RoomTie| tie.room == *room && tie.channels == 0 && tie.whole_room.is_none();
         if let Some(position) = session.rooms.iter().position(is_left) {
             let tie = session.rooms.swap_remove(position);
             self.audiences.unseat(tie.id, conn);

@@ -10,9 +10,7 @@ use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::{Edge, Flow};
 use crate::broker::lane::{Ask, Asks, Claim, JoinAsk};
 use crate::broker::policy::ClientCard;
-use crate::broker::session::{
-    Claiming, Errands, Joining, Phase, Profile, RefusedJoin, Session,
-};
+use crate::broker::session::{Claiming, Errands, Joining, Phase, Profile, RefusedJoin, Session};
 use crate::broker::telemetry::Event;
 use crate::protocol::command::{Identity, Join};
 use crate::protocol::fault::{Fault, Refusal};
@@ -219,7 +217,9 @@ impl Edge {
         let refusal = Refusal::of_field(
             Fault::ClientIdInUse,
             "client_id",
-            format!("The client id {client_id} is in use; choose another, or wait until its connection has ended."),
+            format!(
+                "The client id {client_id} is in use; choose another, or wait until its connection has ended."
+            ),
         );
         match identify {
             Some(question) => {

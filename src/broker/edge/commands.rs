@@ -6,9 +6,7 @@ use crate::broker::census::Census;
 use crate::broker::delivery::Deliveries;
 use crate::broker::edge::messages::question_of;
 use crate::broker::edge::{Edge, Flow};
-use crate::broker::lane::{
-    Ask, Asks, DisconnectAsk, JoinAsk, LeaveAsk, RoomAsk, RoomWish, Topic,
-};
+use crate::broker::lane::{Ask, Asks, DisconnectAsk, JoinAsk, LeaveAsk, RoomAsk, RoomWish, Topic};
 use crate::broker::pending::{Gathers, Pending};
 use crate::broker::policy;
 use crate::protocol::command::{self, Address, Command, HistoryQuery, Join, Request};
@@ -57,7 +55,7 @@ impl Edge {
     ) -> Result<Flow, Refusal> {
         let rate = self.limits.rate_commands;
         let Some(session) = self.session_mut(conn) else { return Ok(Flow::Done) };
-        if !again && command.is_rated() && !session.command_rate.take(now.mono_ms(), rate) {
+        if !again && command.is_rate_limited() && !session.command_rate.take(now.mono_ms(), rate) {
             return Err(Refusal::new(
                 Fault::RateLimited,
                 format!("You may give {rate} commands a second; wait and give it again."),
@@ -69,16 +67,24 @@ impl Edge {
         let asked = (conn, question, asks);
         match command {
             Command::Ping => {
-                self.succeed(now, conn, question, json!({"pong": true, "time": Time(now.wall_us)}), out);
+                self.succeed(
+                    now,
+                    conn,
+                    question,
+                    json!({"pong": true, "time": Time(now.wall_us)}),
+                    out,
+                );
                 Ok(Flow::Done)
             }
             Command::Help => {
-                let help = command::help(question.brief);
-                self.succeed(now, conn, question, help, out);
+                match question.brief {
+                    true => self.succeed(now, conn, question, command::help_brief(), out),
+                    false => self.succeed(now, conn, question, command::help(), out),
+                }
                 Ok(Flow::Done)
             }
             Command::Identify(identity) => {
-                self.identify(now, conn, question.clone(), *identity, asked.2, out)
+                Ok(self.identify(now, conn, question.clone(), *identity, asked.2, out))
             }
             Command::JoinChannel(join) => self.ask_join(*join, asked),
             Command::LeaveChannel(address) => self.ask_leave(address, asked),
@@ -111,7 +117,9 @@ impl Edge {
             Command::Status => {
                 self.ask_all(now, Census::Status(Counts::default()), Topic::Status, asked)
             }
-            Command::ListRooms => self.ask_all(now, Census::Rooms(Vec::new(), 0), Topic::Rooms, asked),
+            Command::ListRooms => {
+                self.ask_all(now, Census::Rooms(Vec::new(), 0), Topic::Rooms, asked)
+            }
             Command::ListClients => {
                 self.ask_all(now, Census::Clients(Vec::new(), 0), Topic::Clients, asked)
             }
@@ -143,7 +151,9 @@ impl Edge {
         if session.join_count() >= max && !is_joined {
             return Err(Refusal::new(
                 Fault::JoinLimit,
-                format!("You are joined to {max} channels, the most a client may be; leave one first."),
+                format!(
+                    "You are joined to {max} channels, the most a client may be; leave one first."
+                ),
             ));
         }
         session.joins_in_flight += 1;
@@ -187,15 +197,14 @@ impl Edge {
         asked: (ConnId, &Question, &mut Asks),
     ) -> Result<Flow, Refusal> {
         let address = &query.address;
-        let is_member = self.session(asked.0).is_some_and(|session| {
-            match address.channel.is_every() {
+        let is_member =
+            self.session(asked.0).is_some_and(|session| match address.channel.is_every() {
                 true => session.room(&address.room).is_some(),
                 false => session
                     .memberships
                     .find(&self.hasher, &address.room, &address.channel)
                     .is_some_and(|membership| !membership.leaving),
-            }
-        });
+            });
         if !is_member {
             return Err(not_joined(address));
         }

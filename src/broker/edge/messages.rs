@@ -42,7 +42,9 @@ impl Edge {
         } else if !again && !session.message_rate.take(now.mono_ms(), rate) {
             Some(Refusal::new(
                 Fault::RateLimited,
-                format!("You may send {rate} messages a second; slow down and send this one again."),
+                format!(
+                    "You may send {rate} messages a second; slow down and send this one again."
+                ),
             ))
         } else {
             None
@@ -99,8 +101,12 @@ impl Edge {
         let origin = Origin { received_ns: now.mono_ns, ttl_ms: envelope.metadata.ttl_ms };
         let draft = Draft::new(envelope, &from, origin);
         let trace = envelope.metadata.trace.then(|| {
-            let trace =
-                Trace { received_ns: now.mono_ns, parsed_ns: None, accepted: None, reports: Vec::new() };
+            let trace = Trace {
+                received_ns: now.mono_ns,
+                parsed_ns: None,
+                accepted: None,
+                reports: Vec::new(),
+            };
             let gathers = Gathers::Trace(Box::new(trace));
             let question = question_of(envelope);
             self.pending.insert(now.mono_ms(), Pending { conn, question, gathers })
@@ -154,7 +160,10 @@ impl Edge {
             return Err(Refusal::of_field(
                 Fault::NotJoined,
                 "room",
-                format!("You are not in the room {}; join one of its channels first.", envelope.room),
+                format!(
+                    "You are not in the room {}; join one of its channels first.",
+                    envelope.room
+                ),
             ));
         };
         let (room, room_home) = (tie.room.clone(), tie.id.home());

@@ -354,12 +354,7 @@ impl Edge {
         out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
     }
 
-    fn notice(
-        &mut self,
-        now: Now,
-        address: (&str, &str),
-        payload: impl Serialize,
-    ) -> Arc<Frame> {
+    fn notice(&mut self, now: Now, address: (&str, &str), payload: impl Serialize) -> Arc<Frame> {
         Frame::of_text(&reply::notice(self.stamp(now), address, payload), now.mono_ns)
     }
 
@@ -386,10 +381,7 @@ impl Edge {
         }
         session.activity_told_ms = Some(now.mono_ms());
         let client_id = session.card.client_id.clone();
-        let (Ok(room), Ok(channel)) = (
-            Name::parse(room),
-            Name::parse_channel(channel),
-        ) else {
+        let (Ok(room), Ok(channel)) = (Name::parse(room), Name::parse_channel(channel)) else {
             return;
         };
         let address = Address { room, channel };

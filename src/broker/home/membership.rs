@@ -147,7 +147,8 @@ impl Home {
                 "Private messages reach you without joining; pm can't be joined.",
             ));
         }
-        let found = self.rooms.get(&address.room).and_then(|room| room.channels.get(&address.channel));
+        let found =
+            self.rooms.get(&address.room).and_then(|room| room.channels.get(&address.channel));
         if let Some(&id) = found {
             let channel = &self.channels[&id];
             if !channel.admits(&ask.client) {
@@ -175,13 +176,19 @@ impl Home {
         self.ensure_room(now, &address.room, &ask.client)?;
         let created = self.create_by_join(now, ask, told);
         // A room that was made for a channel that can't be made goes with it.
-        if created.is_err() && self.rooms.get(&address.room).is_some_and(|room| room.is_abandoned()) {
+        if created.is_err() && self.rooms.get(&address.room).is_some_and(|room| room.is_abandoned())
+        {
             self.remove_room(&address.room);
         }
         created
     }
 
-    fn create_by_join(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Result<Entry, Refusal> {
+    fn create_by_join(
+        &mut self,
+        now: Now,
+        ask: &JoinAsk,
+        told: &mut Told,
+    ) -> Result<Entry, Refusal> {
         let address = &ask.join.address;
         self.may_create_by_join(&address.room, &ask.client)?;
         self.has_room_for_channel(&address.room)?;
@@ -193,7 +200,14 @@ impl Home {
     }
 
     /// Makes the client a member of a channel that lets it in, and finds what it missed.
-    fn enter(&mut self, now: Now, ask: &JoinAsk, id: ChannelId, created: bool, told: &mut Told) -> Entry {
+    fn enter(
+        &mut self,
+        now: Now,
+        ask: &JoinAsk,
+        id: ChannelId,
+        created: bool,
+        told: &mut Told,
+    ) -> Entry {
         let Join { address, echo, presence, recover } = &ask.join;
         let options = Options { echo: *echo, presence: *presence };
         let ties = Ties { named: Some(options), whole_room: None };
@@ -266,7 +280,12 @@ impl Home {
     }
 
     /// Finds the room, or makes it where a join may.
-    fn ensure_room(&mut self, now: Now, room: &Name, client: &Arc<ClientCard>) -> Result<(), Refusal> {
+    fn ensure_room(
+        &mut self,
+        now: Now,
+        room: &Name,
+        client: &Arc<ClientCard>,
+    ) -> Result<(), Refusal> {
         if self.rooms.contains_key(room) {
             return Ok(());
         }
@@ -274,7 +293,9 @@ impl Home {
             return Err(Refusal::of_field(
                 Fault::RoomNotFound,
                 "room",
-                format!("There is no room {room}, and joins do not make rooms here; ask an admin for create_room."),
+                format!(
+                    "There is no room {room}, and joins do not make rooms here; ask an admin for create_room."
+                ),
             ));
         }
         let creator = client.client_id.clone();
@@ -315,7 +336,10 @@ impl Home {
             Some(room) if room.channels.len() >= max as usize => Err(Refusal::of_field(
                 Fault::ChannelLimit,
                 "channel",
-                format!("The room {} has its {max} channels (limits.max_channels_per_room).", room.name()),
+                format!(
+                    "The room {} has its {max} channels (limits.max_channels_per_room).",
+                    room.name()
+                ),
             )),
             _ => Ok(()),
         }
@@ -327,7 +351,9 @@ impl Home {
             return Err(Refusal::of_field(
                 Fault::ChannelNotFound,
                 "channel",
-                format!("There is no such channel in {room}, and joins do not make channels here; list_channels shows which there are."),
+                format!(
+                    "There is no such channel in {room}, and joins do not make channels here; list_channels shows which there are."
+                ),
             ));
         }
         if names::is_system_room(room) && client.role != crate::broker::policy::Role::Admin {

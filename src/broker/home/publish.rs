@@ -136,7 +136,10 @@ fn may_publish(room: Option<&Room>, publish: &Publish) -> Result<(), Refusal> {
         return Err(Refusal::of_field(
             Fault::PublishForbidden,
             "room",
-            format!("The room {} does not let you publish; its publishers are listed in its config.", room.name()),
+            format!(
+                "The room {} does not let you publish; its publishers are listed in its config.",
+                room.name()
+            ),
         ));
     }
     Ok(())

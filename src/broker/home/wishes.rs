@@ -6,7 +6,7 @@ use crate::broker::home::{Home, Told};
 use crate::broker::lane::{Answer, RoomAnswer, RoomAsk, RoomWish, Tell};
 use crate::broker::policy::ClientCard;
 use crate::broker::room::{Room, RoomType};
-use crate::protocol::command::{Address, ChannelType, CreateChannel, HistoryQuery, RoomConfig};
+use crate::protocol::command::{Address, CreateChannel, HistoryQuery, RoomConfig};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::{Name, PRIVATE_CHANNEL};
@@ -99,7 +99,8 @@ impl Home {
                 self.create_room(now, &address.room, RoomType::User, creator, config)?;
             }
         }
-        let channel = self.insert_channel(now, address, Some(client.client_id.clone()), false, told);
+        let channel =
+            self.insert_channel(now, address, Some(client.client_id.clone()), false, told);
         channel.channel_type = channel_type;
         channel.metadata = metadata.map(Arc::from);
         channel.guests = members;

@@ -142,7 +142,8 @@ impl Engine {
         connection.is_held = false;
         connection.stalled = None;
         connection.input = Vec::new();
-        let socket = match mem::replace(&mut connection.stage, Stage::Handshake { deadline_ms: 0 }) {
+        let socket = match mem::replace(&mut connection.stage, Stage::Handshake { deadline_ms: 0 })
+        {
             Stage::Open(socket) => Some(socket),
             _ => None,
         };
@@ -176,12 +177,7 @@ impl Engine {
     }
 
     /// Reads on, only for the peer's goodbye.
-    pub(super) fn await_goodbye(
-        &mut self,
-        conn: ConnId,
-        socket: &mut WebSocket,
-        input: &mut [u8],
-    ) {
+    pub(super) fn await_goodbye(&mut self, conn: ConnId, socket: &mut WebSocket, input: &mut [u8]) {
         let bytes_max = self.limits.max_message_bytes as usize;
         let mut used = 0;
         while let Step::Event { used: count, event } = socket.next(&mut input[used..], bytes_max) {

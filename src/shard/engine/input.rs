@@ -3,11 +3,11 @@
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::time::Now;
 use crate::broker::edge::Flow;
-use crate::broker::edge::arrivals::draining;
 use crate::doors::handshake::{self, Handshake};
 use crate::doors::{self, Event, Step, WebSocket};
 use crate::protocol::close::CloseReason;
 use crate::protocol::decode;
+use crate::protocol::fault::{Fault, Refusal};
 use crate::shard::connection::{PausedBy, Stage};
 use crate::shard::engine::Engine;
 use crate::shard::meters::{Counter, Pause};
@@ -126,6 +126,7 @@ impl Engine {
 
     fn process_handshake(&mut self, now: Now, conn: ConnId, input: &[u8]) -> usize {
         let read = handshake::read(input, &self.handshakes);
+        let is_draining = self.is_draining;
         let Some(connection) = self.connection_mut(conn) else { return input.len() };
         match read {
             Handshake::Need => 0,
@@ -141,7 +142,7 @@ impl Engine {
                 self.begin_close(now, conn, reason, None);
                 input.len()
             }
-            Handshake::Hello { .. } if self.is_draining => {
+            Handshake::Hello { .. } if is_draining => {
                 let refusal = draining();
                 self.tally.fault(refusal.fault);
                 self.end_handshake(now, conn, doors::refuse(&refusal));
@@ -296,4 +297,8 @@ impl Engine {
             }
         }
     }
+}
+
+fn draining() -> Refusal {
+    Refusal::new(Fault::Draining, "The server is going away; connect again in a few seconds.")
 }

@@ -112,13 +112,11 @@ impl Engine {
         let Plan { shard, placement, limits, facts, origins, rooms, rooms_on_node, seed } = plan;
         let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(shard.0) << 48);
         let hasher = seeded(rng.u64(..));
-        let mut home =
-            Home::new(shard, limits.clone(), rooms_on_node, hasher.clone(), rng.fork());
+        let mut home = Home::new(shard, limits.clone(), rooms_on_node, hasher.clone(), rng.fork());
         for room in rooms.iter().filter(|room| placement.of_room(&room.name) == shard) {
             home.bootstrap(now, room);
         }
-        let edge =
-            Edge::new(shard, placement.clone(), limits.clone(), facts, hasher, rng.fork());
+        let edge = Edge::new(shard, placement.clone(), limits.clone(), facts, hasher, rng.fork());
         let shards = placement.shards();
         Engine {
             shard,
@@ -256,7 +254,9 @@ impl Engine {
 
     /// Whether there is something to do before any socket or other shard says so.
     pub fn has_work(&mut self) -> bool {
-        !self.unread.is_empty() || !self.leaving.is_empty() || !self.asks.queue(self.shard).is_empty()
+        !self.unread.is_empty()
+            || !self.leaving.is_empty()
+            || !self.asks.queue(self.shard).is_empty()
     }
 
     /// When [`Engine::tick`] next has something to do, on the monotonic clock in milliseconds.
