@@ -227,7 +227,7 @@ fn a_client_shakes_hands_and_talks() {
         panic!("the client did not wait for an answer");
     };
 
-    let policy = HandshakePolicy { allowed_origins: Origins::Loopback };
+    let policy = HandshakePolicy { allowed_origins: Origins::loopback() };
     let bytes = wire.drain();
     let Handshake::Hello { used, hello } = handshake::read(&bytes, &policy) else {
         panic!("refused: {}", String::from_utf8_lossy(&bytes));
@@ -255,7 +255,7 @@ fn a_refused_client_can_read_why() {
     let Err(HandshakeError::Interrupted(begun)) = begun.handshake() else {
         panic!("the client did not wait for an answer");
     };
-    let policy = HandshakePolicy { allowed_origins: Origins::Loopback };
+    let policy = HandshakePolicy { allowed_origins: Origins::loopback() };
     let Handshake::Refused { response, .. } = handshake::read(&wire.drain(), &policy) else {
         panic!("not refused");
     };

@@ -145,7 +145,8 @@ mod tests {
 
     #[test]
     fn bad_identities_are_refused_with_a_reason() {
-        let many = format!("join={}", vec!["a:b"; JOIN_LIST_MAX + 1].join(","));
+        let many: Vec<String> = (0..=JOIN_LIST_MAX).map(|n| format!("a:b{n}")).collect();
+        let many = format!("join={}", many.join(","));
         for (query, field, says) in [
             ("client_id=", Some("client_id"), "empty"),
             ("client_id", Some("client_id"), "empty"),
@@ -159,7 +160,6 @@ mod tests {
             ("join=*:b", Some("join"), "may hold only"),
             ("join=a:b:c", Some("join"), "room:channel"),
             (&many, Some("join"), "64"),
-            ("token=", Some("token"), "empty"),
             ("clientid=a", Some("clientid"), "client_id, client_type"),
             ("Client_Id=a", Some("Client_Id"), "client_id, client_type"),
             ("=a", Some(""), "no key"),

@@ -5,10 +5,10 @@
 
 use crate::base::limits::Limits;
 use crate::broker::policy::Role;
-use crate::daemon::config::origins::Origins;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
 use crate::daemon::logging;
+use crate::doors::origin::Origins;
 use crate::protocol::names::Name;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

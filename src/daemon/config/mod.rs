@@ -14,7 +14,6 @@ mod field;
 mod file;
 mod meaning;
 mod mistake;
-mod origins;
 mod print;
 mod reload;
 mod resolve;
@@ -28,7 +27,6 @@ mod tests;
 
 pub use meaning::{Config, Pin, Storage};
 pub use mistake::{Mistake, Position, Source};
-pub use origins::{Origin, Origins};
 pub use print::{markdown_table, print_config};
 pub use reload::{Reload, reload};
 pub use rooms::RoomSpec;

@@ -7,12 +7,12 @@
 use crate::base::limits::Limits;
 use crate::daemon::config::meaning::Config;
 use crate::daemon::config::mistake::Mistake;
-use crate::daemon::config::origins::Origins;
 use crate::daemon::config::table::KEYS;
 use crate::daemon::config::typed::ServeArgs;
 use crate::daemon::config::{Loaded, load_on};
 use crate::daemon::host::Host;
 use crate::daemon::logging::Filter;
+use crate::doors::origin::Origins;
 
 /// What a reload changes.
 #[derive(Clone, Debug, PartialEq)]
