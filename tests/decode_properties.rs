@@ -130,7 +130,7 @@ fn write(tree: &Value, noise: &mut impl Iterator<Item = u8>, out: &mut String) {
 fn write_text(text: &str, noise: &mut impl Iterator<Item = u8>, out: &mut String) {
     out.push('"');
     for char in text.chars() {
-        if noise.next().unwrap_or(0) % 8 == 0 || char < ' ' || matches!(char, '"' | '\\') {
+        if noise.next().unwrap_or(0) < 32 || char < ' ' || matches!(char, '"' | '\\') {
             for unit in char.encode_utf16(&mut [0; 2]) {
                 out.push_str(&format!("\\u{unit:04x}"));
             }
@@ -297,6 +297,18 @@ proptest! {
                 prop_assert!(!message.is_empty() && message.len() < 1_000, "{}", message);
             }
         }
+    }
+
+    #[test]
+    fn exchanged_brackets_get_the_same_verdict_from_both_parsers(
+        tree in members(tree()),
+        place in any::<prop::sample::Index>(),
+        other in prop::sample::select(&['{', '}', '[', ']', ',', ':', '"', ' '][..]),
+    ) {
+        let mut text: Vec<char> = Value::from(tree).to_string().chars().collect();
+        let marks: Vec<_> = (0..text.len()).filter(|&at| "{}[],:\"".contains(text[at])).collect();
+        text[marks[place.index(marks.len())]] = other;
+        check_verdict(&text.into_iter().collect::<String>());
     }
 
     #[test]

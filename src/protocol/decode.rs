@@ -16,7 +16,7 @@ use crate::protocol::envelope::{Envelope, MessageType, Metadata};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::json::{self, Text, Value};
 use crate::protocol::names::{self, EVERY_CHANNEL, Name};
-use crate::protocol::quote::quote;
+use crate::protocol::quote::{field_name, quote};
 use crate::protocol::timestamp;
 use std::borrow::Cow;
 
@@ -185,13 +185,25 @@ fn check_version(version: &str) -> Result<(), Refusal> {
     Err(Refusal::of_field(Fault::UnsupportedVersion, "version", message))
 }
 
+/// Which bytes may follow the `arq_` of an id.
+const IS_ID_BYTE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        let char = byte as u8;
+        table[byte] = char.is_ascii_alphanumeric() || matches!(char, b'_' | b'-');
+        byte += 1;
+    }
+    table
+};
+
 /// `arq_` and 1 to 124 of `A-Z a-z 0-9 _ -`.
 #[inline]
 fn is_id(id: &str) -> bool {
     match id.as_bytes() {
         [b'a', b'r', b'q', b'_', rest @ ..] => {
             (1..=124).contains(&rest.len())
-                && rest.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
+                && rest.iter().all(|&byte| IS_ID_BYTE[usize::from(byte)])
         }
         _ => false,
     }
@@ -276,12 +288,7 @@ fn unknown_field(key: &str) -> Refusal {
         "the envelope has no field {}; put what is yours into payload or metadata",
         quote(key)
     );
-    Refusal::of_field(Fault::UnknownField, bounded_field(key), message)
-}
-
-/// A peer's key as the name of a field: as it is if it looks like one, else quoted.
-fn bounded_field(key: &str) -> String {
-    if names::check(key).is_ok() { key.to_owned() } else { quote(key) }
+    Refusal::of_field(Fault::UnknownField, field_name(key), message)
 }
 
 fn check_telemetry(payload: &str) -> Result<(), Refusal> {

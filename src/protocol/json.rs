@@ -83,8 +83,12 @@ impl From<JsonError> for Refusal {
 
 /// Checks that `text` is one JSON object and nothing else, and calls `each` for every member, in
 /// order, as soon as it is read. What was handed out before an error was well-formed.
-pub fn members<'a>(text: &'a str, each: impl FnMut(Text<'a>, Value<'a>)) -> Result<(), JsonError> {
+pub fn members<'a>(
+    text: &'a str,
+    mut each: impl FnMut(Text<'a>, Value<'a>),
+) -> Result<(), JsonError> {
     let mut scanner = Scanner::new(text);
+    let each = |key: Span, value: Span| each(key.text(text), value.value(text));
     scanner.whole(b'{', |scanner| scanner.object(each)).map_err(|why| scanner.error(why))
 }
 
@@ -111,9 +115,9 @@ pub fn try_elements<'a, E: From<JsonError>>(
 ) -> Result<(), E> {
     let mut scanner = Scanner::new(text);
     let mut result = Ok(());
-    let each = |value| {
+    let each = |value: Span| {
         if result.is_ok() {
-            result = each(value);
+            result = each(value.value(text));
         }
     };
     scanner.whole(b'[', |scanner| scanner.array(each)).map_err(|why| scanner.error(why))?;
@@ -187,15 +191,46 @@ impl Complaint {
 }
 
 /// What kind of value was passed over.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Null,
     True,
     False,
     Number,
-    Text { escaped: bool },
+    Text,
+    EscapedText,
     Array,
     Object,
+}
+
+/// Where a value stands. A string's quotes belong to it.
+#[derive(Clone, Copy)]
+struct Span {
+    start: usize,
+    end: usize,
+    kind: Kind,
+}
+
+impl Span {
+    /// The string, between its quotes.
+    #[inline]
+    fn text(self, text: &str) -> Text<'_> {
+        let is_escaped = self.kind == Kind::EscapedText;
+        Text::new(&text[self.start + 1..self.end - 1], is_escaped)
+    }
+
+    #[inline(always)] // As with `Scanner::key`.
+    fn value(self, text: &str) -> Value<'_> {
+        match self.kind {
+            Kind::Null => Value::Null,
+            Kind::True => Value::Bool(true),
+            Kind::False => Value::Bool(false),
+            Kind::Number => Value::Number(&text[self.start..self.end]),
+            Kind::Text | Kind::EscapedText => Value::Text(self.text(text)),
+            Kind::Array => Value::Array(&text[self.start..self.end]),
+            Kind::Object => Value::Object(&text[self.start..self.end]),
+        }
+    }
 }
 
 struct Scanner<'a> {
@@ -231,12 +266,12 @@ impl<'a> Scanner<'a> {
 
     /// Reads an object from its opening brace to after its closing one.
     #[inline]
-    fn object(&mut self, mut each: impl FnMut(Text<'a>, Value<'a>)) -> Result<(), Complaint> {
+    fn object(&mut self, mut each: impl FnMut(Span, Span)) -> Result<(), Complaint> {
         self.open()?;
-        let mark = self.keys.open();
+        let mut mark = self.keys.open();
         if self.peek() != b'}' {
             loop {
-                let key = self.key(&mark)?;
+                let key = self.key(&mut mark)?;
                 let value = self.value()?;
                 each(key, value);
                 self.space();
@@ -256,7 +291,7 @@ impl<'a> Scanner<'a> {
 
     /// Reads an array from its opening bracket to after its closing one.
     #[inline]
-    fn array(&mut self, mut each: impl FnMut(Value<'a>)) -> Result<(), Complaint> {
+    fn array(&mut self, mut each: impl FnMut(Span)) -> Result<(), Complaint> {
         self.open()?;
         if self.peek() != b']' {
             loop {
@@ -287,15 +322,15 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads a key, its colon and the space around it.
-    #[inline]
-    fn key(&mut self, mark: &keys::Mark) -> Result<Text<'a>, Complaint> {
+    #[inline(always)] // A span in memory, written in parts and read as a whole, stalls the CPU.
+    fn key(&mut self, object: &mut keys::Mark) -> Result<Span, Complaint> {
         if self.peek() != b'"' {
             return Err(Complaint::NoKey);
         }
         let start = self.at;
-        let escaped = self.string()?;
-        let key = Text::new(&self.text[start + 1..self.at - 1], escaped);
-        if let Err(why) = self.keys.add(self.text, mark, start + 1, key) {
+        let kind = self.string()?;
+        let key = Span { start, end: self.at, kind };
+        if let Err(why) = self.keys.add(self.text, object, key) {
             self.at = start;
             return Err(why);
         }
@@ -308,27 +343,18 @@ impl<'a> Scanner<'a> {
         Ok(key)
     }
 
-    #[inline]
-    fn value(&mut self) -> Result<Value<'a>, Complaint> {
+    #[inline(always)]
+    fn value(&mut self) -> Result<Span, Complaint> {
         let start = self.at;
         let kind = self.pass()?;
-        let span = &self.text[start..self.at];
-        Ok(match kind {
-            Kind::Null => Value::Null,
-            Kind::True => Value::Bool(true),
-            Kind::False => Value::Bool(false),
-            Kind::Number => Value::Number(span),
-            Kind::Text { escaped } => Value::Text(Text::new(&span[1..span.len() - 1], escaped)),
-            Kind::Array => Value::Array(span),
-            Kind::Object => Value::Object(span),
-        })
+        Ok(Span { start, end: self.at, kind })
     }
 
     /// Moves behind the value that begins here. The one recursion of the scanner, bounded by
     /// `open`.
     fn pass(&mut self) -> Result<Kind, Complaint> {
         match self.peek() {
-            b'"' => self.string().map(|escaped| Kind::Text { escaped }),
+            b'"' => self.string(),
             b'{' => self.object(|_, _| ()).map(|()| Kind::Object),
             b'[' => self.array(|_| ()).map(|()| Kind::Array),
             b'-' | b'0'..=b'9' => self.number().map(|()| Kind::Number),
@@ -349,19 +375,19 @@ impl<'a> Scanner<'a> {
 
     /// Moves from an opening quote to after the closing one; says whether there were escapes.
     #[inline]
-    fn string(&mut self) -> Result<bool, Complaint> {
+    fn string(&mut self) -> Result<Kind, Complaint> {
         self.at += 1;
-        let mut escaped = false;
+        let mut kind = Kind::Text;
         loop {
             self.at += clean_run(self.rest());
             match self.peek() {
                 b'"' => {
                     self.at += 1;
-                    return Ok(escaped);
+                    return Ok(kind);
                 }
                 b'\\' => {
                     self.escape()?;
-                    escaped = true;
+                    kind = Kind::EscapedText;
                 }
                 _ => return Err(Complaint::ControlCharacter),
             }
@@ -427,7 +453,8 @@ impl<'a> Scanner<'a> {
 
     #[inline]
     fn space(&mut self) {
-        while matches!(self.peek(), b' ' | b'\t' | b'\n' | b'\r') {
+        // Mostly there is none, which one comparison settles.
+        while self.peek() <= b' ' && matches!(self.peek(), b' ' | b'\t' | b'\n' | b'\r') {
             self.at += 1;
         }
     }

@@ -1,6 +1,8 @@
 //! Quoting what a peer sent inside a sentence: short, and free of anything that could break a
 //! terminal or a log.
 
+use crate::protocol::names;
+
 /// The most characters of a peer's text that one sentence repeats.
 const QUOTED_CHARS_MAX: usize = 32;
 
@@ -19,9 +21,22 @@ pub fn quote(text: &str) -> String {
     quoted
 }
 
+/// A key that a peer made up, as the name of the field at fault: as it is if it follows the rule
+/// for names, else quoted.
+pub fn field_name(key: &str) -> String {
+    if names::check(key).is_ok() { key.to_owned() } else { quote(key) }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::quote;
+    use super::{field_name, quote};
+
+    #[test]
+    fn field_names_are_plain_or_quoted() {
+        assert_eq!(field_name("roomName"), "roomName");
+        assert_eq!(field_name(""), r#""""#);
+        assert_eq!(field_name("a\nb"), r#""a\nb""#);
+    }
 
     #[test]
     fn quotes_are_short_and_clean() {

@@ -13,7 +13,7 @@ use super::table::{CommandSpec, ParameterSpec, ParameterType};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::json::{self, Text, Value};
 use crate::protocol::names::{self, EVERY_CHANNEL, Name, NameError};
-use crate::protocol::quote::quote;
+use crate::protocol::quote::{field_name, quote};
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
@@ -195,11 +195,6 @@ fn known(spec: &'static CommandSpec, key: Text<'_>) -> Result<&'static Parameter
         );
         Refusal::of_field(Fault::BadParameter, field, message)
     })
-}
-
-/// A peer's key as the name of a field: as it is if it looks like one, else quoted.
-pub(super) fn field_name(key: &str) -> Cow<'_, str> {
-    if names::check(key).is_ok() { Cow::Borrowed(key) } else { Cow::Owned(quote(key)) }
 }
 
 fn check_type(parameter: &ParameterSpec, value: &Value<'_>) -> Result<(), Refusal> {

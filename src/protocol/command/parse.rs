@@ -4,9 +4,7 @@
 //! known and of which type, and one short function for each command makes it of that.
 
 use super::identity::{add_join, identity_field};
-use super::parameters::{
-    Every, Parameters, bad_parameter, client_name, client_names, field_name, in_range,
-};
+use super::parameters::{Every, Parameters, bad_parameter, client_name, client_names, in_range};
 use super::{
     ChannelType, Command, CreateChannel, HistoryQuery, Identity, Join, Publishers, Recover,
     Request, RoomConfig, table,
@@ -18,7 +16,7 @@ use crate::base::limits::{
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::json::{self, Value};
 use crate::protocol::names::{EVERY_CHANNEL, Name};
-use crate::protocol::quote::quote;
+use crate::protocol::quote::{field_name, quote};
 use crate::protocol::timestamp;
 use serde_json::value::RawValue;
 use std::borrow::Cow;

@@ -1,15 +1,16 @@
 //! No key twice: the keys of every object that is open, on one stack.
 //!
 //! A key is compared by what it says, so `"a"` and `"\u0061"` are the same. Small objects, which
-//! are nearly all, compare each new key with those before it, by a fingerprint first. In a large
-//! one that would be quadratic, so its keys are sorted when it closes. Sorting needs no hash, so
-//! there is no seed to keep and no flood of collisions to fear: keys with equal fingerprints cost
-//! a comparison of bytes, and the bytes of all keys together are bounded by the text.
+//! are nearly all, compare each new key with those before it, by a fingerprint first; and a word
+//! with a bit for each key so far mostly says that not even this is needed. In a large object that
+//! would be quadratic, so its keys are sorted when it closes. Sorting needs no hash, so there is no
+//! seed to keep and no flood of collisions to fear: keys with equal fingerprints cost a comparison
+//! of bytes, and the bytes of all keys together are bounded by the text.
 //!
 //! *Invariants*: the stack holds the keys of the innermost open object last, and nothing of any
 //! object that is closed.
 
-use super::{Complaint, Text};
+use super::{Complaint, Kind, Span};
 use smallvec::SmallVec;
 
 /// How many keys are compared one by one before an object counts as large.
@@ -37,44 +38,39 @@ pub(super) struct Keys {
 pub(super) struct Mark {
     stack: usize,
     unescaped: usize,
+    /// One bit for each key so far, chosen by its fingerprint: a key whose bit is not set is new.
+    seen: u64,
 }
 
 impl Keys {
     /// Begins an object.
     #[inline]
     pub(super) fn open(&self) -> Mark {
-        Mark { stack: self.stack.len(), unescaped: self.unescaped.len() }
+        Mark { stack: self.stack.len(), unescaped: self.unescaped.len(), seen: 0 }
     }
 
-    /// Takes the next key of the innermost object, whose text begins at `start`.
+    /// Takes the next key of the innermost object.
     #[inline]
     pub(super) fn add(
         &mut self,
         text: &str,
-        object: &Mark,
-        start: usize,
-        key: Text<'_>,
+        object: &mut Mark,
+        span: Span,
     ) -> Result<(), Complaint> {
-        // Texts are shorter than 2^31 bytes, so these fit; see `TEXT_BYTES_MAX`.
-        let key = match key.plain() {
-            Some(plain) => Key {
-                fingerprint: fingerprint(plain.as_bytes()),
-                start: start as u32,
-                length: plain.len() as u32,
-            },
-            None => self.unescape(key),
-        };
-        let others = &self.stack[object.stack..];
-        if others.len() < COMPARED_MAX {
-            let is_same = |other: &&Key| {
-                other.fingerprint == key.fingerprint
-                    && self.said(text, other) == self.said(text, &key)
-            };
-            if others.iter().find(is_same).is_some() {
-                self.duplicate = Some(self.said(text, &key).to_owned());
-                return Err(Complaint::DuplicateKey);
+        let key = match span.kind {
+            Kind::EscapedText => self.unescape(text, span),
+            _ => {
+                let (start, end) = (span.start + 1, span.end - 1);
+                // Texts are shorter than 2^31 bytes, so these fit; see `TEXT_BYTES_MAX`.
+                let fingerprint = fingerprint(&text.as_bytes()[start..end]);
+                Key { fingerprint, start: start as u32, length: (end - start) as u32 }
             }
+        };
+        let bit = 1 << (key.fingerprint >> 58);
+        if object.seen & bit != 0 {
+            self.compare(text, object, key)?;
         }
+        object.seen |= bit;
         self.stack.push(key);
         Ok(())
     }
@@ -95,10 +91,23 @@ impl Keys {
         self.duplicate.as_deref()
     }
 
+    /// Compares a key with those before it, unless they are too many.
+    fn compare(&mut self, text: &str, object: &Mark, key: Key) -> Result<(), Complaint> {
+        let others = &self.stack[object.stack..];
+        let is_same = |other: &Key| {
+            other.fingerprint == key.fingerprint && self.said(text, other) == self.said(text, &key)
+        };
+        if others.len() < COMPARED_MAX && others.iter().any(is_same) {
+            self.duplicate = Some(self.said(text, &key).to_owned());
+            return Err(Complaint::DuplicateKey);
+        }
+        Ok(())
+    }
+
     #[cold]
-    fn unescape(&mut self, key: Text<'_>) -> Key {
+    fn unescape(&mut self, text: &str, span: Span) -> Key {
         let start = self.unescaped.len();
-        key.unescape_into(&mut self.unescaped);
+        span.text(text).unescape_into(&mut self.unescaped);
         Key {
             fingerprint: fingerprint(&self.unescaped.as_bytes()[start..]),
             start: start as u32 | UNESCAPED,

@@ -123,6 +123,32 @@ fn bad_texts_are_refused() {
 }
 
 #[test]
+fn brackets_close_what_they_opened() {
+    for text in [r#"{"a":[1}}"#, r#"{"a":[1}]}"#, r#"{"a":[}}"#, r#"{"a":{"b":1]}"#, r#"{"a":{]}"#]
+    {
+        assert_eq!(fault(text), Some(Fault::InvalidJson), "{text}");
+    }
+}
+
+#[test]
+fn surrogates_come_in_pairs_high_then_low() {
+    let edges = [0xD7FF, 0xD800, 0xDBFF, 0xDC00, 0xDFFF, 0xE000];
+    for one in edges {
+        for other in edges {
+            let units = [one, other];
+            let is_good = String::from_utf16(&units).is_ok();
+            let text = format!(r#"{{"a":"\u{one:04x}\u{other:04X}"}}"#);
+            assert_eq!(fault(&text).is_none(), is_good, "{text}");
+            members(&text, |_, value| match value {
+                Value::Text(text) => assert_eq!(text.get(), String::from_utf16_lossy(&units)),
+                other => panic!("{other:?}"),
+            })
+            .map_or_else(|error| assert_eq!(error.fault, Fault::InvalidJson), |()| ());
+        }
+    }
+}
+
+#[test]
 fn nesting_ends_at_the_limit() {
     assert_eq!(fault(&nested(65)), Some(Fault::TooDeep));
     let arrays = |depth| format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));

@@ -27,12 +27,6 @@ impl<'a> Text<'a> {
         }
     }
 
-    /// The string as it was written, if that is also what it says.
-    #[inline]
-    pub(super) fn plain(self) -> Option<&'a str> {
-        (!self.escaped).then_some(self.raw)
-    }
-
     /// Appends what the string says.
     pub(super) fn unescape_into(self, out: &mut String) {
         let mut rest = self.raw;
