@@ -10,6 +10,7 @@ use crate::protocol::command::{Address, CreateChannel, HistoryQuery, Join, RoomC
 use crate::protocol::fault::Refusal;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::names::Name;
+use crate::protocol::origin::Origins;
 use crate::protocol::reply::Question;
 use crate::protocol::views::{
     ChannelLine, ChannelView, ClientView, Counts, HistoryView, JoinView, RoomView,
@@ -46,6 +47,8 @@ pub enum Ask {
     Traced(TraceReport),
     /// New limits.
     Reconfigure(Arc<Limits>),
+    /// Other web pages may connect.
+    AllowOrigins(Box<Origins>),
     /// Send every client away; the shard spreads the closes over this many milliseconds.
     Drain {
         /// The window over which the closes are spread.

@@ -1,7 +1,12 @@
 //! The daemon around the bus: what it was told, the machine it runs on, and what it says.
 
+pub mod accept;
 pub mod cgroup;
+pub mod clock;
 pub mod config;
 pub mod control;
 pub mod host;
 pub mod logging;
+pub mod node;
+pub mod pinning;
+pub mod serve;

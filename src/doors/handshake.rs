@@ -9,7 +9,7 @@
 //! *Not here*: whether a token holds, whether a client id is free, how long a client may take.
 
 use crate::base::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADERS_MAX};
-use crate::doors::origin::Origins;
+use crate::protocol::origin::Origins;
 use crate::doors::{query, refusal};
 use crate::protocol::command::Identity;
 use crate::protocol::fault::{Fault, Refusal};

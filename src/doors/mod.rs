@@ -16,7 +16,6 @@
 
 pub mod control;
 pub mod handshake;
-pub mod origin;
 pub mod websocket;
 
 mod header;
@@ -28,6 +27,5 @@ mod refusal;
 
 pub use control::{close, close_reply, ping, pong};
 pub use handshake::{Handshake, HandshakePolicy, Hello};
-pub use origin::Origins;
 pub use refusal::refuse;
 pub use websocket::{CloseFrame, Event, Step, WebSocket};

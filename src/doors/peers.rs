@@ -1,7 +1,8 @@
 //! The doors talk to an independent WebSocket client over a stream in memory.
 
 use crate::doors::handshake::{self, Handshake, HandshakePolicy};
-use crate::doors::{CloseFrame, Event, Origins, Step, WebSocket, close, ping, pong};
+use crate::doors::{CloseFrame, Event, Step, WebSocket, close, ping, pong};
+use crate::protocol::origin::Origins;
 use proptest::prelude::*;
 use std::cell::RefCell;
 use std::io::{self, Read, Write};

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod frame;
 pub mod json;
 pub mod names;
+pub mod origin;
 pub mod quote;
 pub mod reply;
 pub mod timestamp;

@@ -196,7 +196,7 @@ impl Home {
                 told.tell(ask.conn.shard, Tell::Answer(Box::new(answer)));
             }
             Ask::Reconfigure(limits) => self.reconfigure(limits),
-            Ask::Survey(_) | Ask::Traced(_) | Ask::Drain { .. } => {
+            Ask::Survey(_) | Ask::Traced(_) | Ask::Drain { .. } | Ask::AllowOrigins(_) => {
                 unreachable!("what concerns the whole shard does not reach its home")
             }
         }

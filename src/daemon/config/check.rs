@@ -2,7 +2,7 @@
 //! for more than the machine gives. Each sentence names every key it is about.
 
 use crate::daemon::config::meaning::Config;
-use crate::doors::origin::Origin;
+use crate::protocol::origin::Origin;
 use std::net::SocketAddr;
 
 /// What must fit into an outbox besides the longest message: the envelope around it, and the

@@ -8,7 +8,7 @@ use crate::broker::policy::Role;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
 use crate::daemon::logging;
-use crate::doors::origin::Origins;
+use crate::protocol::origin::Origins;
 use crate::protocol::names::Name;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

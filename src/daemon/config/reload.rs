@@ -12,7 +12,7 @@ use crate::daemon::config::typed::ServeArgs;
 use crate::daemon::config::{Loaded, load_on};
 use crate::daemon::host::Host;
 use crate::daemon::logging::Filter;
-use crate::doors::origin::Origins;
+use crate::protocol::origin::Origins;
 
 /// What a reload changes.
 #[derive(Clone, Debug, PartialEq)]

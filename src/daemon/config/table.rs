@@ -13,7 +13,7 @@ use crate::daemon::config::field::{Field, List, Number, Refused, Switch, Word, a
 use crate::daemon::config::meaning::{Config, Pin, Storage};
 use crate::daemon::config::rooms::parse_name;
 use crate::daemon::logging::{Filter, Format};
-use crate::doors::origin::Origin;
+use crate::protocol::origin::Origin;
 use crate::protocol::names::Name;
 use std::fmt;
 use std::net::SocketAddr;

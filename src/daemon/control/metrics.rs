@@ -97,7 +97,7 @@ fn errors(text: &mut Exposition, shared: &Shared) {
     }
 }
 
-/// The control plane itself.
+/// The control plane itself, and the acceptor.
 fn control(text: &mut Exposition, shared: &Shared) {
     let counts = &shared.counts;
     text.family(
@@ -123,6 +123,21 @@ fn control(text: &mut Exposition, shared: &Shared) {
             "arqonbus_http_refused_total",
             "Connections to the control plane closed because it had enough",
             &counts.refused,
+        ),
+        (
+            "arqonbus_connections_turned_away_total",
+            "Connections told that the node or their address was full",
+            &shared.accepts.turned_away,
+        ),
+        (
+            "arqonbus_connections_dropped_total",
+            "Connections closed unheard because too many were being turned away",
+            &shared.accepts.dropped,
+        ),
+        (
+            "arqonbus_accept_failures_total",
+            "Failures to accept a connection, such as a lack of file descriptors",
+            &shared.accepts.failures,
         ),
     ] {
         text.family(name, Kind::Counter, help).sample(&[], count.load(Relaxed));

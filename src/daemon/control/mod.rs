@@ -37,6 +37,7 @@ use crate::base::limits::{
 };
 use crate::base::time::Now;
 use crate::broker::telemetry::Telemetry;
+use crate::daemon::accept::AcceptCounts;
 use crate::protocol::close::CloseReason;
 use crate::protocol::command::Address;
 use crate::protocol::frame::Draft;
@@ -55,10 +56,12 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 pub struct Control {
     /// The HTTP port, bound.
     pub http: TcpListener,
-    /// The telemetry port, bound.
-    pub telemetry: TcpListener,
+    /// The telemetry port, bound, if telemetry is on.
+    pub telemetry: Option<TcpListener>,
     /// The meters of every shard, in the order of the shards.
     pub meters: Vec<Arc<Meters>>,
+    /// What the acceptor counts.
+    pub accepts: Arc<AcceptCounts>,
     /// What the shards tell. Bounded; a shard that finds it full drops the event and counts it.
     pub events: mpsc::Receiver<Telemetry>,
     /// Puts a message into the bus without waiting; `false` if the lane to its home is full.
@@ -109,8 +112,8 @@ pub struct About {
     pub storage: &'static str,
     /// The bus port's address.
     pub bus: SocketAddr,
-    /// The telemetry port's address.
-    pub telemetry: SocketAddr,
+    /// The telemetry port's address, if telemetry is on.
+    pub telemetry: Option<SocketAddr>,
     /// The HTTP port's address.
     pub http: SocketAddr,
 }
@@ -221,6 +224,7 @@ impl Default for Bounds {
 /// What the tasks of the control plane share.
 struct Shared {
     meters: Vec<Arc<Meters>>,
+    accepts: Arc<AcceptCounts>,
     facts: Arc<Facts>,
     clock: Box<dyn Fn() -> Now + Send + Sync>,
     allows_origin: Box<OriginRule>,
@@ -272,12 +276,13 @@ fn spawn_at(control: Control, bounds: Bounds) -> io::Result<ControlThread> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (http, telemetry) = {
         let _inside = runtime.enter();
-        (listener(control.http)?, listener(control.telemetry)?)
+        (listener(control.http)?, control.telemetry.map(listener).transpose()?)
     };
     let (set_stopping, stopping) = watch::channel(false);
     let shared = Arc::new(Shared {
         load: Load::new(control.meters.len()),
         meters: control.meters,
+        accepts: control.accepts,
         facts: control.facts,
         clock: control.clock,
         allows_origin: control.allows_origin,
@@ -296,13 +301,11 @@ fn spawn_at(control: Control, bounds: Bounds) -> io::Result<ControlThread> {
     let all = async move {
         let sockets = Arc::clone(&shared.http_sockets);
         tokio::spawn(serve::serve(http, http::router(&shared), sockets, Arc::clone(&shared)));
-        let sockets = Arc::clone(&shared.telemetry_sockets);
-        tokio::spawn(serve::serve(
-            telemetry,
-            reader::router(&shared),
-            sockets,
-            Arc::clone(&shared),
-        ));
+        if let Some(telemetry) = telemetry {
+            let sockets = Arc::clone(&shared.telemetry_sockets);
+            let router = reader::router(&shared);
+            tokio::spawn(serve::serve(telemetry, router, sockets, Arc::clone(&shared)));
+        }
         spreader.run(events, stats_interval, told_to_stop).await;
         // Nobody listens if every connection is gone already.
         let _ = set_stopping.send(true);

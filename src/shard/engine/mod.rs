@@ -33,8 +33,9 @@ use crate::broker::edge::{Edge, Facts};
 use crate::broker::home::{Bootstrap, Home, Told};
 use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
 use crate::broker::telemetry::{Event, Telemetry};
-use crate::doors::{HandshakePolicy, Origins};
+use crate::doors::HandshakePolicy;
 use crate::protocol::close::CloseReason;
+use crate::protocol::origin::Origins;
 use crate::protocol::views::Counts;
 use crate::shard::connection::Connection;
 use crate::shard::meters::{Counter, Drop as DropReason, Gauge, Pause, Tally};
@@ -209,6 +210,7 @@ impl Engine {
                 self.deliver(now);
             }
             Ask::Drain { window_ms } => self.drain(now, window_ms),
+            Ask::AllowOrigins(origins) => self.handshakes.allowed_origins = *origins,
             Ask::Reconfigure(limits) => {
                 self.limits = limits.clone();
                 self.edge.reconfigure(limits.clone());

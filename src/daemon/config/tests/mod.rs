@@ -11,7 +11,7 @@ use crate::base::limits::Limits;
 use crate::broker::policy::Role;
 use crate::daemon::cgroup::Quota;
 use crate::daemon::host::Cores;
-use crate::doors::Origins;
+use crate::protocol::origin::Origins;
 use crate::protocol::command::Publishers;
 use crate::protocol::names::Name;
 use clap::{Args, Command, FromArgMatches};

@@ -1,0 +1,214 @@
+//! Accepts connections and gives each to the shard with the fewest.
+//!
+//! Kernel balancing between several listening sockets is uneven, and a shard is fixed for a
+//! connection's life; so one thread accepts for all and looks at how many each shard has.
+//!
+//! Who comes when the node is full is still let in as far as the handshake, so that a browser can
+//! be told why (close code 1013); a bounded number of such guests are there at once, and beyond
+//! that a socket is closed without a word.
+//!
+//! *Invariant*: a socket is counted when it is given to a shard and uncounted when the shard says
+//! that it is gone.
+
+use crate::base::hash::{Map, seeded};
+use crate::protocol::close::CloseReason;
+use crate::shard::driver::Arrival;
+use crate::shard::lanes::Lanes;
+use crate::base::ids::ShardId;
+use crossbeam_channel::{Receiver, Sender};
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Connections beyond the limit that may be told why they are turned away.
+const GUESTS_MAX: u32 = 256;
+/// How long accepting pauses when the process has no file descriptor left.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+const LISTENER: Token = Token(0);
+const STOP: Token = Token(1);
+
+/// How many may come in; changes while the daemon runs.
+#[derive(Debug)]
+pub struct Admission {
+    /// Connections on this node.
+    pub connections_max: AtomicU32,
+    /// Connections from one address; 0 is no limit.
+    pub per_address_max: AtomicU32,
+}
+
+/// What the acceptor counts.
+#[derive(Debug, Default)]
+pub struct AcceptCounts {
+    /// Connections turned away after their handshake because the node or their address was full.
+    pub turned_away: AtomicU64,
+    /// Connections closed without a word because too many were being turned away.
+    pub dropped: AtomicU64,
+    /// Failures of `accept`, such as a lack of file descriptors.
+    pub failures: AtomicU64,
+}
+
+/// Where the acceptor gives its sockets.
+#[derive(Debug)]
+pub struct Berth {
+    /// To the shard.
+    pub arrivals: Sender<Arrival>,
+    /// How many connections it has.
+    pub load: Arc<AtomicU32>,
+}
+
+/// What an acceptor is made of.
+pub struct AcceptParts {
+    /// The listening socket, bound.
+    pub listener: TcpListener,
+    /// A berth for each shard.
+    pub berths: Vec<Berth>,
+    /// Whose connections have ended.
+    pub departures: Receiver<IpAddr>,
+    /// To wake the shards.
+    pub lanes: Lanes,
+    /// How many may come in.
+    pub admission: Arc<Admission>,
+    /// What is counted.
+    pub counts: Arc<AcceptCounts>,
+}
+
+/// The accepting thread.
+#[derive(Debug)]
+pub struct Acceptor {
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+impl Acceptor {
+    /// Starts to accept.
+    ///
+    /// # Errors
+    /// If the listening socket can't be watched, or no thread started.
+    pub fn start(parts: AcceptParts) -> io::Result<Acceptor> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), STOP)?;
+        parts.listener.set_nonblocking(true)?;
+        let mut listener = mio::net::TcpListener::from_std(parts.listener.try_clone()?);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let doorman = Doorman {
+            poll,
+            parts,
+            stop: stop.clone(),
+            of_address: Map::with_hasher(seeded(fastrand::u64(..))),
+        };
+        let thread = thread::Builder::new().name("accept".to_owned()).spawn(|| doorman.run())?;
+        Ok(Acceptor { stop, waker, thread })
+    }
+
+    /// Stops to accept and closes the listening socket.
+    pub fn stop(self) {
+        self.stop.store(true, Relaxed);
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "the accepting thread could not be woken");
+        }
+        if self.thread.join().is_err() {
+            tracing::error!("the accepting thread panicked");
+        }
+    }
+}
+
+struct Doorman {
+    poll: Poll,
+    parts: AcceptParts,
+    stop: Arc<AtomicBool>,
+    of_address: Map<IpAddr, u32>,
+}
+
+impl Doorman {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(16);
+        while !self.stop.load(Relaxed) {
+            match self.poll.poll(&mut events, None) {
+                Ok(()) => self.accept_all(),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    tracing::error!(%error, "waiting for connections failed; none are accepted any more");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn accept_all(&mut self) {
+        while !self.stop.load(Relaxed) {
+            match self.parts.listener.accept() {
+                Ok((stream, address)) => self.admit(stream, address),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                // The peer was gone before it was accepted.
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let failures = self.parts.counts.failures.fetch_add(1, Relaxed);
+                    if failures % 100 == 0 {
+                        tracing::warn!(%error, failures, "a connection could not be accepted; see limits.max_connections and `ulimit -n`");
+                    }
+                    thread::sleep(EXHAUSTED_PAUSE);
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, stream: TcpStream, address: SocketAddr) {
+        self.count_departures();
+        let peer = address.ip().to_canonical();
+        let open: u32 = self.parts.berths.iter().map(|berth| berth.load.load(Relaxed)).sum();
+        let max = self.parts.admission.connections_max.load(Relaxed);
+        if open >= max.saturating_add(GUESTS_MAX) {
+            self.parts.counts.dropped.fetch_add(1, Relaxed);
+            return;
+        }
+        let per_address_max = self.parts.admission.per_address_max.load(Relaxed);
+        let of_address = self.of_address.entry(peer).or_insert(0);
+        let turned_away = if open >= max {
+            Some(CloseReason::Full)
+        } else if per_address_max > 0 && *of_address >= per_address_max {
+            Some(CloseReason::AddressFull)
+        } else {
+            None
+        };
+        *of_address += 1;
+        if turned_away.is_some() {
+            self.parts.counts.turned_away.fetch_add(1, Relaxed);
+        }
+        // A socket that fails here is already dead, and its shard will find out.
+        let _ = stream.set_nonblocking(true);
+        let _ = stream.set_nodelay(true);
+        let shard = self.emptiest();
+        let berth = &self.parts.berths[shard.index()];
+        berth.load.fetch_add(1, Relaxed);
+        if berth.arrivals.send(Arrival { stream, peer, turned_away }).is_ok() {
+            self.parts.lanes.ring(shard);
+        }
+    }
+
+    fn emptiest(&self) -> ShardId {
+        let loads = self.parts.berths.iter().map(|berth| berth.load.load(Relaxed));
+        let (shard, _) =
+            loads.enumerate().min_by_key(|&(_, load)| load).unwrap_or_default();
+        ShardId(shard as u16)
+    }
+
+    fn count_departures(&mut self) {
+        for peer in self.parts.departures.try_iter() {
+            if let Some(count) = self.of_address.get_mut(&peer) {
+                *count -= 1;
+                if *count == 0 {
+                    self.of_address.remove(&peer);
+                }
+            }
+        }
+    }
+}
+

@@ -1,0 +1,323 @@
+//! A running node: its shards, its acceptor and its control plane, started and stopped together.
+
+use crate::base::hash::Placement;
+use crate::base::ids::ShardId;
+use crate::base::limits::{Limits, TELEMETRY_SLOTS};
+use crate::base::quota::Quota;
+use crate::base::time::Now;
+use crate::broker::edge;
+use crate::broker::home::Bootstrap;
+use crate::broker::lane::{Ask, Publish, Target};
+use crate::broker::policy::{PublishAnywhere, Role};
+use crate::daemon::accept::{AcceptCounts, AcceptParts, Acceptor, Admission, Berth};
+use crate::daemon::config::Config;
+use crate::daemon::control::{self, About, Control, ControlThread, Facts, Phase, Publication};
+use crate::daemon::pinning::{self, Pinning};
+use crate::protocol::origin::Origins;
+use crate::shard::driver::{Clock, Driver, Parts, poll_with_bell};
+use crate::shard::engine::{Engine, Plan};
+use crate::shard::lanes::Lanes;
+use crate::shard::meters::Meters;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// The version of this server.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The name of this server.
+pub const SERVER: &str = "arqonbus";
+
+/// The sockets a node listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The bus.
+    pub bus: TcpListener,
+    /// Telemetry, if it is on.
+    pub telemetry: Option<TcpListener>,
+    /// HTTP.
+    pub http: TcpListener,
+}
+
+/// A running node.
+pub struct Node {
+    lanes: Lanes,
+    placement: Placement,
+    shards: Vec<JoinHandle<()>>,
+    loads: Vec<Arc<AtomicU32>>,
+    stop: Arc<AtomicBool>,
+    acceptor: Option<Acceptor>,
+    control: Option<ControlThread>,
+    facts: Arc<Facts>,
+    admission: Arc<Admission>,
+    origins: Arc<RwLock<Origins>>,
+}
+
+impl Node {
+    /// Starts everything; clients may come when this returns.
+    ///
+    /// # Errors
+    /// If a thread or a poll could not be made.
+    pub fn start(
+        config: &Config,
+        listeners: Listeners,
+        pinning: &Pinning,
+        clock: Clock,
+    ) -> io::Result<Node> {
+        let now = clock();
+        let placement = Placement::new(config.shards, fastrand::u64(..));
+        let admission = Arc::new(Admission {
+            connections_max: AtomicU32::new(config.limits.max_connections),
+            per_address_max: AtomicU32::new(config.limits.max_connections_per_address),
+        });
+        let origins = Arc::new(RwLock::new(config.allowed_origins.clone()));
+        let facts = Arc::new(Facts::new(about(config, &listeners, now)?, config.limits.clone()));
+        let stop = Arc::new(AtomicBool::new(false));
+
+        let mut polls = Vec::new();
+        for _ in 0..config.shards {
+            polls.push(poll_with_bell()?);
+        }
+        let bells = polls.iter().map(|(_, bell)| bell.clone()).collect();
+        let (lanes, inboxes) = Lanes::new(bells);
+        let (events, events_in) = mpsc::channel(TELEMETRY_SLOTS);
+        let (departures, departures_in) = crossbeam_channel::unbounded();
+        let plans = plans(config, &placement, now);
+        let (mut shards, mut berths, mut loads, mut meters) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (((poll, bell), inbox), plan) in polls.into_iter().zip(inboxes).zip(plans) {
+            let (arrivals, arrivals_in) = crossbeam_channel::unbounded();
+            let (load, of_shard) = (Arc::new(AtomicU32::new(0)), Arc::new(Meters::default()));
+            let (events, is_told) = (events.clone(), config.telemetry);
+            let shard = plan.shard;
+            let parts = Parts {
+                engine: Engine::new(plan, now),
+                poll,
+                bell,
+                inbox,
+                lanes: lanes.clone(),
+                arrivals: arrivals_in,
+                departures: departures.clone(),
+                load: load.clone(),
+                meters: of_shard.clone(),
+                telemetry: Box::new(move |event| !is_told || events.try_send(event).is_ok()),
+                clock: clock.clone(),
+                stop: stop.clone(),
+            };
+            shards.push(spawn_shard(shard, parts, pinning.cores.get(shard.index()).copied())?);
+            berths.push(Berth { arrivals, load: load.clone() });
+            loads.push(load);
+            meters.push(of_shard);
+        }
+        drop((events, departures));
+
+        let counts = Arc::new(AcceptCounts::default());
+        let control = control::spawn(Control {
+            http: listeners.http,
+            telemetry: listeners.telemetry,
+            meters,
+            accepts: counts.clone(),
+            events: events_in,
+            publish: publisher(lanes.clone(), placement.clone()),
+            allows_origin: origin_rule(origins.clone()),
+            clock: Box::new({
+                let clock = clock.clone();
+                move || clock()
+            }),
+            facts: facts.clone(),
+            stats_interval_ms: config.stats_interval_ms,
+        })?;
+        let acceptor = Acceptor::start(AcceptParts {
+            listener: listeners.bus,
+            berths,
+            departures: departures_in,
+            lanes: lanes.clone(),
+            admission: admission.clone(),
+            counts,
+        })?;
+        facts.set_phase(Phase::Ready);
+        Ok(Node {
+            lanes,
+            placement,
+            shards,
+            loads,
+            stop,
+            acceptor: Some(acceptor),
+            control: Some(control),
+            facts,
+            admission,
+            origins,
+        })
+    }
+
+    /// Puts other limits in force.
+    pub fn set_limits(&self, limits: Limits) {
+        self.admission.connections_max.store(limits.max_connections, Relaxed);
+        self.admission.per_address_max.store(limits.max_connections_per_address, Relaxed);
+        self.facts.set_limits(limits.clone());
+        let limits = Arc::new(limits);
+        self.ask_all(|| Ask::Reconfigure(limits.clone()));
+    }
+
+    /// Lets other web pages in.
+    pub fn set_origins(&self, origins: Origins) {
+        *self.origins.write().unwrap_or_else(PoisonError::into_inner) = origins.clone();
+        self.ask_all(|| Ask::AllowOrigins(Box::new(origins.clone())));
+    }
+
+    /// Takes no clients any more and sends those that are here away, within `timeout`. Ends when
+    /// all are gone, when time is up, or when `is_urgent` says so; gives how many were left.
+    pub fn drain(&mut self, timeout: Duration, mut is_urgent: impl FnMut() -> bool) -> u32 {
+        self.facts.set_phase(Phase::Draining);
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.stop();
+        }
+        let deadline = Instant::now() + timeout;
+        // The last closes need a moment to be written and answered.
+        let window_ms = timeout.as_millis() as u64 * 6 / 10;
+        if !timeout.is_zero() {
+            self.ask_all(|| Ask::Drain { window_ms });
+        }
+        loop {
+            let left: u32 = self.loads.iter().map(|load| load.load(Relaxed)).sum();
+            if left == 0 || Instant::now() >= deadline || is_urgent() {
+                return left;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends every thread; what clients there are lose their connections.
+    pub fn stop(mut self) {
+        if let Some(acceptor) = self.acceptor.take() {
+            acceptor.stop();
+        }
+        self.stop.store(true, Relaxed);
+        for shard in self.placement.all() {
+            self.lanes.ring(shard);
+        }
+        for shard in self.shards.drain(..) {
+            if shard.join().is_err() {
+                tracing::error!("a shard panicked");
+            }
+        }
+        if let Some(control) = self.control.take()
+            && !control.stop()
+        {
+            tracing::error!("the control plane panicked");
+        }
+    }
+
+    /// Asks something of every shard. A full lane empties in a moment, for nobody waits with it.
+    fn ask_all(&self, ask: impl Fn() -> Ask) {
+        for shard in self.placement.all() {
+            let mut ask = ask();
+            while let Err(unsent) = self.lanes.ask(shard, ask) {
+                ask = unsent;
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+}
+
+fn about(config: &Config, listeners: &Listeners, now: Now) -> io::Result<About> {
+    let telemetry = listeners.telemetry.as_ref().map(TcpListener::local_addr).transpose()?;
+    Ok(About {
+        server: SERVER,
+        version: VERSION,
+        node: config.node.to_string(),
+        started: now,
+        storage: config.storage.as_str(),
+        bus: listeners.bus.local_addr()?,
+        telemetry,
+        http: listeners.http.local_addr()?,
+    })
+}
+
+fn plans(config: &Config, placement: &Placement, now: Now) -> Vec<Plan> {
+    let anywhere = &config.publish_anywhere;
+    let facts = Arc::new(edge::Facts {
+        node: config.node.to_string(),
+        version: VERSION,
+        started_ns: now.mono_ns,
+        storage: config.storage.as_str(),
+        default_role: config.default_role(),
+        publish_anywhere: PublishAnywhere {
+            user: anywhere.contains(&Role::User),
+            admin: anywhere.contains(&Role::Admin),
+        },
+    });
+    let rooms = config.rooms.iter().map(|room| Bootstrap {
+        name: room.name.clone(),
+        channels: room.channels.clone(),
+        config: room.config.clone(),
+    });
+    let (rooms, rooms_on_node) = (Arc::new(rooms.collect()), Quota::default());
+    let limits = Arc::new(config.limits.clone());
+    let seed = fastrand::u64(..);
+    let plan = |shard| Plan {
+        shard,
+        placement: placement.clone(),
+        limits: limits.clone(),
+        facts: facts.clone(),
+        origins: config.allowed_origins.clone(),
+        rooms: Arc::clone(&rooms),
+        rooms_on_node: rooms_on_node.clone(),
+        seed,
+    };
+    placement.all().map(plan).collect()
+}
+
+fn spawn_shard(shard: ShardId, parts: Parts, core: Option<usize>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(format!("shard-{shard}")).spawn(move || {
+        if let Some(core) = core
+            && let Err(error) = pinning::pin_here(core)
+        {
+            tracing::warn!(%shard, core, %error, "the shard could not be pinned to its core");
+        }
+        if let Err(error) = Driver::new(parts).run() {
+            tracing::error!(%shard, %error, "the shard's poll failed; the process ends");
+            std::process::abort();
+        }
+    })
+}
+
+/// The control plane's way into the bus: an ask like any other, dropped if the lane is full.
+fn publisher(
+    lanes: Lanes,
+    placement: Placement,
+) -> Box<dyn Fn(Publication) -> bool + Send> {
+    Box::new(move |publication| {
+        let Publication { address, draft } = publication;
+        let home = placement.of_room(&address.room);
+        let to = Target::Named(Box::new(address));
+        let publish =
+            Publish { to, draft, from: None, role: Role::Admin, ack: false, trace: None };
+        lanes.ask(home, Ask::Publish(publish)).is_ok()
+    })
+}
+
+fn origin_rule(origins: Arc<RwLock<Origins>>) -> Box<control::OriginRule> {
+    Box::new(move |origin| match origin {
+        Some(origin) => {
+            origins.read().unwrap_or_else(PoisonError::into_inner).allows(origin)
+        }
+        None => true,
+    })
+}
+
+/// Opens a listening socket that may take over a port whose last owner has just gone.
+///
+/// # Errors
+/// If the address is in use or is none of this machine.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4_096)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,234 @@
+//! `arqonbus serve`: from what was typed to a running node, and from a signal to its end.
+
+use crate::daemon::clock;
+use crate::daemon::config::{self, Config, Loaded, Mistake, Reload, ServeArgs};
+use crate::daemon::logging::{self, Logging, LoggingError};
+use crate::daemon::node::{Listeners, Node, VERSION, listen};
+use crate::daemon::pinning::{self, Pinning};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+/// Why the daemon could not run.
+#[derive(Debug)]
+pub enum ServeError {
+    /// The configuration is wrong.
+    Config(Vec<Mistake>),
+    /// The log could not be set up.
+    Logging(LoggingError),
+    /// A port could not be opened.
+    Listen {
+        /// The key it was configured with.
+        key: &'static str,
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        error: io::Error,
+    },
+    /// The operating system refused a thread, a poll or a signal handler.
+    Start(io::Error),
+}
+
+impl fmt::Display for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ServeError::Config(mistakes) => {
+                for (line, mistake) in mistakes.iter().enumerate() {
+                    if line > 0 {
+                        writeln!(f)?;
+                    }
+                    write!(f, "{mistake}")?;
+                }
+                Ok(())
+            }
+            ServeError::Logging(error) => write!(f, "the log could not be set up: {error:?}"),
+            ServeError::Listen { key, address, error } => {
+                write!(f, "{key}: {address} can't be listened on: {error}")?;
+                match error.kind() {
+                    io::ErrorKind::AddrInUse => write!(
+                        f,
+                        "; stop the process that uses the port, or choose another one (0 picks a free one)"
+                    ),
+                    io::ErrorKind::AddrNotAvailable => {
+                        write!(f, "; give an address of this machine")
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        write!(f, "; ports below 1024 need a privilege, choose a higher one")
+                    }
+                    _ => Ok(()),
+                }
+            }
+            ServeError::Start(error) => write!(f, "the node could not start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for ServeError {}
+
+/// Runs a node until a signal ends it.
+///
+/// # Errors
+/// If the node could not start; each error says what to do.
+pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
+    let loaded = config::load(args, config::environment).map_err(ServeError::Config)?;
+    let mut config = loaded.config.clone();
+    let logging =
+        logging::init(config.log_format, &config.log_level).map_err(ServeError::Logging)?;
+    end_on_panic();
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    // Before the first thread, so that none is ended by a signal that nobody expects yet.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ServeError::Start)?;
+    let listeners = open_ports(&config)?;
+    let pinning = pinning::decide(config.pin, config.shards, loaded.host.cores);
+    let addresses = addresses(&listeners).map_err(ServeError::Start)?;
+    let mut node =
+        Node::start(&config, listeners, &pinning, clock::start()).map_err(ServeError::Start)?;
+    announce(&loaded, &pinning, addresses);
+
+    for signal in signals.forever() {
+        if signal != SIGHUP {
+            tracing::info!(signal = name(signal), "draining; a second signal ends at once");
+            break;
+        }
+        match config::reload(&config, args, config::environment) {
+            Ok(reload) => config = apply(&node, &logging, reload),
+            Err(mistakes) => {
+                for mistake in mistakes {
+                    tracing::error!("the new configuration is refused whole: {mistake}");
+                }
+            }
+        }
+    }
+    let timeout = Duration::from_millis(u64::from(config.drain_timeout_ms));
+    let is_urgent = || signals.pending().any(|signal| signal != SIGHUP);
+    let left = node.drain(timeout, is_urgent);
+    if left > 0 {
+        tracing::warn!(connections = left, "the drain ended with connections left");
+    }
+    node.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn open_ports(config: &Config) -> Result<Listeners, ServeError> {
+    let open = |key, address| -> Result<TcpListener, ServeError> {
+        listen(address).map_err(|error| ServeError::Listen { key, address, error })
+    };
+    Ok(Listeners {
+        bus: open("listen", config.listen)?,
+        telemetry: match config.telemetry {
+            true => Some(open("telemetry_listen", config.telemetry_listen)?),
+            false => None,
+        },
+        http: open("http_listen", config.http_listen)?,
+    })
+}
+
+/// The addresses that are really listened on: a port that was 0 is known now.
+fn addresses(listeners: &Listeners) -> io::Result<(SocketAddr, Option<SocketAddr>, SocketAddr)> {
+    let telemetry = listeners.telemetry.as_ref().map(TcpListener::local_addr).transpose()?;
+    Ok((listeners.bus.local_addr()?, telemetry, listeners.http.local_addr()?))
+}
+
+/// Says everything that an operator asks first.
+fn announce(
+    loaded: &Loaded,
+    pinning: &Pinning,
+    (bus, telemetry, http): (SocketAddr, Option<SocketAddr>, SocketAddr),
+) {
+    let Loaded { config, file, host, .. } = loaded;
+    let cores = match pinning.cores.is_empty() {
+        true => "none".to_owned(),
+        false => pinning.cores.iter().map(usize::to_string).collect::<Vec<_>>().join(","),
+    };
+    tracing::info!(
+        version = VERSION,
+        node = %config.node,
+        config_file = file.as_ref().map(|file| file.display().to_string()),
+        shards = config.shards,
+        usable_cores = host.cores.usable(),
+        pinned_to_cores = cores,
+        pinning = pinning.reason,
+        storage = config.storage.as_str(),
+        "starting"
+    );
+    let limits = &config.limits;
+    tracing::info!(
+        max_connections = limits.max_connections,
+        file_descriptors = host.descriptors,
+        max_message_bytes = limits.max_message_bytes,
+        history_size = limits.history_size,
+        outbox_bytes = limits.outbox_bytes,
+        heartbeat_ms = limits.heartbeat_ms,
+        max_violations = limits.max_violations,
+        rate_messages = limits.rate_messages,
+        rate_commands = limits.rate_commands,
+        "limits"
+    );
+    let role = config.default_role();
+    let why = match role {
+        crate::broker::policy::Role::Admin => {
+            "no authentication is configured and only this machine can connect: every client is admin"
+        }
+        crate::broker::policy::Role::User => {
+            "no authentication is configured and other machines can connect: nobody is admin"
+        }
+    };
+    tracing::info!(role = %role, "{why}");
+    tracing::info!(
+        listen = %bus,
+        telemetry_listen = telemetry.map(|address| address.to_string()),
+        http_listen = %http,
+        "listening"
+    );
+}
+
+fn apply(node: &Node, logging: &Logging, reload: Reload) -> Config {
+    for warning in &reload.warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut applied = Vec::new();
+    if let Some(limits) = reload.limits {
+        node.set_limits(limits);
+        applied.push("limits");
+    }
+    if let Some(level) = &reload.log_level {
+        match logging.set_filter(level) {
+            Ok(()) => applied.push("log_level"),
+            Err(error) => tracing::error!("log_level was not changed: {error:?}"),
+        }
+    }
+    if let Some(origins) = reload.allowed_origins {
+        node.set_origins(origins);
+        applied.push("allowed_origins");
+    }
+    if reload.drain_timeout_ms.is_some() {
+        applied.push("drain_timeout_ms");
+    }
+    tracing::info!(
+        applied = applied.join(","),
+        needs_restart = reload.needs_restart.join(","),
+        "the configuration was read again"
+    );
+    reload.config
+}
+
+/// A thread that panicked has lost its part of the truth: the process ends, and whoever watches
+/// over it starts a clean one. The release profile does that by itself; this does it in any.
+fn end_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        tracing::error!("a thread panicked; the process ends");
+        std::process::abort();
+    }));
+}
+
+fn name(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("unknown")
+}
