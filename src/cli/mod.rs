@@ -1,1 +1,171 @@
-//! cli
+//! The commands a person types. Those that talk to a bus are clients of it like any other: they
+//! speak the protocol over a WebSocket, and know nothing of how a bus is built.
+//!
+//! | file | what |
+//! |---|---|
+//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` | a command each: what it takes, what it does |
+//! | `follow` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
+//! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
+//! | `reactor` `console` `input` `printer` | waiting, telling, reading lines, writing lines |
+//! | `target` `words` `failure` `trace` | where the bus is, what is said, why it failed, which way it went |
+//!
+//! *Invariant*: every way a command can end has its exit code in the table of `failure`.
+//!
+//! *Not here*: shards and brokers. Only `serve` and `check-config` reach into the daemon.
+
+mod ask;
+mod asking;
+mod check_config;
+mod completions;
+mod compose;
+mod console;
+mod dial;
+mod failure;
+mod follow;
+mod handshake;
+mod history;
+mod input;
+mod ping;
+mod printer;
+mod publish;
+mod reactor;
+mod serve;
+mod session;
+mod status;
+mod subscribe;
+mod target;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod window;
+mod wire;
+mod words;
+
+use crate::cli::console::Console;
+use crate::cli::failure::{EXIT_CODES, Failure};
+use crate::cli::reactor::Reactor;
+use clap::{CommandFactory, Parser, Subcommand};
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  arqonbus sub science:general
+  arqonbus sub --payload --history 10 'science:*'
+  arqonbus pub science:general '{\"text\": \"hello\"}'
+  tail -f app.log | arqonbus pub --lines logs:app
+  arqonbus pub --type private --target ann science:general '{\"text\": \"psst\"}'
+  arqonbus history science:general -n 20
+  arqonbus status
+  arqonbus ping -c 10";
+
+/// ArqonBus: a real-time message bus over WebSocket, and its clients.
+#[derive(Parser, Debug)]
+#[command(name = "arqonbus", version, arg_required_else_help = true)]
+#[command(after_help = format!("{EXAMPLES}\n\n{EXIT_CODES}"))]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run the bus.
+    Serve(serve::ServeArgs),
+    /// Print what is said in channels, one message a line.
+    ///
+    /// A connection that is lost is made again, and what was missed meanwhile is printed first; if
+    /// that can't be done, standard error says what may be missed. Messages sent to a whole room
+    /// at once (channel *) are caught up with only by ROOM:*.
+    #[command(after_help = "\
+Examples:
+  arqonbus sub science:general science:share
+  arqonbus sub --pretty 'science:*'
+  arqonbus sub --history 5 --count 5 --payload science:general")]
+    Sub(Box<subscribe::SubArgs>),
+    /// Give messages to a channel, and wait until the bus has them.
+    ///
+    /// After a lost connection whatever was not answered is sent again with the same id and in the
+    /// same order, and the bus leaves out what it has already. Only while a bus refuses messages
+    /// for being too many can those already on their way overtake the refused one; from there on
+    /// they go one by one.
+    #[command(after_help = "\
+Examples:
+  arqonbus pub science:general '{\"text\": \"hello\"}'
+  seq 1000 | arqonbus pub --lines science:general
+  arqonbus pub --lines --json science:general < messages.jsonl
+  arqonbus pub --type private --target ann,bob science:general '{\"text\": \"psst\"}'")]
+    Pub(Box<publish::PubArgs>),
+    /// Print what was said in a channel before.
+    #[command(after_help = "\
+Examples:
+  arqonbus history science:general -n 20
+  arqonbus history science:general --since 2025-11-30T12:00:00Z --payload
+  arqonbus history science:general --after 57 -n 1000")]
+    History(Box<history::HistoryArgs>),
+    /// Print what the bus is and how much it does.
+    Status(status::StatusArgs),
+    /// Measure how long a question to the bus and its answer take.
+    Ping(ping::PingArgs),
+    /// Check a configuration file.
+    CheckConfig(check_config::CheckConfigArgs),
+    /// Print the completion script of a shell.
+    Completions(completions::CompletionsArgs),
+}
+
+/// Does what the command line of this process says.
+pub fn run() -> ExitCode {
+    let typed = match CommandLine::try_parse() {
+        Ok(typed) => typed,
+        Err(error) => {
+            // Nobody is left to be told that nobody can be told.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let reactor = match Reactor::new() {
+        Ok(reactor) => reactor,
+        Err(error) => {
+            eprintln!("arqonbus: cannot wait for sockets: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut console = Console::of_process(reactor);
+    let code = conclude(execute(typed.command, &mut console), &mut console);
+    ExitCode::from(code)
+}
+
+/// Tells why a command failed, if it did and was not told; gives the exit code.
+fn conclude(outcome: Result<(), Failure>, console: &mut Console) -> u8 {
+    let Err(failure) = outcome else {
+        return 0;
+    };
+    if let Some(sentence) = failure.sentence() {
+        console.note(sentence);
+    }
+    failure.exit_code()
+}
+
+fn execute(command: Command, console: &mut Console) -> Result<(), Failure> {
+    match command {
+        Command::Serve(args) => serve::run(&args),
+        Command::CheckConfig(args) => check_config::run(&args),
+        Command::Completions(args) => completions::run(&args, CommandLine::command(), console),
+        Command::Sub(args) => as_client(console, |console| subscribe::run(&args, console)),
+        Command::Pub(args) => as_client(console, |console| publish::run(&args, console)),
+        Command::History(args) => as_client(console, |console| history::run(&args, console)),
+        Command::Status(args) => as_client(console, |console| status::run(&args, console)),
+        Command::Ping(args) => as_client(console, |console| ping::run(&args, console)),
+    }
+}
+
+/// A command that has a connection to close must hear of signals; the others may just die of them.
+fn as_client(
+    console: &mut Console,
+    command: impl FnOnce(&mut Console) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    console
+        .reactor
+        .listen_to_signals()
+        .map_err(|error| Failure::Refused(format!("cannot listen to signals: {error}")))?;
+    command(console)
+}

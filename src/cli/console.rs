@@ -1,0 +1,90 @@
+//! What a command talks to beside the bus: standard input, output and error, and its reactor.
+//!
+//! *Invariant*: a note is one line without control characters, whoever's words are in it.
+
+use crate::cli::failure::Failure;
+use crate::cli::reactor::Reactor;
+use std::io::{self, BufWriter, IsTerminal, Read, Write};
+
+/// Bytes of output that are written at once when the bus is faster than the reader.
+const OUT_BYTES: usize = 64 * 1024;
+
+/// The world of one command.
+pub(super) struct Console {
+    /// Standard input, until a thread takes it.
+    pub(super) input: Option<Box<dyn Read + Send>>,
+    /// Standard output.
+    pub(super) out: Box<dyn Write>,
+    /// Whether a person looks at standard output.
+    pub(super) is_terminal: bool,
+    /// Standard error.
+    err: Box<dyn Write>,
+    /// Where the command waits.
+    pub(super) reactor: Reactor,
+}
+
+impl Console {
+    /// The console of this process.
+    pub(super) fn of_process(reactor: Reactor) -> Console {
+        let out = io::stdout();
+        let is_terminal = out.is_terminal();
+        // Standard output's own line buffer would make a system call of every message.
+        let out = Box::new(BufWriter::with_capacity(OUT_BYTES, out.lock()));
+        let (input, err) = (Some(Box::new(io::stdin()) as _), Box::new(io::stderr()));
+        Console { input, out, is_terminal, err, reactor }
+    }
+
+    /// A console of the given ends, for tests.
+    #[cfg(test)]
+    pub(super) fn of_ends(
+        input: Box<dyn Read + Send>,
+        out: Box<dyn Write>,
+        err: Box<dyn Write>,
+        reactor: Reactor,
+    ) -> Console {
+        Console { input: Some(input), out, is_terminal: false, err, reactor }
+    }
+
+    /// Tells the person something that is not what they asked for.
+    pub(super) fn note(&mut self, text: impl AsRef<str>) {
+        let mut line = String::from("arqonbus: ");
+        push_printable(&mut line, text.as_ref());
+        line.push('\n');
+        // A person who closed standard error does not want to be told.
+        let _ = self.err.write_all(line.as_bytes());
+    }
+
+    /// Writes a line of what was asked for.
+    pub(super) fn line(&mut self, text: impl AsRef<str>) -> Result<(), Failure> {
+        writeln!(self.out, "{}", text.as_ref()).map_err(|error| Failure::of_output(&error))
+    }
+
+    /// Lets out what was written.
+    pub(super) fn flush(&mut self) -> Result<(), Failure> {
+        self.out.flush().map_err(|error| Failure::of_output(&error))
+    }
+}
+
+/// Appends `text` with its control characters escaped, so that no peer's words can move a
+/// terminal's cursor or change its colours.
+pub(super) fn push_printable(out: &mut String, text: &str) {
+    for character in text.chars() {
+        if character.is_control() {
+            out.push_str(&format!("\\u{:04x}", u32::from(character)));
+        } else {
+            out.push(character);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_instead_of_obeyed() {
+        let mut out = String::new();
+        push_printable(&mut out, "a\u{1b}[31m\u{9b}b\nc\u{7f} é");
+        assert_eq!(out, "a\\u001b[31m\\u009bb\\u000ac\\u007f é");
+    }
+}
