@@ -3,7 +3,9 @@
 //! *Not here*: what a configuration is; that is the daemon's.
 
 use crate::cli::failure::Failure;
+use crate::daemon::config::check_file;
 use clap::Args;
+use std::io::Write;
 use std::path::PathBuf;
 
 /// What `check-config` takes.
@@ -13,8 +15,16 @@ pub(super) struct CheckConfigArgs {
     file: PathBuf,
 }
 
-/// Checks the file.
+/// Checks the file: a line for each mistake, as compilers write them.
 pub(super) fn run(args: &CheckConfigArgs) -> Result<(), Failure> {
-    let file = args.file.display();
-    Err(Failure::Refused(format!("{file}: this build has no daemon to check it for")))
+    match check_file(&args.file) {
+        Ok(summary) => writeln!(std::io::stdout(), "{summary}")
+            .map_err(|error| Failure::of_output(&error)),
+        Err(mistakes) => {
+            for mistake in &mistakes {
+                eprintln!("{mistake}");
+            }
+            Err(Failure::Incomplete)
+        }
+    }
 }

@@ -44,6 +44,7 @@ mod words;
 use crate::cli::console::Console;
 use crate::cli::failure::{EXIT_CODES, Failure};
 use crate::cli::reactor::Reactor;
+use crate::daemon::config::ServeArgs;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -70,7 +71,7 @@ struct CommandLine {
 #[derive(Subcommand, Debug)]
 enum Command {
     /// Run the bus.
-    Serve(serve::ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Print what is said in channels, one message a line.
     ///
     /// A connection that is lost is made again, and what was missed meanwhile is printed first; if

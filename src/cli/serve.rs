@@ -3,13 +3,26 @@
 //! *Not here*: everything a bus is; that is the daemon's.
 
 use crate::cli::failure::Failure;
-use clap::Args;
+use crate::daemon::config::{self, Mistake, ServeArgs};
+use crate::daemon::serve::{ServeError, serve};
+use std::io::Write;
 
-/// What `serve` takes.
-#[derive(Args, Debug)]
-pub(super) struct ServeArgs {}
+/// Runs the bus until it is told to stop, or prints the configuration it would run with.
+pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
+    if args.print_config {
+        let loaded = config::load(args, config::environment).map_err(|all| lines(&all))?;
+        let text = config::print_config(&loaded);
+        return std::io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| Failure::of_output(&error));
+    }
+    serve(args).map_err(|error| match error {
+        ServeError::Config(mistakes) => lines(&mistakes),
+        error => Failure::Refused(error.to_string()),
+    })
+}
 
-/// Runs the bus until it is told to stop.
-pub(super) fn run(_args: &ServeArgs) -> Result<(), Failure> {
-    Err(Failure::Refused("this build has no daemon to run".into()))
+fn lines(mistakes: &[Mistake]) -> Failure {
+    let lines: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
+    Failure::Usage(lines.join("\n"))
 }
