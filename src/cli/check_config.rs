@@ -18,8 +18,9 @@ pub(super) struct CheckConfigArgs {
 /// Checks the file: a line for each mistake, as compilers write them.
 pub(super) fn run(args: &CheckConfigArgs) -> Result<(), Failure> {
     match check_file(&args.file) {
-        Ok(summary) => writeln!(std::io::stdout(), "{summary}")
-            .map_err(|error| Failure::of_output(&error)),
+        Ok(summary) => {
+            writeln!(std::io::stdout(), "{summary}").map_err(|error| Failure::of_output(&error))
+        }
         Err(mistakes) => {
             for mistake in &mistakes {
                 eprintln!("{mistake}");

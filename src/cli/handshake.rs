@@ -159,11 +159,7 @@ struct RefusalBody {
     error: Option<String>,
 }
 
-fn refusal(
-    response: Response,
-    stream: Stream,
-    reactor: &mut Reactor,
-) -> Result<Denied, Failure> {
+fn refusal(response: Response, stream: Stream, reactor: &mut Reactor) -> Result<Denied, Failure> {
     let status = response.status();
     let body = read_body(response, stream, reactor)?;
     let said = serde_json::from_slice::<RefusalBody>(&body).ok();
@@ -214,11 +210,7 @@ struct LimitsBody {
     history_size: Option<u64>,
 }
 
-fn hear_welcome(
-    link: &mut Link,
-    reactor: &mut Reactor,
-    until: Instant,
-) -> Result<Welcome, Denied> {
+fn hear_welcome(link: &mut Link, reactor: &mut Reactor, until: Instant) -> Result<Welcome, Denied> {
     loop {
         if let Some(text) = link.read().map_err(Halt::from)? {
             let other = || Denied::NotABus("its first message is no welcome".into());

@@ -231,11 +231,8 @@ impl Subscriber<'_> {
             }
             Some(MessageType::System) => self.on_notice(text, &heard, dial, console)?,
             Some(kind) => {
-                let place = self.follow.place(
-                    kind,
-                    (&heard.room, &heard.channel),
-                    heard.payload.get(),
-                );
+                let place =
+                    self.follow.place(kind, (&heard.room, &heard.channel), heard.payload.get());
                 match self.follow.on_message(place, heard.sequence(), text) {
                     Verdict::Print => self.print(text, &heard, console)?,
                     Verdict::Pass => {}

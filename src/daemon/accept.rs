@@ -11,10 +11,10 @@
 //! that it is gone.
 
 use crate::base::hash::{Map, seeded};
+use crate::base::ids::ShardId;
 use crate::protocol::close::CloseReason;
 use crate::shard::driver::Arrival;
 use crate::shard::lanes::Lanes;
-use crate::base::ids::ShardId;
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io::{self, ErrorKind};
@@ -195,8 +195,7 @@ impl Doorman {
 
     fn emptiest(&self) -> ShardId {
         let loads = self.parts.berths.iter().map(|berth| berth.load.load(Relaxed));
-        let (shard, _) =
-            loads.enumerate().min_by_key(|&(_, load)| load).unwrap_or_default();
+        let (shard, _) = loads.enumerate().min_by_key(|&(_, load)| load).unwrap_or_default();
         ShardId(shard as u16)
     }
 
@@ -211,4 +210,3 @@ impl Doorman {
         }
     }
 }
-

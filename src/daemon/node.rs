@@ -286,25 +286,19 @@ fn spawn_shard(shard: ShardId, parts: Parts, core: Option<usize>) -> io::Result<
 }
 
 /// The control plane's way into the bus: an ask like any other, dropped if the lane is full.
-fn publisher(
-    lanes: Lanes,
-    placement: Placement,
-) -> Box<dyn Fn(Publication) -> bool + Send> {
+fn publisher(lanes: Lanes, placement: Placement) -> Box<dyn Fn(Publication) -> bool + Send> {
     Box::new(move |publication| {
         let Publication { address, draft } = publication;
         let home = placement.of_room(&address.room);
         let to = Target::Named(Box::new(address));
-        let publish =
-            Publish { to, draft, from: None, role: Role::Admin, ack: false, trace: None };
+        let publish = Publish { to, draft, from: None, role: Role::Admin, ack: false, trace: None };
         lanes.ask(home, Ask::Publish(publish)).is_ok()
     })
 }
 
 fn origin_rule(origins: Arc<RwLock<Origins>>) -> Box<control::OriginRule> {
     Box::new(move |origin| match origin {
-        Some(origin) => {
-            origins.read().unwrap_or_else(PoisonError::into_inner).allows(origin)
-        }
+        Some(origin) => origins.read().unwrap_or_else(PoisonError::into_inner).allows(origin),
         None => true,
     })
 }

@@ -9,10 +9,10 @@
 //! *Not here*: whether a token holds, whether a client id is free, how long a client may take.
 
 use crate::base::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADERS_MAX};
-use crate::protocol::origin::Origins;
 use crate::doors::{query, refusal};
 use crate::protocol::command::Identity;
 use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::origin::Origins;
 use std::borrow::Cow;
 use tungstenite::handshake::derive_accept_key;
 

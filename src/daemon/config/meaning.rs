@@ -8,8 +8,8 @@ use crate::broker::policy::Role;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
 use crate::daemon::logging;
-use crate::protocol::origin::Origins;
 use crate::protocol::names::Name;
+use crate::protocol::origin::Origins;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Everything the daemon was told, resolved.

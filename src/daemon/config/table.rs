@@ -13,8 +13,8 @@ use crate::daemon::config::field::{Field, List, Number, Refused, Switch, Word, a
 use crate::daemon::config::meaning::{Config, Pin, Storage};
 use crate::daemon::config::rooms::parse_name;
 use crate::daemon::logging::{Filter, Format};
-use crate::protocol::origin::Origin;
 use crate::protocol::names::Name;
+use crate::protocol::origin::Origin;
 use std::fmt;
 use std::net::SocketAddr;
 

@@ -1,0 +1,53 @@
+# Everything a person does with this repository. `make` alone lists the targets.
+
+CARGO ?= cargo
+# What the tests of foreign clients need is installed here, outside the tree that git sees.
+CLIENTS := target/test-clients
+
+.DEFAULT_GOAL := help
+.PHONY: help run build test unit sim soak lint bench doc clean install-test-clients
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
+
+run: build ## build and start a bus on 127.0.0.1:9100, with no configuration at all
+	@echo
+	@echo "Try this in other terminals (Ctrl-C here stops the bus):"
+	@echo "  target/release/arqonbus sub science:general"
+	@echo "  target/release/arqonbus pub science:general '{\"text\": \"hello\"}'"
+	@echo "  target/release/arqonbus status"
+	@echo "  curl http://127.0.0.1:9102/metrics"
+	@echo
+	target/release/arqonbus serve
+
+build: ## build the release binary, target/release/arqonbus
+	$(CARGO) build --release
+
+test: install-test-clients ## install what the tests need, then run all of them
+	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --all-targets
+	$(CARGO) test --doc
+
+unit: ## run the unit tests alone
+	$(CARGO) test --lib
+
+sim: ## replay one seed of the simulator: make sim SEED=7 (TRACE=1 prints every step)
+	SIM_SEED=$(or $(SEED),1) $(if $(TRACE),SIM_TRACE=1) $(CARGO) test --test sim -- --nocapture
+
+soak: ## run many seeds of the simulator: make soak SEEDS=20000 FIRST=1
+	SIM_SEEDS=$(or $(SEEDS),20000) SIM_FIRST=$(or $(FIRST),1) $(CARGO) test --release --test sim -- --nocapture
+
+lint: ## check the format and run clippy; a warning is an error
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --all-targets -- -D warnings
+
+bench: ## run the benchmarks
+	$(CARGO) bench
+
+doc: ## build the API documentation, target/doc/arqonbus
+	$(CARGO) doc --no-deps --lib
+
+clean: ## delete everything that was built or installed for tests
+	$(CARGO) clean
+
+install-test-clients:
+	@tests/clients/install $(CLIENTS)
