@@ -37,6 +37,8 @@ pub struct Session {
     pub homes: SmallVec<[ShardId; 2]>,
     /// Joins that have not been answered.
     pub joins_in_flight: u32,
+    /// Whether a message of its waits for one of them.
+    pub waits_for_join: bool,
     /// When it connected, in microseconds since 1970.
     pub connected_us: u64,
     /// When its last message came, in microseconds since 1970.
@@ -163,6 +165,7 @@ impl Session {
             rooms: Vec::new(),
             homes: SmallVec::new(),
             joins_in_flight: 0,
+            waits_for_join: false,
             connected_us: now.wall_us,
             last_activity_us: now.wall_us,
             messages: 0,

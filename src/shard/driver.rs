@@ -165,6 +165,8 @@ impl Driver {
         self.write_sockets(routed);
         let written = (self.parts.clock)();
         self.parts.engine.end_turn(written);
+        // Once more, for the reports of traced messages that were delivered just now.
+        self.send_lanes();
         self.close_sockets();
         self.give_telemetry();
     }

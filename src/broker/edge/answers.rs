@@ -86,6 +86,7 @@ impl Edge {
         let JoinedTell { conn, room, join, channels, view, question, replay } = joined;
         let Some(session) = self.session_mut(conn) else { return };
         session.joins_in_flight -= 1;
+        let waits = std::mem::take(&mut session.waits_for_join);
         let options = Options { echo: join.echo, presence: join.presence };
         let whole_room = join.address.channel.is_every();
         let ties = match whole_room {
@@ -109,6 +110,9 @@ impl Edge {
             None => self.on_arrival_joined(now, conn, view, out),
         }
         out.list.extend(replay.into_iter().map(|frame| Delivery::Reply(conn, frame)));
+        if waits {
+            out.list.push(Delivery::Resume(conn));
+        }
     }
 
     fn on_opened(&mut self, opened: &OpenedTell) {
@@ -274,6 +278,9 @@ impl Edge {
             Err(refusal) => {
                 if question.command == Some("join_channel") {
                     session.joins_in_flight -= 1;
+                    if std::mem::take(&mut session.waits_for_join) {
+                        out.list.push(Delivery::Resume(conn));
+                    }
                 }
                 self.refuse(now, conn, &question, refusal, out);
                 return;

@@ -176,7 +176,7 @@ impl Edge {
             return Ok(Flow::Blocked(home));
         }
         if !self.is_subscribed(conn, &address) {
-            return Err(not_joined(&address));
+            return self.refuse_or_wait(conn, not_joined(&address));
         }
         let (here, hasher) = (self.conn_ref(conn), self.hasher.clone());
         if let Some(session) = self.session_mut(conn)
@@ -206,7 +206,7 @@ impl Edge {
                     .is_some_and(|membership| !membership.leaving),
             });
         if !is_member {
-            return Err(not_joined(address));
+            return self.refuse_or_wait(asked.0, not_joined(address));
         }
         self.ask_room(address.room.clone(), RoomWish::History(Box::new(query)), asked)
     }

@@ -93,7 +93,10 @@ impl Edge {
         asks: &mut Asks,
     ) -> Result<Flow, Refusal> {
         let Some(session) = self.session(conn) else { return Ok(Flow::Done) };
-        let (to, home) = self.target(session, envelope)?;
+        let (to, home) = match self.target(session, envelope) {
+            Ok(target) => target,
+            Err(refusal) => return self.refuse_or_wait(conn, refusal),
+        };
         if !asks.has_room(home) {
             return Ok(Flow::Blocked(home));
         }
@@ -116,6 +119,22 @@ impl Edge {
         let ack = envelope.metadata.ack;
         asks.push(home, Ask::Publish(Publish { to, draft, from, role, ack, trace }));
         Ok(Flow::Done)
+    }
+
+    /// Refuses what only a member may do, unless a join is on its way that may make the client
+    /// one: a client need not wait for its answer before it goes on.
+    pub(super) fn refuse_or_wait(
+        &mut self,
+        conn: ConnId,
+        refusal: Refusal,
+    ) -> Result<Flow, Refusal> {
+        match self.session_mut(conn) {
+            Some(session) if session.joins_in_flight > 0 => {
+                session.waits_for_join = true;
+                Ok(Flow::Waiting)
+            }
+            _ => Err(refusal),
+        }
     }
 
     /// Which channel an event is for, and where that is at home.
@@ -157,14 +176,11 @@ impl Edge {
         let targets: Vec<Name> = decode::private_targets(envelope.payload)?.into_iter().collect();
         let Some(session) = self.session(conn) else { return Ok(Flow::Done) };
         let Some(tie) = session.room(&envelope.room) else {
-            return Err(Refusal::of_field(
-                Fault::NotJoined,
-                "room",
-                format!(
-                    "You are not in the room {}; join one of its channels first.",
-                    envelope.room
-                ),
-            ));
+            let room = &envelope.room;
+            let message =
+                format!("You are not in the room {room}; join one of its channels first.");
+            let refusal = Refusal::of_field(Fault::NotJoined, "room", message);
+            return self.refuse_or_wait(conn, refusal);
         };
         let (room, room_home) = (tie.room.clone(), tie.id.home());
         let from = session.card.client_id.clone();

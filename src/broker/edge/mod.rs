@@ -61,6 +61,8 @@ pub enum Flow {
     Done,
     /// Nothing was done: the lane to this home is full.
     Blocked(ShardId),
+    /// Nothing was done: it depends on a join that has not been answered.
+    Waiting,
 }
 
 /// The sessions of one shard.
@@ -131,17 +133,17 @@ impl Edge {
         self.limits = limits;
     }
 
-    /// A message that could not be read is answered; true if it was one too many.
+    /// A message that could not be read is answered.
     pub fn on_malformed(
         &mut self,
         now: Now,
         conn: ConnId,
         rejected: Rejected,
         out: &mut Deliveries,
-    ) -> bool {
-        let Some(session) = self.session_mut(conn) else { return false };
+    ) {
+        let Some(session) = self.session_mut(conn) else { return };
         session.last_activity_us = now.wall_us;
-        self.refuse(now, conn, &Question::unreadable(rejected.id), rejected.refusal, out)
+        self.refuse(now, conn, &Question::unreadable(rejected.id), rejected.refusal, out);
     }
 
     /// A connection is gone or about to be: every trace of it goes, here and at its homes.
@@ -316,7 +318,7 @@ impl Edge {
         }
     }
 
-    /// Says no; true if it was one refusal too many.
+    /// Says no, and goodbye if it was one refusal too many.
     fn refuse(
         &mut self,
         now: Now,
@@ -324,21 +326,19 @@ impl Edge {
         question: &Question,
         refusal: Refusal,
         out: &mut Deliveries,
-    ) -> bool {
+    ) {
         let text = reply::failure(self.stamp(now), question, &refusal);
         out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
         out.faults.push(refusal.fault);
         let max = self.limits.max_violations;
-        let Some(session) = self.session_mut(conn) else { return false };
+        let Some(session) = self.session_mut(conn) else { return };
         out.telemetry.push(Event::MessageRefused {
             client_id: session.card.client_id.clone(),
             fault: refusal.fault,
         });
         if refusal.fault.is_violation() && session.count_violation(now, max) {
             out.list.push(Delivery::Close(conn, CloseReason::Violations, None));
-            return true;
         }
-        false
     }
 
     /// Says yes.

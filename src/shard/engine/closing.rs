@@ -9,6 +9,7 @@ use crate::base::limits::CLOSE_LINGER_MS;
 use crate::base::time::Now;
 use crate::doors::{self, Event, Step, WebSocket};
 use crate::protocol::close::CloseReason;
+use crate::protocol::frame::Frame;
 use crate::shard::connection::{PausedBy, Stage};
 use crate::shard::engine::Engine;
 use crate::shard::meters::Drop as DropReason;
@@ -135,7 +136,7 @@ impl Engine {
         let says_goodbye = was_open && reason.code() != 1006 && reason != CloseReason::ByClient;
         if says_goodbye {
             let words = words.as_deref().unwrap_or(reason.reason());
-            self.send_raw(now, conn, doors::close(reason.code(), words));
+            self.put_goodbye(now, conn, doors::close(reason.code(), words));
         }
         self.unpause(conn);
         let Some(connection) = self.connection_mut(conn) else { return };
@@ -156,6 +157,17 @@ impl Engine {
         match reason {
             CloseReason::Lost | CloseReason::HandshakeTimeout => self.forget(conn),
             _ => self.mark_dirty(conn),
+        }
+    }
+
+    /// The close frame goes out however full the outbox is.
+    fn put_goodbye(&mut self, now: Now, conn: ConnId, bytes: Vec<u8>) {
+        let frame = Frame::of_wire(bytes, now.mono_ns);
+        self.outbox_bytes += frame.wire().len() as u64;
+        let number = self.mail.add(frame, None);
+        let Engine { connections, mail, .. } = self;
+        if let Some(Some(connection)) = connections.get_mut(conn.slot as usize) {
+            connection.outbox.put_reply(mail, number);
         }
     }
 

@@ -153,7 +153,7 @@ impl Engine {
                 let peer = connection.peer;
                 let accept = hello.accept_response();
                 match self.edge.connect(now, conn, peer, hello.identity, &mut self.asks) {
-                    Flow::Done => {
+                    Flow::Done | Flow::Waiting => {
                         self.pause(conn, PausedBy::Arriving);
                         if let Some(connection) = self.connection_mut(conn) {
                             connection.stage = Stage::Claiming { accept, deadline_ms };
@@ -238,11 +238,19 @@ impl Engine {
                 self.pause_if_unread(now, conn);
             }
             Flow::Blocked(home) => {
-                if let Some(connection) = self.connection_mut(conn) {
-                    connection.stalled = Some(text.into());
-                }
+                self.keep_for_later(conn, text);
                 self.wait_for_lane(conn, home);
             }
+            Flow::Waiting => {
+                self.keep_for_later(conn, text);
+                self.pause(conn, PausedBy::Joining);
+            }
+        }
+    }
+
+    fn keep_for_later(&mut self, conn: ConnId, text: &str) {
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.stalled = Some(text.into());
         }
     }
 
@@ -277,6 +285,7 @@ impl Engine {
             PausedBy::Lane(_) => Pause::AskLaneFull,
             PausedBy::Outbox => Pause::OutboxFull,
             PausedBy::Arriving => Pause::Identifying,
+            PausedBy::Joining => Pause::Joining,
         });
     }
 

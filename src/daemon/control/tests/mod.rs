@@ -60,7 +60,7 @@ impl Node {
             started: clock(),
             storage: "memory",
             bus: "127.0.0.1:9100".parse().unwrap(),
-            telemetry: addresses.1,
+            telemetry: Some(addresses.1),
             http: addresses.0,
         };
         let facts = Arc::new(Facts::new(about, limits));
@@ -70,7 +70,8 @@ impl Node {
         let published = Arc::new(Mutex::new(Vec::new()));
         let control = Control {
             http,
-            telemetry,
+            telemetry: Some(telemetry),
+            accepts: Arc::default(),
             meters: meters.clone(),
             events: receiver,
             publish: {
