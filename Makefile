@@ -24,8 +24,7 @@ build: ## build the release binary, target/release/arqonbus
 	$(CARGO) build --release
 
 test: install-test-clients ## install what the tests need, then run all of them
-	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --all-targets
-	$(CARGO) test --doc
+	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test
 
 unit: ## run the unit tests alone
 	$(CARGO) test --lib
