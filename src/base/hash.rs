@@ -53,7 +53,7 @@ impl Placement {
     fn place(&self, key: impl Hash) -> ShardId {
         let hash = self.state.hash_one(key);
         // The high half times the count: even over any count, without a division.
-        ShardId(((hash >> 32) * u64::from(self.shards) >> 32) as u16)
+        ShardId((((hash >> 32) * u64::from(self.shards)) >> 32) as u16)
     }
 }
 

@@ -151,7 +151,7 @@ impl Doorman {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {
                     let failures = self.parts.counts.failures.fetch_add(1, Relaxed);
-                    if failures % 100 == 0 {
+                    if failures.is_multiple_of(100) {
                         tracing::warn!(%error, failures, "a connection could not be accepted; see limits.max_connections and `ulimit -n`");
                     }
                     thread::sleep(EXHAUSTED_PAUSE);

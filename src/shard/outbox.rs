@@ -77,7 +77,7 @@ pub struct Outbox {
     is_behind: bool,
     /// Whether something that waits may expire.
     may_expire: bool,
-    gaps: Option<Box<Vec<Gap>>>,
+    gaps: Vec<Gap>,
 }
 
 impl Mail {
@@ -252,12 +252,12 @@ impl Outbox {
             return Vec::new();
         }
         self.is_behind = false;
-        self.gaps.take().map(|gaps| *gaps).unwrap_or_default()
+        std::mem::take(&mut self.gaps)
     }
 
     /// Whether there are gaps that [`Outbox::take_gaps`] might give.
     pub fn has_gaps(&self) -> bool {
-        self.gaps.is_some()
+        !self.gaps.is_empty()
     }
 
     /// Drops everything but a first frame that is half written or to be kept; how many frames
@@ -269,7 +269,7 @@ impl Outbox {
         self.backlog.truncate(keep);
         self.bytes = self.backlog.front().map_or(0, |letter| letter.frame.wire().len());
         self.bytes -= self.written;
-        self.gaps = None;
+        self.gaps.clear();
         self.is_behind = false;
         dropped as u64
     }
@@ -288,14 +288,15 @@ impl Outbox {
     }
 
     fn note_gap(&mut self, channel: Option<ChannelId>, sequence: u64, reason: DropReason) {
-        let gaps = self.gaps.get_or_insert_default();
-        match gaps.iter_mut().find(|gap| gap.channel == channel && gap.reason == reason) {
+        match self.gaps.iter_mut().find(|gap| gap.channel == channel && gap.reason == reason) {
             Some(gap) => {
                 gap.last = gap.last.max(sequence);
                 gap.first = gap.first.min(sequence);
                 gap.count += 1;
             }
-            None => gaps.push(Gap { channel, first: sequence, last: sequence, count: 1, reason }),
+            None => {
+                self.gaps.push(Gap { channel, first: sequence, last: sequence, count: 1, reason })
+            }
         }
     }
 }
@@ -312,7 +313,7 @@ mod tests {
     }
 
     fn put(outbox: &mut Outbox, mail: &mut Mail, sequence: u64, max: usize) -> Put {
-        let origin = Origin { received_ns: 0, ttl_ms: (sequence % 2 == 0).then_some(10) };
+        let origin = Origin { received_ns: 0, ttl_ms: sequence.is_multiple_of(2).then_some(10) };
         let draft = Draft::of_server("arq_1", MessageType::Event, ("r", "c"), "{}", origin);
         let number = mail.add(draft.stamp(sequence, 0), Some(channel()));
         outbox.put_message(mail, number, max)

@@ -211,8 +211,8 @@ impl Edge {
 
     /// Every client that was welcomed, by slot.
     pub fn clients(&self) -> impl Iterator<Item = ConnId> + '_ {
-        let welcomed = |session: &&Box<Session>| session.was_welcomed();
-        self.sessions.iter().flatten().filter(welcomed).map(|session| session.conn)
+        let welcomed = self.sessions.iter().flatten().filter(|session| session.was_welcomed());
+        welcomed.map(|session| session.conn)
     }
 
     /// The clock was read after messages were parsed: traces learn when that was.

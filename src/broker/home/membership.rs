@@ -77,10 +77,11 @@ impl Home {
                 left.push(id);
             }
         }
-        if whole_room && let Some(room) = self.rooms.get_mut(&address.room) {
-            if let Some(person) = room.people.get_mut(&conn) {
-                person.whole_room = None;
-            }
+        if whole_room
+            && let Some(room) = self.rooms.get_mut(&address.room)
+            && let Some(person) = room.people.get_mut(&conn)
+        {
+            person.whole_room = None;
         }
         self.settle(&address.room, conn);
         if let Some(client) = client {
