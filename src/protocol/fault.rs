@@ -139,8 +139,7 @@ impl Fault {
     /// Whether a peer that does this is malformed rather than merely unlucky: such refusals count
     /// towards `max_violations`.
     pub fn is_violation(self) -> bool {
-        self <= Fault::BadTarget
-            || matches!(self, Fault::SenderMismatch | Fault::TypeForbidden | Fault::MessageTooLarge)
+        self <= Fault::BadTarget || matches!(self, Fault::SenderMismatch | Fault::TypeForbidden)
     }
 }
 

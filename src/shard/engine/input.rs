@@ -191,6 +191,9 @@ impl Engine {
                     self.on_event(now, conn, event);
                 }
                 Step::Fail(reason) => {
+                    if reason == CloseReason::TooBig {
+                        self.refuse_large(now, conn);
+                    }
                     self.begin_close(now, conn, reason, None);
                     return input.len();
                 }
@@ -246,6 +249,18 @@ impl Engine {
                 self.pause(conn, PausedBy::Joining);
             }
         }
+    }
+
+    /// A message that is too long closes its connection, for its bytes would have to be read to
+    /// get past it; the client is told in full before.
+    fn refuse_large(&mut self, now: Now, conn: ConnId) {
+        let max = self.limits.max_message_bytes;
+        let message =
+            format!("A message may be at most {max} bytes long; split it, or send a link.");
+        let refusal = Refusal::new(Fault::MessageTooLarge, message);
+        let rejected = decode::Rejected { refusal, id: None };
+        self.edge.on_malformed(now, conn, rejected, &mut self.deliveries);
+        self.deliver(now);
     }
 
     fn keep_for_later(&mut self, conn: ConnId, text: &str) {
