@@ -180,12 +180,7 @@ impl Engine {
         let mut used = 0;
         while self.connection(conn).is_some_and(|known| known.is_open() && known.paused.is_none()) {
             match socket.next(&mut input[used..], bytes_max) {
-                Step::Need { wanted } => {
-                    if let Some(connection) = self.connection_mut(conn) {
-                        connection.input.reserve_exact(wanted.min(bytes_max + 16));
-                    }
-                    break;
-                }
+                Step::Need { .. } => break,
                 Step::Event { used: count, event } => {
                     used += count;
                     self.on_event(now, conn, event);
