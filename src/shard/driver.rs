@@ -307,9 +307,11 @@ impl Driver {
 
     fn write_sockets(&mut self, now: Now) {
         let mut dirty = std::mem::take(&mut self.dirty);
-        self.parts.engine.take_dirty(&mut dirty);
-        for conn in dirty.drain(..) {
-            while self.write_socket(now, conn) {}
+        // Writing may make room for a notice of what was dropped, which is written in turn.
+        while self.parts.engine.take_dirty(&mut dirty) {
+            for conn in dirty.drain(..) {
+                while self.write_socket(now, conn) {}
+            }
         }
         self.dirty = dirty;
     }

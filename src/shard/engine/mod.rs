@@ -11,7 +11,7 @@
 //! 3. [`Engine::tick`]
 //! 4. [`Engine::run_own_lane`]
 //! 5. [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
-//! 6. for each of [`Engine::take_dirty`]: [`Engine::output`] and [`Engine::wrote`]
+//! 6. while [`Engine::take_dirty`] gives any, for each: [`Engine::output`] and [`Engine::wrote`]
 //! 7. [`Engine::end_turn`]
 //!
 //! *Invariants*: what a client sent is handled in order and once; after a turn no outbox holds

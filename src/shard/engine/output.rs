@@ -17,10 +17,12 @@ use std::mem;
 use std::sync::Arc;
 
 impl Engine {
-    /// The connections that have something to be written, or are to be closed.
-    pub fn take_dirty(&mut self, dirty: &mut Vec<ConnId>) {
+    /// The connections that have something to be written, or are to be closed; false if there are
+    /// none. Writing may add some, so it is asked until there are none.
+    pub fn take_dirty(&mut self, dirty: &mut Vec<ConnId>) -> bool {
         dirty.clear();
         mem::swap(&mut self.dirty, dirty);
+        !dirty.is_empty()
     }
 
     /// What is to be written to a connection now: at most some 128 KiB, or one frame if that is
@@ -112,6 +114,7 @@ impl Engine {
 
     /// Ends a turn, after the sockets were written to.
     pub fn end_turn(&mut self, now: Now) {
+        assert!(self.dirty.is_empty(), "what is fresh is written or settled before its mail goes");
         for letter in self.mail.letters() {
             if letter.frame.sequence > 0 && letter.receivers > 0 {
                 let ns = now.mono_ns.saturating_sub(letter.frame.received_ns);
