@@ -54,6 +54,8 @@ pub const TELEMETRY_SLOTS: usize = 16_384;
 pub const GATHER_DEADLINE_MS: u64 = 80;
 /// How long a connection that is being closed may take to read its last bytes.
 pub const CLOSE_LINGER_MS: u64 = 1_000;
+/// The same for a client that is closed for being slow: it must first read what its kernel holds.
+pub const SLOW_LINGER_MS: u64 = 10_000;
 /// The window in which `max_violations` counts.
 pub const VIOLATION_WINDOW_MS: u64 = 60_000;
 

@@ -5,7 +5,7 @@
 //! kernel reset it, and the close frame with its reason would be lost.
 
 use crate::base::ids::ConnId;
-use crate::base::limits::CLOSE_LINGER_MS;
+use crate::base::limits::{CLOSE_LINGER_MS, SLOW_LINGER_MS};
 use crate::base::time::Now;
 use crate::doors::{self, Event, Step, WebSocket};
 use crate::protocol::close::CloseReason;
@@ -148,11 +148,12 @@ impl Engine {
             Stage::Open(socket) => Some(socket),
             _ => None,
         };
-        connection.stage = Stage::Closing {
-            socket,
-            is_answered: !says_goodbye,
-            deadline_ms: now.mono_ms() + CLOSE_LINGER_MS,
+        let linger_ms = match reason {
+            CloseReason::TooSlow => SLOW_LINGER_MS,
+            _ => CLOSE_LINGER_MS,
         };
+        let deadline_ms = now.mono_ms() + linger_ms;
+        connection.stage = Stage::Closing { socket, is_answered: !says_goodbye, deadline_ms };
         self.arm(conn);
         match reason {
             CloseReason::Lost | CloseReason::HandshakeTimeout => self.forget(conn),
