@@ -6,6 +6,7 @@ use crate::base::time::Now;
 use crate::broker::channel::{Options, Ties};
 use crate::broker::policy::ClientCard;
 use crate::protocol::command::{Address, Identity};
+use crate::protocol::fault::Refusal;
 use crate::protocol::names::Name;
 use crate::protocol::reply::Question;
 use crate::protocol::views::{ClientView, JoinView, Time};
@@ -150,6 +151,19 @@ pub struct RoomTie {
     pub whole_room: Option<Options>,
     /// Whether it wants its own events to `*` back.
     pub echo: bool,
+}
+
+impl RefusedJoin {
+    /// A refused join of that channel.
+    pub fn new(room: &str, channel: &str, refusal: Refusal) -> RefusedJoin {
+        RefusedJoin {
+            room: room.to_owned(),
+            channel: channel.to_owned(),
+            code: refusal.fault.code(),
+            error: refusal.fault.word(),
+            message: refusal.message.into_owned(),
+        }
+    }
 }
 
 impl Session {

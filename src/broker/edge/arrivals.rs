@@ -7,6 +7,7 @@
 use crate::base::ids::ConnId;
 use crate::base::time::Now;
 use crate::broker::delivery::{Deliveries, Delivery};
+use crate::broker::edge::commands::join_limit;
 use crate::broker::edge::{Edge, Flow};
 use crate::broker::lane::{Ask, Asks, Claim, JoinAsk};
 use crate::broker::policy::ClientCard;
@@ -113,7 +114,9 @@ impl Edge {
         let Some(session) = self.session(conn) else { return };
         let before = session.card.clone();
         let card = self.card(client_id, &identity, identify.as_ref().map(|_| &*before));
-        let Identity { avatar, personality, join, .. } = identity;
+        let Identity { avatar, personality, mut join, .. } = identity;
+        let max = self.limits.max_joins_per_client;
+        let too_many = join.split_off(join.len().min(max as usize));
         let Some(session) = self.session_mut(conn) else { return };
         let release = (before.client_id != card.client_id).then(|| before.client_id.clone());
         session.card = Arc::new(card);
@@ -123,7 +126,11 @@ impl Edge {
         if identify.is_none() {
             out.list.push(Delivery::Admit(conn));
         }
-        let joining = Joining { waiting: join.len(), identify, ..Joining::default() };
+        let refused = too_many
+            .iter()
+            .map(|address| RefusedJoin::new(&address.room, &address.channel, join_limit(max)));
+        let refused = refused.collect();
+        let joining = Joining { waiting: join.len(), identify, refused, ..Joining::default() };
         session.phase = Phase::Joining(Box::new(joining));
         if release.is_some() || !join.is_empty() {
             session.errands = Some(Box::new(Errands { release, joins: join }));
@@ -194,13 +201,7 @@ impl Edge {
             session.joins_in_flight -= 1;
             if let Phase::Joining(joining) = &mut session.phase {
                 joining.waiting -= 1;
-                joining.refused.push(RefusedJoin {
-                    room,
-                    channel,
-                    code: refusal.fault.code(),
-                    error: refusal.fault.word(),
-                    message: refusal.message.into_owned(),
-                });
+                joining.refused.push(RefusedJoin::new(&room, &channel, refusal));
                 self.end_arrival_if_complete(now, conn, out);
             }
         }

@@ -149,12 +149,7 @@ impl Edge {
         let is_joined = self.is_subscribed(conn, &join.address);
         let Some(session) = self.session_mut(conn) else { return Ok(Flow::Done) };
         if session.join_count() >= max && !is_joined {
-            return Err(Refusal::new(
-                Fault::JoinLimit,
-                format!(
-                    "You are joined to {max} channels, the most a client may be; leave one first."
-                ),
-            ));
+            return Err(join_limit(max));
         }
         session.joins_in_flight += 1;
         if !session.homes.contains(&home) {
@@ -280,6 +275,14 @@ impl Edge {
                 .is_some_and(|membership| membership.ties.named.is_some() && !membership.leaving),
         })
     }
+}
+
+/// The refusal of one join too many.
+pub(super) fn join_limit(max: u32) -> Refusal {
+    Refusal::new(
+        Fault::JoinLimit,
+        format!("You are joined to {max} channels, the most a client may be; leave one first."),
+    )
 }
 
 fn not_joined(address: &Address) -> Refusal {
