@@ -195,12 +195,11 @@ impl Session {
         matches!(self.phase, Phase::Live)
     }
 
-    /// Whether it was welcomed: it is live, or it was before it identified itself.
-    pub fn was_welcomed(&self) -> bool {
+    /// Whether it has its id: the directory has decided, if it may still want another one.
+    pub fn is_connected(&self) -> bool {
         match &self.phase {
             Phase::Claiming(claiming) => claiming.identify.is_some(),
-            Phase::Joining(joining) => joining.identify.is_some(),
-            Phase::Live => true,
+            Phase::Joining(_) | Phase::Live => true,
         }
     }
 

@@ -18,7 +18,7 @@ pub struct Telemetry {
 /// What may happen.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// A client was welcomed.
+    /// A client has its id.
     ClientConnected {
         /// Who.
         client_id: Name,
@@ -26,6 +26,15 @@ pub enum Event {
         client_type: ClientType,
         /// The address it came from.
         address: String,
+    },
+    /// A client took another id by `identify`.
+    ClientIdentified {
+        /// Who it is now.
+        client_id: Name,
+        /// Who it was.
+        previous_id: Name,
+        /// What kind of client it is now.
+        client_type: ClientType,
     },
     /// A client is gone.
     ClientDisconnected {

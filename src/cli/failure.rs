@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 | done; or whoever read standard output has closed it |
 //! | 1 | the bus refused something, or something failed on the way |
-//! | 2 | the command line is wrong |
+//! | 2 | the command line or the configuration is wrong |
 //! | 3 | no bus can be reached at the URL |
 //! | 130, 143 | stopped by SIGINT, SIGTERM (128 and the signal's number) |
 
@@ -15,7 +15,7 @@ pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0         done, or the reader of standard output is gone
   1         refused by the bus, or failed on the way
-  2         wrong usage
+  2         wrong usage, or a wrong configuration
   3         cannot connect
   130, 143  stopped by SIGINT, SIGTERM";
 
@@ -29,6 +29,8 @@ pub(super) enum Failure {
     Unreachable(String),
     /// The bus said no, or something failed on the way.
     Refused(String),
+    /// The configuration is wrong, and the person was told where.
+    Misconfigured,
     /// Some of it failed, and the person was told what.
     Incomplete,
     /// A signal asked the program to end.
@@ -42,7 +44,7 @@ impl Failure {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Failure::Refused(_) | Failure::Incomplete => 1,
-            Failure::Usage(_) => 2,
+            Failure::Usage(_) | Failure::Misconfigured => 2,
             Failure::Unreachable(_) => 3,
             Failure::Stopped(signal) => u8::try_from(128 + signal).unwrap_or(1),
             Failure::OutputClosed => 0,
@@ -55,7 +57,10 @@ impl Failure {
             Failure::Usage(text) | Failure::Unreachable(text) | Failure::Refused(text) => {
                 Some(text)
             }
-            Failure::Incomplete | Failure::Stopped(_) | Failure::OutputClosed => None,
+            Failure::Misconfigured
+            | Failure::Incomplete
+            | Failure::Stopped(_)
+            | Failure::OutputClosed => None,
         }
     }
 

@@ -149,7 +149,7 @@ fn check_protocol(
     if headers.all("Upgrade").next().is_none() {
         return Err(Rejection::UpgradeRequired(bad(
             "this port speaks WebSocket, not plain HTTP: connect with a WebSocket client to \
-             ws://; health, metrics and the console are on the HTTP port",
+             ws://; health and metrics are on the HTTP port",
         )));
     }
     if !headers.lists("Upgrade", "websocket") {

@@ -161,6 +161,8 @@ impl Driver {
         self.parts.engine.tick(now);
         let routed = (self.parts.clock)();
         self.parts.engine.run_own_lane(routed);
+        // Before what follows from it on other shards, so that it is told in that order.
+        self.give_telemetry();
         self.send_lanes();
         self.write_sockets(routed);
         let written = (self.parts.clock)();

@@ -119,13 +119,27 @@ impl Edge {
         let too_many = join.split_off(join.len().min(max as usize));
         let Some(session) = self.session_mut(conn) else { return };
         let release = (before.client_id != card.client_id).then(|| before.client_id.clone());
-        session.card = Arc::new(card);
+        let card = Arc::new(card);
+        session.card = card.clone();
         session.profile.avatar = avatar.map(Into::into).or(session.profile.avatar.take());
         session.profile.personality =
             personality.map(Into::into).or(session.profile.personality.take());
-        if identify.is_none() {
-            out.list.push(Delivery::Admit(conn));
+        let address = session.profile.address;
+        let (client_id, client_type) = (card.client_id.clone(), card.client_type);
+        match (&identify, &release) {
+            (None, _) => {
+                let address = address.map_or_else(String::new, |address| address.to_string());
+                out.telemetry.push(Event::ClientConnected { client_id, client_type, address });
+                out.list.push(Delivery::Admit(conn));
+            }
+            (Some(_), Some(previous_id)) => {
+                let previous_id = previous_id.clone();
+                let event = Event::ClientIdentified { client_id, previous_id, client_type };
+                out.telemetry.push(event);
+            }
+            (Some(_), None) => {}
         }
+        let is_new = identify.is_none();
         let refused = too_many
             .iter()
             .map(|address| RefusedJoin::new(&address.room, &address.channel, join_limit(max)));
@@ -135,6 +149,7 @@ impl Edge {
         if release.is_some() || !join.is_empty() {
             session.errands = Some(Box::new(Errands { release, joins: join }));
         }
+        self.connected += u64::from(is_new);
         self.end_arrival_if_complete(now, conn, out);
         out.list.push(Delivery::Resume(conn));
     }
@@ -245,7 +260,6 @@ impl Edge {
             }
         };
         let card = session.card.clone();
-        let address = session.profile.address.map(|address| address.to_string());
         let Joining { joined, refused, identify, .. } = joining;
         match identify {
             Some(question) => {
@@ -259,15 +273,9 @@ impl Edge {
                 self.succeed(now, conn, &question, result, out);
             }
             None => {
-                self.live += 1;
                 let payload = self.welcome(&card, &joined, &refused);
                 let frame = self.notice(now, (EVERY_CHANNEL, "welcome"), payload);
                 out.list.push(Delivery::Welcome(conn, frame));
-                out.telemetry.push(Event::ClientConnected {
-                    client_id: card.client_id.clone(),
-                    client_type: card.client_type,
-                    address: address.unwrap_or_default(),
-                });
             }
         }
         out.list.push(Delivery::Resume(conn));

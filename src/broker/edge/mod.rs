@@ -73,7 +73,7 @@ pub struct Edge {
     limits: Arc<Limits>,
     facts: Arc<Facts>,
     sessions: Vec<Option<Box<Session>>>,
-    live: u64,
+    connected: u64,
     audiences: Audiences,
     pending: PendingTable,
     /// Traces whose message was parsed since the clock was last read.
@@ -98,7 +98,7 @@ impl Edge {
             limits,
             facts,
             sessions: Vec::new(),
-            live: 0,
+            connected: 0,
             audiences: Audiences::new(hasher.clone()),
             pending: PendingTable::new(hasher.clone()),
             just_parsed: Vec::new(),
@@ -107,9 +107,9 @@ impl Edge {
         }
     }
 
-    /// How many clients were welcomed and are still here.
+    /// How many clients are connected: their ids are theirs.
     pub fn client_count(&self) -> u64 {
-        self.live
+        self.connected
     }
 
     /// The session of a connection.
@@ -178,8 +178,16 @@ impl Edge {
             let home = self.placement.of_client(&client_id);
             asks.push(home, Ask::Release(client_id, here));
         }
-        if session.was_welcomed() {
-            self.live -= 1;
+        if session.is_connected() {
+            self.connected -= 1;
+            if session.card.client_type == ClientType::AiAgent {
+                let client_id = &session.card.client_id;
+                out.telemetry.extend(session.rooms.iter().take(1).map(|tie| {
+                    let every = Address { room: tie.room.clone(), channel: Name::every() };
+                    let (client_id, action) = (client_id.clone(), "left");
+                    Event::AgentActivity { client_id, action, address: every }
+                }));
+            }
             out.telemetry.push(Event::ClientDisconnected {
                 client_id: session.card.client_id.clone(),
                 client_type: session.card.client_type,
@@ -190,7 +198,7 @@ impl Edge {
 
     /// This edge's part of the answer to a survey.
     pub fn clients_part(&self) -> Part {
-        let clients = || self.sessions.iter().flatten().filter(|session| session.was_welcomed());
+        let clients = || self.sessions.iter().flatten().filter(|session| session.is_connected());
         let mut rows: Vec<&Session> = clients().map(|session| &**session).collect();
         let total = rows.len() as u64;
         rows.sort_unstable_by(|a, b| a.card.client_id.cmp(&b.card.client_id));
@@ -200,7 +208,7 @@ impl Edge {
 
     /// Gives a frame to every client; how many there are.
     pub fn announce(&self, frame: &Arc<Frame>, out: &mut Deliveries) -> u64 {
-        let clients = self.sessions.iter().flatten().filter(|session| session.was_welcomed());
+        let clients = self.sessions.iter().flatten().filter(|session| session.is_connected());
         let before = out.receivers.len();
         out.receivers.extend(clients.map(|session| session.conn));
         let receivers = out.receivers.len() - before;
@@ -209,10 +217,10 @@ impl Edge {
         receivers as u64
     }
 
-    /// Every client that was welcomed, by slot.
+    /// Every client that is connected, by slot.
     pub fn clients(&self) -> impl Iterator<Item = ConnId> + '_ {
-        let welcomed = self.sessions.iter().flatten().filter(|session| session.was_welcomed());
-        welcomed.map(|session| session.conn)
+        let connected = self.sessions.iter().flatten().filter(|session| session.is_connected());
+        connected.map(|session| session.conn)
     }
 
     /// The clock was read after messages were parsed: traces learn when that was.
@@ -288,8 +296,8 @@ impl Edge {
         let seats: usize =
             sessions().map(|session| session.memberships.len() + session.rooms.len()).sum();
         assert_eq!(self.audiences.seat_count(), seats, "seats are memberships and rooms");
-        let welcomed = sessions().filter(|session| session.was_welcomed()).count();
-        assert_eq!(self.live, welcomed as u64);
+        let connected = sessions().filter(|session| session.is_connected()).count();
+        assert_eq!(self.connected, connected as u64);
         for session in sessions() {
             for tie in &session.rooms {
                 let of_room = session.memberships.iter();

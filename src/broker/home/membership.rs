@@ -243,6 +243,7 @@ impl Home {
         let created = !self.rooms.contains_key(&address.room);
         self.ensure_room(now, &address.room, &ask.client)?;
         self.has_room_for(&address.room, ask.conn)?;
+        self.has_room_in_every_channel(&address.room, ask.conn)?;
         let options = Options { echo: ask.join.echo, presence: ask.join.presence };
         let Some(room) = self.rooms.get_mut(&address.room) else {
             return Err(Refusal::new(Fault::Internal, "The room could not be made; try again."));
@@ -378,6 +379,23 @@ impl Home {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether every channel of the room, present and future, can take one more member.
+    fn has_room_in_every_channel(&self, room: &Name, conn: ConnRef) -> Result<(), Refusal> {
+        let max = self.limits.max_members_per_channel;
+        let Some(room) = self.rooms.get(room) else { return Ok(()) };
+        let is_full = |id: &ChannelId| {
+            let channel = &self.channels[id];
+            channel.member_count() >= max as usize && channel.member(conn).is_none()
+        };
+        let of_room = room.people.iter();
+        let others =
+            of_room.filter(|(other, person)| person.whole_room.is_some() && **other != conn);
+        if room.channels.values().any(is_full) || others.count() >= max as usize {
+            return Err(member_limit(max, "channel"));
+        }
+        Ok(())
     }
 
     fn tie(

@@ -19,7 +19,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where telemetry is listened to; port 0 picks a free one.
     pub telemetry_listen: SocketAddr,
-    /// Where health, metrics, the API and the console are; port 0 picks a free one.
+    /// Where health, metrics and status are; port 0 picks a free one.
     pub http_listen: SocketAddr,
     /// What this node is called.
     pub node: Name,

@@ -139,7 +139,7 @@ pub(super) static KEYS: &[Key] = &[
     listener!(
         http_listen,
         "http-listen",
-        "Where the HTTP server with health, metrics, the API and the console listens."
+        "Where the HTTP server with health, metrics and status listens."
     ),
     Key {
         flag: "node",

@@ -268,6 +268,14 @@ fn describe(event: &Event) -> (&'static str, Value) {
             "client_connected",
             json!({ "client_id": client_id, "client_type": client_type.as_str(), "address": address }),
         ),
+        Event::ClientIdentified { client_id, previous_id, client_type } => (
+            "client_identified",
+            json!({
+                "client_id": client_id,
+                "previous_client_id": previous_id,
+                "client_type": client_type.as_str(),
+            }),
+        ),
         Event::ClientDisconnected { client_id, client_type, reason } => (
             "client_disconnected",
             json!({

@@ -236,7 +236,7 @@ pub(super) fn history(parameters: &Parameters<'_>) -> Result<Command, Refusal> {
         }
     };
     Ok(Command::History(Box::new(HistoryQuery {
-        address: parameters.address(Every::Refused)?,
+        address: parameters.address(Every::Allowed)?,
         limit,
         since_us: time("since")?,
         until_us: time("until")?,

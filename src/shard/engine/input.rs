@@ -3,11 +3,14 @@
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::time::Now;
 use crate::broker::edge::Flow;
+use crate::broker::home::stamp;
 use crate::doors::handshake::{self, Handshake};
 use crate::doors::{self, Event, Step, WebSocket};
 use crate::protocol::close::CloseReason;
 use crate::protocol::decode;
 use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::frame::Frame;
+use crate::protocol::reply::{self, Question};
 use crate::shard::connection::{PausedBy, Stage};
 use crate::shard::engine::Engine;
 use crate::shard::meters::{Counter, Pause};
@@ -139,7 +142,7 @@ impl Engine {
                 let reason = connection.turned_away.unwrap_or(CloseReason::Full);
                 connection.stage = Stage::Open(WebSocket::new());
                 self.send_raw(now, conn, hello.accept_response());
-                self.begin_close(now, conn, reason, None);
+                self.turn_away(now, conn, reason);
                 input.len()
             }
             Handshake::Hello { .. } if is_draining => {
@@ -246,6 +249,17 @@ impl Engine {
         }
     }
 
+    /// Tells a client that there is no room for it: a browser sees no HTTP answer to its
+    /// handshake, but it sees this and the close code.
+    fn turn_away(&mut self, now: Now, conn: ConnId, reason: CloseReason) {
+        let refusal = no_room(reason);
+        self.tally.fault(refusal.fault);
+        let stamp = stamp(&mut self.rng, now);
+        let text = reply::failure(stamp, &Question::unreadable(None), &refusal);
+        self.send(now, conn, Frame::of_text(&text, now.mono_ns));
+        self.begin_close(now, conn, reason, None);
+    }
+
     /// A message that is too long closes its connection, for its bytes would have to be read to
     /// get past it; the client is told in full before.
     fn refuse_large(&mut self, now: Now, conn: ConnId) {
@@ -315,6 +329,20 @@ impl Engine {
                 self.unread.extend(waiting.drain(..));
             }
         }
+    }
+}
+
+/// Why there is no room for a connection.
+fn no_room(reason: CloseReason) -> Refusal {
+    match reason {
+        CloseReason::AddressFull => Refusal::new(
+            Fault::AddressLimit,
+            "Your address has as many connections as it may have; close one, or try again later.",
+        ),
+        _ => Refusal::new(
+            Fault::ConnectionLimit,
+            "The server has as many connections as it may have; try again later.",
+        ),
     }
 }
 
