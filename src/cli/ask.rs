@@ -60,11 +60,7 @@ impl Asker {
     }
 
     /// Joins a channel, as its history demands.
-    pub(super) fn join(
-        &mut self,
-        console: &mut Console,
-        address: &Address,
-    ) -> Result<(), Failure> {
+    pub(super) fn join(&mut self, console: &mut Console, address: &Address) -> Result<(), Failure> {
         self.ask(console, Some(address), "join_channel", json!({})).map(drop)
     }
 

@@ -159,11 +159,7 @@ struct RefusalBody {
     error: Option<String>,
 }
 
-fn refusal(
-    response: Response,
-    stream: Stream,
-    reactor: &mut Reactor,
-) -> Result<Denied, Failure> {
+fn refusal(response: Response, stream: Stream, reactor: &mut Reactor) -> Result<Denied, Failure> {
     let status = response.status();
     let body = read_body(response, stream, reactor)?;
     let said = serde_json::from_slice::<RefusalBody>(&body).ok();
@@ -203,8 +199,7 @@ struct WelcomeBody {
     event: String,
     client_id: String,
     heartbeat_ms: u64,
-    #[serde(default)]
-    limits: LimitsBody,
+    limits: Option<LimitsBody>,
 }
 
 #[derive(Deserialize, Default)]
@@ -214,11 +209,7 @@ struct LimitsBody {
     history_size: Option<u64>,
 }
 
-fn hear_welcome(
-    link: &mut Link,
-    reactor: &mut Reactor,
-    until: Instant,
-) -> Result<Welcome, Denied> {
+fn hear_welcome(link: &mut Link, reactor: &mut Reactor, until: Instant) -> Result<Welcome, Denied> {
     loop {
         if let Some(text) = link.read().map_err(Halt::from)? {
             let other = || Denied::NotABus("its first message is no welcome".into());
@@ -235,6 +226,7 @@ fn read_welcome(text: &str) -> Option<Welcome> {
     let heard = Heard::read(text).filter(|heard| heard.kind() == Some(MessageType::System))?;
     let body: WelcomeBody = serde_json::from_str(heard.payload.get()).ok()?;
     let client_id = Name::parse(&body.client_id).ok()?;
+    let limits = body.limits.unwrap_or_default();
     let count = |limit: Option<u64>| limit.and_then(|count| usize::try_from(count).ok());
     (body.event == "welcome").then(|| Welcome {
         client_id,
@@ -242,9 +234,9 @@ fn read_welcome(text: &str) -> Option<Welcome> {
             0 => HEARTBEAT_MAX,
             ms => Duration::from_millis(ms).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX),
         },
-        message_bytes_max: count(body.limits.max_message_bytes),
-        history_size: count(body.limits.history_size),
-        is_rate_limited: body.limits.rate_messages.is_some_and(|rate| rate > 0),
+        message_bytes_max: count(limits.max_message_bytes),
+        history_size: count(limits.history_size),
+        is_rate_limited: limits.rate_messages.is_some_and(|rate| rate > 0),
     })
 }
 

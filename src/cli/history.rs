@@ -112,9 +112,8 @@ fn read(
             }
         }
         let result = bus.ask(console, Some(&args.channel), "history", parameters)?;
-        let page: Page<'_> = serde_json::from_str(&result).map_err(|_| {
-            Failure::Refused("the bus's answer to history can't be read".into())
-        })?;
+        let page: Page<'_> = serde_json::from_str(&result)
+            .map_err(|_| Failure::Refused("the bus's answer to history can't be read".into()))?;
         messages.extend(page.messages.iter().map(|message| message.get().to_owned()));
         let edge = page.messages.last().and_then(|text| Heard::read(text.get())?.sequence());
         if !page.more || edge.is_none() {

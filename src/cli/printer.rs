@@ -112,10 +112,7 @@ mod tests {
     fn every_style_is_one_line() {
         assert_eq!(printed(Style::Payload, false), "{\"a\":  \"x\u{9b}y\"}\n");
         assert_eq!(printed(Style::Payload, true), "{\"a\":  \"x\\u009by\"}\n");
-        assert_eq!(
-            printed(Style::Pretty, false),
-            "12:00:00.123 r:c ann {\"a\":  \"x\u{9b}y\"}\n"
-        );
+        assert_eq!(printed(Style::Pretty, false), "12:00:00.123 r:c ann {\"a\":  \"x\u{9b}y\"}\n");
         for is_terminal in [false, true] {
             let line = printed(Style::Envelope, is_terminal);
             assert_eq!(line.matches('\n').count(), 1);

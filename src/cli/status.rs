@@ -39,9 +39,8 @@ pub(super) fn run(args: &StatusArgs, console: &mut Console) -> Result<(), Failur
         if args.json {
             return console.line(result);
         }
-        let status: Map<String, Value> = serde_json::from_str(&result).map_err(|_| {
-            Failure::Refused("the bus's answer to status can't be read".into())
-        })?;
+        let status: Map<String, Value> = serde_json::from_str(&result)
+            .map_err(|_| Failure::Refused("the bus's answer to status can't be read".into()))?;
         table(&status).iter().try_for_each(|line| console.line(line))
     })
 }

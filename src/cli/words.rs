@@ -272,8 +272,7 @@ mod tests {
             ),
         ] {
             let payload = r#"{ "a": 1 }"#;
-            let text =
-                message(MessageType::Event, "arq_1", "ann", &address(), payload, &wishes);
+            let text = message(MessageType::Event, "arq_1", "ann", &address(), payload, &wishes);
             let value: Value = serde_json::from_str(&text).unwrap();
             assert_eq!(value["metadata"], metadata);
             assert_eq!(value["payload"], json!({"a": 1}));
