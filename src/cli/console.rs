@@ -5,6 +5,7 @@
 use crate::cli::failure::Failure;
 use crate::cli::reactor::Reactor;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
 
 /// Bytes of output that are written at once when the bus is faster than the reader.
 const OUT_BYTES: usize = 64 * 1024;
@@ -19,6 +20,8 @@ pub(super) struct Console {
     pub(super) is_terminal: bool,
     /// Standard error.
     err: Box<dyn Write>,
+    /// Standard output, where it is this process's own.
+    out_fd: Option<RawFd>,
     /// Where the command waits.
     pub(super) reactor: Reactor,
 }
@@ -27,11 +30,11 @@ impl Console {
     /// The console of this process.
     pub(super) fn of_process(reactor: Reactor) -> Console {
         let out = io::stdout();
-        let is_terminal = out.is_terminal();
+        let (is_terminal, out_fd) = (out.is_terminal(), Some(out.as_raw_fd()));
         // Standard output's own line buffer would make a system call of every message.
         let out = Box::new(BufWriter::with_capacity(OUT_BYTES, out.lock()));
         let (input, err) = (Some(Box::new(io::stdin()) as _), Box::new(io::stderr()));
-        Console { input, out, is_terminal, err, reactor }
+        Console { input, out, is_terminal, err, out_fd, reactor }
     }
 
     /// A console of the given ends, for tests.
@@ -42,7 +45,15 @@ impl Console {
         err: Box<dyn Write>,
         reactor: Reactor,
     ) -> Console {
-        Console { input: Some(input), out, is_terminal: false, err, reactor }
+        Console { input: Some(input), out, is_terminal: false, err, out_fd: None, reactor }
+    }
+
+    /// Ends the command when whoever reads its output leaves: for a command that does nothing but
+    /// print.
+    pub(super) fn end_with_reader(&self) {
+        if let Some(out_fd) = self.out_fd {
+            self.reactor.watch_output(out_fd);
+        }
     }
 
     /// Tells the person something that is not what they asked for.

@@ -10,9 +10,10 @@
 //! sequence and none twice, but for those that a `gap` notice tells of too late; a range that was
 //! not printed and is not known to have expired was told.
 //!
-//! *Not here*: sockets, ids, time limits (`subscribe`). Messages to a whole room, sent to the
+//! *Not here*: what happens within one channel (`stream`); sockets, ids, time limits (`subscribe`). Messages to a whole room, sent to the
 //! channel `*`, have an order of their own that only a member of `room:*` can catch up with.
 
+use crate::cli::stream::{CatchUp, Page, Question, Span, Step, Stream, Verdict, tell_missing};
 use crate::protocol::command::{Address, Recover};
 use crate::protocol::envelope::MessageType;
 use crate::protocol::names::{
@@ -20,61 +21,6 @@ use crate::protocol::names::{
 };
 use serde::Deserialize;
 use std::collections::BTreeMap;
-
-/// The most live messages that are held back while older ones are read.
-const HELD_MAX: usize = 10_000;
-/// The most bytes of them.
-const HELD_BYTES_MAX: usize = 32 << 20;
-
-/// Something to do, in order.
-#[derive(Debug, PartialEq)]
-pub(super) enum Step {
-    /// Print the message.
-    Print(String),
-    /// Tell the person.
-    Tell(String),
-    /// Ask the bus.
-    Ask(Question),
-}
-
-/// A question for the bus.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Question {
-    /// `join_channel`.
-    Join {
-        /// What to join.
-        address: Address,
-        /// From where to catch up.
-        recover: Option<Recover>,
-    },
-    /// `history`.
-    History {
-        /// Whose history.
-        address: Address,
-        /// Which part of it.
-        span: Span,
-    },
-}
-
-/// A part of a history.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Span {
-    /// What came after this sequence.
-    After(u64),
-    /// From the first to the last of these sequences, both included.
-    Range(u64, u64),
-    /// Nothing: only the channel's epoch is wanted.
-    Epoch,
-}
-
-/// What is to be done with a message that has just come.
-#[derive(Debug, PartialEq)]
-pub(super) enum Verdict {
-    /// Print it.
-    Print,
-    /// Nothing: it was printed before, or is held back until its time comes.
-    Pass,
-}
 
 /// The answer to `join_channel`.
 #[derive(Debug, Default, Deserialize)]
@@ -94,19 +40,6 @@ struct ChannelAt {
     sequence: u64,
 }
 
-/// One answer to `history`.
-#[derive(Debug, Default)]
-pub(super) struct Page {
-    /// The channel's life.
-    pub(super) epoch: Option<String>,
-    /// The first sequence of the page.
-    pub(super) first: Option<u64>,
-    /// Whether there is more beyond this page.
-    pub(super) has_more: bool,
-    /// Sequence and text of each message.
-    pub(super) messages: Vec<(u64, String)>,
-}
-
 /// The subscriber's memory.
 #[derive(Debug)]
 pub(super) struct Follow {
@@ -124,37 +57,6 @@ struct Want {
     address: Address,
     /// Whether it has ever been joined: its channels that appear later were missed, not new.
     was_joined: bool,
-}
-
-/// One channel's order, as far as it was seen.
-#[derive(Debug)]
-struct Stream {
-    address: Address,
-    /// The life of the channel that `last` belongs to, if it is known.
-    epoch: Option<String>,
-    /// Everything up to here was printed, told as lost, or came before the subscription.
-    last: u64,
-    /// Live messages up to here may be repetitions of what was read from the history. Once a
-    /// later one has come, none of them can.
-    doubles_to: u64,
-    /// Whether the channel can be deleted and made anew on one connection: a channel that was
-    /// joined by its name can't, it has a member.
-    may_begin_anew: bool,
-    /// Whether the first of its `--history` was printed, so that what is missing from now on was
-    /// missed and not just too long ago.
-    is_begun: bool,
-    /// Live messages are held back while older ones are read.
-    catch_up: Option<CatchUp>,
-}
-
-#[derive(Debug, Default)]
-struct CatchUp {
-    /// The sequence that is known to exist.
-    goal: u64,
-    held: Vec<(u64, String)>,
-    held_bytes: usize,
-    /// Held messages were thrown away, so the history must be read on.
-    has_overflowed: bool,
 }
 
 impl Follow {
@@ -242,7 +144,6 @@ impl Follow {
             return;
         };
         page.messages.sort_unstable_by_key(|&(sequence, _)| sequence);
-        page.first = page.first.filter(|&first| first > 0);
         match span {
             Span::Epoch => stream.epoch = stream.epoch.take().or(page.epoch),
             Span::Range(first, last) => self.on_range(address, first, last, page),
@@ -259,15 +160,7 @@ impl Follow {
             return;
         }
         self.steps.push(Step::Tell(format!("{address}: its history can't be read: {why}")));
-        stream.is_begun = true;
-        if let Some(catch_up) = &mut stream.catch_up {
-            // Nothing more can be read, so what is held is the best there is.
-            let held_from = catch_up.held.first().map_or(0, |&(sequence, _)| sequence);
-            let was_thrown_away = std::mem::take(&mut catch_up.has_overflowed);
-            let goal = if was_thrown_away { held_from.saturating_sub(1) } else { catch_up.goal };
-            stream.tell_missing(goal, &mut self.steps);
-            stream.settle(&mut self.steps);
-        }
+        stream.on_unreadable(&mut self.steps);
     }
 
     /// A message has come.
@@ -308,7 +201,7 @@ impl Follow {
             catch_up.overflow();
             catch_up.goal = catch_up.goal.max(last);
         } else if first > stream.last {
-            stream.catch_up = Some(CatchUp { goal: last, ..CatchUp::default() });
+            stream.catch_up = Some(CatchUp::towards(last));
             let after = stream.last;
             self.ask(room, channel, Span::After(after));
         } else {
@@ -374,7 +267,7 @@ impl Follow {
             doubles_to: last,
             may_begin_anew: self.follows(&address.room, EVERY_CHANNEL),
             is_begun,
-            catch_up: (!is_begun).then(|| CatchUp { goal: sequence, ..CatchUp::default() }),
+            catch_up: (!is_begun).then(|| CatchUp::towards(sequence)),
         };
         if !is_begun {
             let span = Span::After(last);
@@ -396,12 +289,9 @@ impl Follow {
             is_begun: true,
             catch_up: None,
         });
-        let is_new_life = match (&stream.epoch, &epoch) {
-            (Some(old), Some(new)) => old != new,
-            _ => sequence < stream.last,
-        };
-        if is_new_life {
-            stream.begin_anew(&mut self.steps);
+        if stream.is_other_life(&epoch, sequence) {
+            self.steps.push(stream.tell_new_life());
+            stream.begin_anew();
         }
         stream.epoch = epoch.or(stream.epoch.take());
         let catch_up = stream.catch_up.get_or_insert_default();
@@ -426,20 +316,40 @@ impl Follow {
             // What is sent to the whole room at once has an order of its own.
             listed.push((Name::every(), answer.epoch, sequence));
         }
-        let is_gone = |stream: &Stream| {
-            stream.address.room == address.room
-                && listed.iter().all(|(channel, ..)| *channel != stream.address.channel)
-        };
-        for stream in self.streams.values().filter(|stream| is_gone(stream)) {
-            self.steps.push(Step::Tell(format!(
-                "{}: the channel is gone; what came after {} may be missed",
-                stream.address, stream.last
-            )));
-        }
-        self.streams.retain(|_, stream| !is_gone(stream));
+        self.tell_new_lives(address, &listed);
         for (channel, epoch, sequence) in listed {
             let address = Address { room: address.room.clone(), channel };
             self.begin_or_resume(&address, was_joined, epoch, sequence);
+        }
+    }
+
+    /// Channels of a room that are gone or began anew are told in one sentence: after a bus has
+    /// lost its memory, that is all of them.
+    fn tell_new_lives(&mut self, room: &Address, listed: &[(Name, Option<String>, u64)]) {
+        let mut names: Vec<String> = Vec::new();
+        self.streams.retain(|_, stream| {
+            if stream.address.room != room.room || !stream.is_begun {
+                return true;
+            }
+            let now = listed.iter().find(|(channel, ..)| *channel == stream.address.channel);
+            let is_same_life =
+                now.is_some_and(|(_, epoch, sequence)| !stream.is_other_life(epoch, *sequence));
+            if !is_same_life {
+                let channel = &stream.address.channel;
+                names.push(match stream.last {
+                    0 => channel.to_string(),
+                    last => format!("{channel} (after {last})"),
+                });
+                stream.begin_anew();
+            }
+            now.is_some()
+        });
+        if !names.is_empty() {
+            self.steps.push(Step::Tell(format!(
+                "{room}: while this client was away channels went or began anew, and what was \
+                 said in them before that may be missed: {}",
+                names.join(", ")
+            )));
         }
     }
 
@@ -464,10 +374,12 @@ impl Follow {
     }
 
     fn on_range(&mut self, address: &Address, first: u64, last: u64, page: Page) {
-        if let Some(oldest) = page.first.filter(|&oldest| oldest > first) {
-            self.steps.push(tell_missing(address, first, last.min(oldest - 1)));
-        } else if page.first.is_none() && page.messages.is_empty() {
-            self.steps.push(tell_missing(address, first, last));
+        match page.messages.first() {
+            Some(&(oldest, _)) if oldest > first => {
+                self.steps.push(tell_missing(address, first, last.min(oldest - 1)));
+            }
+            Some(_) => {}
+            None => self.steps.push(tell_missing(address, first, last)),
         }
         let mut next = first;
         for (sequence, text) in page.messages {
@@ -480,129 +392,4 @@ impl Follow {
             self.ask(&address.room, &address.channel, Span::Range(next, last));
         }
     }
-}
-
-impl Stream {
-    /// Says what is to be done with a message, and whether it belongs to another life of the
-    /// channel than all before it.
-    fn on_message(&mut self, sequence: u64, text: &str) -> (Verdict, bool) {
-        if let Some(catch_up) = &mut self.catch_up {
-            catch_up.hold(sequence, text);
-            return (Verdict::Pass, false);
-        }
-        if sequence > self.last {
-            self.last = sequence;
-            self.doubles_to = 0;
-            return (Verdict::Print, false);
-        }
-        if sequence <= self.doubles_to || !self.may_begin_anew {
-            return (Verdict::Pass, false);
-        }
-        self.last = sequence;
-        self.doubles_to = 0;
-        self.epoch = None;
-        (Verdict::Print, true)
-    }
-
-    fn on_page(&mut self, page: Page, steps: &mut Vec<Step>) {
-        let Some(catch_up) = &mut self.catch_up else {
-            return;
-        };
-        let goal = catch_up.goal;
-        let is_new_life = page.epoch.is_some() && self.epoch.is_some() && page.epoch != self.epoch;
-        if is_new_life {
-            catch_up.overflow();
-            catch_up.goal = 0;
-            self.epoch = page.epoch;
-            self.begin_anew(steps);
-            self.read_on(steps);
-            return;
-        }
-        let oldest = page.first.or(page.messages.first().map(|&(sequence, _)| sequence));
-        let gone = oldest.map_or(goal, |oldest| oldest.saturating_sub(1));
-        if std::mem::replace(&mut self.is_begun, true) {
-            self.tell_missing(gone, steps);
-        } else {
-            self.last = self.last.max(gone);
-        }
-        let before = self.last;
-        for (sequence, text) in page.messages {
-            if sequence > self.last {
-                self.last = sequence;
-                steps.push(Step::Print(text));
-            }
-        }
-        if page.has_more && self.last > before {
-            self.read_on(steps);
-        } else {
-            self.settle(steps);
-        }
-    }
-
-    /// The history is read to its end: what was held back follows, and live goes on.
-    fn settle(&mut self, steps: &mut Vec<Step>) {
-        let Some(catch_up) = self.catch_up.take() else {
-            return;
-        };
-        self.doubles_to = self.last;
-        if catch_up.has_overflowed {
-            self.catch_up = Some(CatchUp { goal: catch_up.goal, ..CatchUp::default() });
-            self.read_on(steps);
-            return;
-        }
-        for (sequence, text) in catch_up.held {
-            if sequence > self.last {
-                self.last = sequence;
-                steps.push(Step::Print(text));
-            }
-        }
-        self.doubles_to = self.last;
-    }
-
-    fn read_on(&mut self, steps: &mut Vec<Step>) {
-        let (address, span) = (self.address.clone(), Span::After(self.last));
-        steps.push(Step::Ask(Question::History { address, span }));
-    }
-
-    /// The channel was made anew: all of its messages are unseen.
-    fn begin_anew(&mut self, steps: &mut Vec<Step>) {
-        steps.push(Step::Tell(format!(
-            "{}: the channel began anew while this client was away; what came after {} before \
-             that may be missed",
-            self.address, self.last
-        )));
-        self.last = 0;
-        self.doubles_to = 0;
-    }
-
-    /// What comes after the last seen message and up to `to` can't be had.
-    fn tell_missing(&mut self, to: u64, steps: &mut Vec<Step>) {
-        if to > self.last {
-            steps.push(tell_missing(&self.address, self.last + 1, to));
-            self.last = to;
-        }
-    }
-}
-
-impl CatchUp {
-    fn hold(&mut self, sequence: u64, text: &str) {
-        if self.held.len() >= HELD_MAX || self.held_bytes + text.len() > HELD_BYTES_MAX {
-            self.overflow();
-        }
-        self.held_bytes += text.len();
-        self.held.push((sequence, text.to_owned()));
-    }
-
-    /// Throws the held messages away; the history has them too.
-    fn overflow(&mut self) {
-        self.held.clear();
-        self.held_bytes = 0;
-        self.has_overflowed = true;
-    }
-}
-
-fn tell_missing(address: &Address, first: u64, last: u64) -> Step {
-    Step::Tell(format!(
-        "{address}: messages {first} to {last} may be missed; the history does not hold them"
-    ))
 }

@@ -199,8 +199,7 @@ struct WelcomeBody {
     event: String,
     client_id: String,
     heartbeat_ms: u64,
-    #[serde(default)]
-    limits: LimitsBody,
+    limits: Option<LimitsBody>,
 }
 
 #[derive(Deserialize, Default)]
@@ -227,6 +226,7 @@ fn read_welcome(text: &str) -> Option<Welcome> {
     let heard = Heard::read(text).filter(|heard| heard.kind() == Some(MessageType::System))?;
     let body: WelcomeBody = serde_json::from_str(heard.payload.get()).ok()?;
     let client_id = Name::parse(&body.client_id).ok()?;
+    let limits = body.limits.unwrap_or_default();
     let count = |limit: Option<u64>| limit.and_then(|count| usize::try_from(count).ok());
     (body.event == "welcome").then(|| Welcome {
         client_id,
@@ -234,9 +234,9 @@ fn read_welcome(text: &str) -> Option<Welcome> {
             0 => HEARTBEAT_MAX,
             ms => Duration::from_millis(ms).clamp(HEARTBEAT_MIN, HEARTBEAT_MAX),
         },
-        message_bytes_max: count(body.limits.max_message_bytes),
-        history_size: count(body.limits.history_size),
-        is_rate_limited: body.limits.rate_messages.is_some_and(|rate| rate > 0),
+        message_bytes_max: count(limits.max_message_bytes),
+        history_size: count(limits.history_size),
+        is_rate_limited: limits.rate_messages.is_some_and(|rate| rate > 0),
     })
 }
 

@@ -4,7 +4,7 @@
 //! | file | what |
 //! |---|---|
 //! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` | a command each: what it takes, what it does |
-//! | `follow` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
+//! | `follow` `stream` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
 //! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
 //! | `reactor` `console` `input` `printer` | waiting, telling, reading lines, writing lines |
 //! | `target` `words` `failure` `trace` | where the bus is, what is said, why it failed, which way it went |
@@ -32,6 +32,7 @@ mod reactor;
 mod serve;
 mod session;
 mod status;
+mod stream;
 mod subscribe;
 mod target;
 #[cfg(test)]
@@ -131,8 +132,25 @@ pub fn run() -> ExitCode {
         }
     };
     let mut console = Console::of_process(reactor);
-    let code = conclude(execute(typed.command, &mut console), &mut console);
-    ExitCode::from(code)
+    let outcome = listen_to_signals(&typed.command, &console)
+        .and_then(|()| execute(typed.command, &mut console));
+    ExitCode::from(conclude(outcome, &mut console))
+}
+
+/// A command that has a connection to close must hear of signals. The others may just die of them,
+/// and the daemon has its own way to listen.
+fn listen_to_signals(command: &Command, console: &Console) -> Result<(), Failure> {
+    match command {
+        Command::Serve(_) | Command::CheckConfig(_) | Command::Completions(_) => Ok(()),
+        Command::Sub(_)
+        | Command::Pub(_)
+        | Command::History(_)
+        | Command::Status(_)
+        | Command::Ping(_) => console
+            .reactor
+            .listen_to_signals()
+            .map_err(|error| Failure::Refused(format!("cannot listen to signals: {error}"))),
+    }
 }
 
 /// Tells why a command failed, if it did and was not told; gives the exit code.
@@ -151,22 +169,10 @@ fn execute(command: Command, console: &mut Console) -> Result<(), Failure> {
         Command::Serve(args) => serve::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Completions(args) => completions::run(&args, CommandLine::command(), console),
-        Command::Sub(args) => as_client(console, |console| subscribe::run(&args, console)),
-        Command::Pub(args) => as_client(console, |console| publish::run(&args, console)),
-        Command::History(args) => as_client(console, |console| history::run(&args, console)),
-        Command::Status(args) => as_client(console, |console| status::run(&args, console)),
-        Command::Ping(args) => as_client(console, |console| ping::run(&args, console)),
+        Command::Sub(args) => subscribe::run(&args, console),
+        Command::Pub(args) => publish::run(&args, console),
+        Command::History(args) => history::run(&args, console),
+        Command::Status(args) => status::run(&args, console),
+        Command::Ping(args) => ping::run(&args, console),
     }
-}
-
-/// A command that has a connection to close must hear of signals; the others may just die of them.
-fn as_client(
-    console: &mut Console,
-    command: impl FnOnce(&mut Console) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    console
-        .reactor
-        .listen_to_signals()
-        .map_err(|error| Failure::Refused(format!("cannot listen to signals: {error}")))?;
-    command(console)
 }

@@ -59,10 +59,10 @@ pub(super) struct PubArgs {
     #[arg(long)]
     lines: bool,
     /// The lines are JSON objects, each a payload; empty lines are passed over.
-    #[arg(long, requires = "lines")]
+    #[arg(long, requires = "lines", conflicts_with = "payload")]
     json: bool,
     /// Replace bytes that are not UTF-8 instead of leaving the line out.
-    #[arg(long, requires = "lines", conflicts_with = "json")]
+    #[arg(long, requires = "lines", conflicts_with_all = ["payload", "json"])]
     lossy: bool,
     /// What kind of message.
     #[arg(long = "type", value_name = "TYPE", default_value = "event")]
@@ -107,7 +107,8 @@ pub(super) fn run(args: &PubArgs, console: &mut Console) -> Result<(), Failure> 
     let mut dial = Dial::new(args.connect.target()?, !args.no_reconnect);
     let mut publisher = Publisher::new(args, console)?;
     let outcome = publisher.publish(&mut dial, console);
-    if !args.quiet {
+    // Who never sent anything is told why, and needs no figures.
+    if !args.quiet && (outcome.is_ok() || publisher.window.tally().sent > 0) {
         publisher.summarise(console);
     }
     outcome?;

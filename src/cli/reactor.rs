@@ -1,23 +1,27 @@
-//! Where a command waits: one poll for its socket, its standard input and the signals.
+//! Where a command waits: one poll for its socket, its standard input, the signals, and the end of
+//! whoever reads its output.
 //!
 //! Every readiness is edge-triggered, and no caller looks at which event came: after a wait it
 //! reads and writes until the socket would block, which is right whatever woke it.
 //!
-//! *Invariant*: once a signal has come, every [`Reactor::wait`] fails with it, so no command can
-//! sleep through one.
+//! *Invariant*: once a signal has come, or the reader of a watched output has left, every
+//! [`Reactor::wait`] fails with it, so no command can sleep through it.
 
 use crate::cli::failure::Failure;
-use mio::event::Source;
+use mio::event::{Event, Source};
+use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 const WAKE: Token = Token(0);
 const SOCKET: Token = Token(1);
+const OUTPUT: Token = Token(2);
 
 /// One thread's place to wait.
 pub(super) struct Reactor {
@@ -25,6 +29,7 @@ pub(super) struct Reactor {
     events: Events,
     waker: Arc<Waker>,
     stop: Stop,
+    is_output_closed: bool,
 }
 
 /// A way to end a command from another thread.
@@ -51,7 +56,8 @@ impl Reactor {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let stop = Stop { signal: Arc::default(), waker: waker.clone() };
-        Ok(Reactor { poll, events: Events::with_capacity(16), waker, stop })
+        let events = Events::with_capacity(16);
+        Ok(Reactor { poll, events, waker, stop, is_output_closed: false })
     }
 
     /// What another thread ends the command with.
@@ -83,6 +89,13 @@ impl Reactor {
         self.poll.registry().register(socket, SOCKET, Interest::READABLE | Interest::WRITABLE)
     }
 
+    /// Watches an output for the end of its reader, which otherwise only a write would notice.
+    pub(super) fn watch_output(&self, output: RawFd) {
+        // Only pipes, sockets and terminals have readers that can leave: a file can't be watched,
+        // and need not be.
+        let _ = self.poll.registry().register(&mut SourceFd(&output), OUTPUT, Interest::WRITABLE);
+    }
+
     /// Waits until something is ready, somebody wakes it, or `until`. It may also return early.
     pub(super) fn wait(&mut self, until: Option<Instant>) -> Result<(), Failure> {
         self.check()?;
@@ -99,9 +112,10 @@ impl Reactor {
         Ok(())
     }
 
-    /// Fails if a signal has come.
+    /// Fails if a signal has come, or the reader of the output was found to have left.
     pub(super) fn check(&self) -> Result<(), Failure> {
         match self.stop.signal.load(Ordering::Relaxed) {
+            0 if self.is_output_closed => Err(Failure::OutputClosed),
             0 => Ok(()),
             signal => Err(Failure::Stopped(signal)),
         }
@@ -114,15 +128,19 @@ impl Reactor {
             until.saturating_duration_since(Instant::now()) + Duration::from_micros(999)
         });
         match self.poll.poll(&mut self.events, timeout) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            answer => answer,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            answer => answer?,
         }
+        let is_end = |event: &Event| event.token() == OUTPUT && event.is_write_closed();
+        self.is_output_closed |= self.events.iter().any(is_end);
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsRawFd;
 
     #[test]
     fn a_signal_ends_every_wait() {
@@ -137,6 +155,18 @@ mod tests {
         assert_eq!(reactor.sleep(far), Err(Failure::Stopped(SIGTERM)));
         assert_eq!(reactor.wait(None), Err(Failure::Stopped(SIGTERM)));
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_reader_that_left_ends_the_wait() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut reactor = Reactor::new().unwrap();
+        reactor.watch_output(writer.as_raw_fd());
+        reactor.watch_output(tempfile::tempfile().unwrap().as_raw_fd());
+        assert_eq!(reactor.sleep(Instant::now() + Duration::from_millis(20)), Ok(()));
+        drop(reader);
+        let far = Instant::now() + Duration::from_secs(60);
+        assert_eq!(reactor.sleep(far), Err(Failure::OutputClosed));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use crate::cli::asking::Asking;
 use crate::cli::console::Console;
 use crate::cli::dial::{Dial, hang_up};
 use crate::cli::failure::Failure;
-use crate::cli::follow::{Follow, Joined, Page, Question, Span, Step, Verdict};
+use crate::cli::follow::{Follow, Joined};
 use crate::cli::printer::{Printer, Style};
+use crate::cli::stream::{Page, Question, Span, Step, Verdict};
 use crate::cli::target::{ConnectArgs, address};
 use crate::cli::wire::{Halt, Link, Lost};
 use crate::cli::words::{self, Heard, Ids, Refused, Reply};
@@ -65,6 +66,7 @@ pub(super) struct SubArgs {
 pub(super) fn run(args: &SubArgs, console: &mut Console) -> Result<(), Failure> {
     let mut dial = Dial::new(args.connect.target()?, !args.no_reconnect);
     let mut subscriber = Subscriber::new(args, console.is_terminal);
+    console.end_with_reader();
     loop {
         let (mut link, welcome) = dial.open(console)?;
         let printed = subscriber.printed;
@@ -108,7 +110,6 @@ struct Notice {
 #[derive(Deserialize)]
 struct HistoryBody<'a> {
     epoch: Option<String>,
-    first: Option<u64>,
     #[serde(default)]
     more: bool,
     #[serde(borrow)]
@@ -394,5 +395,5 @@ fn read_page(result: &str) -> Option<Page> {
         Some((sequence, message.get().to_owned()))
     });
     let messages = messages.collect();
-    Some(Page { epoch: body.epoch, first: body.first, has_more: body.more, messages })
+    Some(Page { epoch: body.epoch, has_more: body.more, messages })
 }

@@ -1,0 +1,191 @@
+//! The subscriber's memory against a model of a bus: random publishing, losing, forgetting and
+//! answering, thousands of times from seeds.
+
+use crate::cli::follow::{Follow, Joined};
+use crate::cli::stream::{Page, Question, Span, Step, Verdict};
+use crate::protocol::command::{Address, Recover};
+use serde_json::json;
+use std::collections::VecDeque;
+
+/// A channel as the bus has it.
+struct Model {
+    rng: fastrand::Rng,
+    ring_max: u64,
+    sequence: u64,
+    /// What travels to the subscriber, in order.
+    wire: VecDeque<Wire>,
+    is_member: bool,
+    is_connected: bool,
+}
+
+enum Wire {
+    Joined(Address, Option<Recover>, Joined),
+    Page(Address, Span, Page),
+    Message(u64),
+    Gap(u64, u64),
+}
+
+impl Model {
+    fn publish(&mut self) {
+        self.sequence += 1;
+        if self.is_member {
+            match self.rng.u8(0..30) {
+                0 => self.wire.push_back(Wire::Gap(self.sequence, self.sequence)),
+                _ => self.wire.push_back(Wire::Message(self.sequence)),
+            }
+        }
+    }
+
+    fn answer(&mut self, question: Question) {
+        let oldest = self.sequence.saturating_sub(self.ring_max) + 1;
+        match question {
+            Question::Join { address, recover } => {
+                self.is_member = true;
+                let recovered =
+                    recover.as_ref().is_some_and(|recover| recover.sequence + 1 >= oldest);
+                let mut answer = json!({"epoch": "e", "sequence": self.sequence,
+                                        "recovered": recovered});
+                if address.channel.is_every() {
+                    answer = json!({"channels": [
+                        {"channel": "general", "epoch": "e", "sequence": self.sequence}]});
+                }
+                let answer = serde_json::from_value(answer).unwrap();
+                let after = recover.as_ref().map(|recover| recover.sequence);
+                self.wire.push_back(Wire::Joined(address, recover, answer));
+                if let (true, Some(after)) = (recovered, after) {
+                    self.wire.extend((after + 1..=self.sequence).map(Wire::Message));
+                }
+            }
+            Question::History { address, span } => {
+                let (from, to) = match span {
+                    Span::After(after) => (after + 1, self.sequence),
+                    Span::Range(first, last) => (first, last.min(self.sequence)),
+                    Span::Epoch => (self.sequence, self.sequence),
+                };
+                let from = from.max(oldest);
+                let page_to = to.min(from + self.rng.u64(0..7));
+                let messages: Vec<_> = (from..=page_to).map(|s| (s, s.to_string())).collect();
+                let page = Page { epoch: Some("e".into()), has_more: page_to < to, messages };
+                self.wire.push_back(Wire::Page(address, span, page));
+            }
+        }
+    }
+}
+
+/// Plays one seed. Without losses in the ring everything must be printed, in order and once; with
+/// them, whatever is not printed must be told.
+fn play(seed: u64, target: &str, ring_max: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let address = crate::cli::target::address(target).unwrap();
+    let mut follow = Follow::new(std::slice::from_ref(&address), 0);
+    let mut model = Model {
+        rng: rng.fork(),
+        ring_max,
+        sequence: rng.u64(0..5),
+        wire: VecDeque::new(),
+        is_member: false,
+        is_connected: false,
+    };
+    let mut asked = VecDeque::new();
+    let (mut printed, mut missed) = (Vec::new(), Vec::new());
+    let mut begun_after = None;
+    for step in 0.. {
+        let is_ending = step > 400;
+        match rng.u8(0..12) {
+            0..3 if !is_ending => model.publish(),
+            3 if !is_ending && rng.u8(0..8) == 0 => {
+                model.wire.clear();
+                asked.clear();
+                (model.is_member, model.is_connected) = (false, false);
+            }
+            3 if !model.is_connected => {
+                model.is_connected = true;
+                follow.on_connected();
+            }
+            4..6 => {
+                if let Some(question) = asked.pop_front() {
+                    model.answer(question);
+                }
+            }
+            _ => match model.wire.pop_front() {
+                None => {}
+                Some(Wire::Joined(address, recover, answer)) => {
+                    begun_after.get_or_insert(model.sequence);
+                    follow.on_joined(&address, recover.as_ref(), answer);
+                }
+                Some(Wire::Page(address, span, page)) => follow.on_history(&address, span, page),
+                Some(Wire::Gap(first, last)) => follow.on_gap(("science", "general"), first, last),
+                Some(Wire::Message(sequence)) => {
+                    let place = ("science", "general");
+                    let text = sequence.to_string();
+                    if follow.on_message(place, Some(sequence), &text) == Verdict::Print {
+                        printed.push(sequence);
+                    }
+                }
+            },
+        }
+        for step in follow.take_steps() {
+            match step {
+                Step::Print(text) => printed.push(text.parse().unwrap()),
+                Step::Ask(question) => asked.push_back(question),
+                Step::Tell(text) => missed.push(text),
+            }
+        }
+        let is_quiet = model.wire.is_empty() && asked.is_empty() && model.is_member;
+        if is_ending && is_quiet && follow.is_caught_up() {
+            break;
+        }
+        assert!(step < 5_000, "seed {seed} does not end");
+    }
+    check(seed, &printed, &missed, model.sequence, ring_max);
+}
+
+fn check(seed: u64, printed: &[u64], missed: &[String], last: u64, ring_max: u64) {
+    assert!(printed.is_sorted_by(|a, b| a < b), "seed {seed}: in order and once: {printed:?}");
+    let told: Vec<(u64, u64)> = missed.iter().filter_map(|text| range_of(text)).collect();
+    let Some(&first) = printed.iter().chain(told.iter().map(|(from, _)| from)).min() else {
+        return;
+    };
+    for sequence in first..=last {
+        let was_told = told.iter().any(|&(from, to)| (from..=to).contains(&sequence));
+        let was_printed = printed.binary_search(&sequence).is_ok();
+        assert!(was_told != was_printed, "seed {seed}: {sequence} in {printed:?}, {missed:?}");
+    }
+    if ring_max > last {
+        assert_eq!(told, [], "seed {seed}: nothing was lost: {missed:?}");
+    }
+}
+
+fn range_of(text: &str) -> Option<(u64, u64)> {
+    let (_, rest) = text.split_once("messages ")?;
+    let (from, rest) = rest.split_once(" to ")?;
+    let (to, _) = rest.split_once(' ')?;
+    Some((from.parse().ok()?, to.parse().ok()?))
+}
+
+#[test]
+fn whatever_happens_everything_is_printed_once_or_told() {
+    for seed in 0..3_000 {
+        for target in ["science:general", "science:*"] {
+            play(seed, target, 1_000_000);
+            play(seed, target, 5);
+        }
+    }
+}
+
+#[test]
+fn a_room_followed_as_a_whole_covers_its_channels() {
+    let addresses = ["science:general", "science:*", "a:b", "a:b"]
+        .map(|text| crate::cli::target::address(text).unwrap());
+    let mut follow = Follow::new(&addresses, 0);
+    follow.on_connected();
+    let asked: Vec<String> = follow
+        .take_steps()
+        .into_iter()
+        .map(|step| match step {
+            Step::Ask(Question::Join { address, .. }) => address.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(asked, ["science:*", "a:b"]);
+}
