@@ -9,7 +9,6 @@
 //! | 2 | [`broker`] | the truth: sessions, rooms, channels, history, directory, as pure state machines |
 //! | 3 | [`doors`] | byte machines: WebSocket bytes in, events out |
 //! | 4 | [`shard`] | one thread's world: the engine, the lanes, the outboxes and the poll loop |
-//! | 4 | [`storage`] | where history outlives the ring |
 //! | 5 | [`daemon`] | configuration, accepting, pinning, signals, drain and the control plane |
 //! | 6 | [`cli`] | the commands a person types |
 //!
@@ -22,4 +21,3 @@ pub mod daemon;
 pub mod doors;
 pub mod protocol;
 pub mod shard;
-pub mod storage;

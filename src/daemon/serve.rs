@@ -182,7 +182,7 @@ fn announce(
     tracing::info!(role = %role, "{why}");
     tracing::info!(
         listen = %bus,
-        telemetry_listen = telemetry.map(|address| address.to_string()),
+        telemetry_listen = telemetry.map(tracing::field::display),
         http_listen = %http,
         "listening"
     );

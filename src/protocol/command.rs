@@ -1,6 +1,6 @@
 //! The commands: what each takes, who may give it, and how its parameters are read.
 //!
-//! The types are here. One table ([`table`]) says everything about each command: [`parse`] reads
+//! The types are here. One table (`table`) says everything about each command: [`parse`] reads
 //! by it and [`help`] shows it, so the two can't disagree.
 //!
 //! *Invariants*: a [`Command`] that was parsed has all its parameters, each of its type and within

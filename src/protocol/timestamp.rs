@@ -3,13 +3,13 @@
 //! Every message has its time checked and a new one written, so both are straight arithmetic on
 //! fixed places, without a library and without allocation.
 //!
-//! *Invariants*: what [`format`] writes, [`check`] accepts and [`parse_us`] reads back.
+//! *Invariants*: what [`format()`] writes, [`check`] accepts and [`parse_us`] reads back.
 //!
 //! *Not here*: clocks; local time zones.
 
 use std::fmt;
 
-/// The length of [`format`]'s answer.
+/// The length of [`format()`]'s answer.
 pub const LENGTH: usize = 27;
 
 /// The last microsecond of the year 9999, the last that four digits can say.

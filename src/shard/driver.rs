@@ -1,6 +1,6 @@
 //! Gives an engine its sockets, its lanes and its time: the only file with mio.
 //!
-//! A turn is [`Driver::turn`], a list to be read from top to bottom. Old work leaves before new
+//! A turn is `Driver::turn`, a list to be read from top to bottom. Old work leaves before new
 //! work enters: what other shards told and asked comes before the sockets, and every connection is
 //! written to once, after all that may add to its outbox.
 //!
