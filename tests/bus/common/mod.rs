@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up: long enough for a machine that does much
 /// else at the same time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Asks again and again until there is an answer; for what announces itself in no other way.
 #[track_caller]

@@ -68,8 +68,14 @@ impl RawPeer {
 
     /// A peer whose request was sent: reads the answer, which upgrades.
     #[track_caller]
-    pub(crate) fn upgraded(mut stream: TcpStream) -> RawPeer {
-        let mut bytes = Vec::new();
+    pub(crate) fn upgraded(stream: TcpStream) -> RawPeer {
+        RawPeer::half_upgraded(stream, b"")
+    }
+
+    /// The same for a peer that has read the beginning of the answer.
+    #[track_caller]
+    pub(crate) fn half_upgraded(mut stream: TcpStream, begun: &[u8]) -> RawPeer {
+        let mut bytes = begun.to_vec();
         let end = loop {
             if let Some(at) = bytes.windows(4).position(|four| four == b"\r\n\r\n") {
                 break at + 4;
