@@ -8,3 +8,6 @@
 mod common;
 mod connecting;
 mod envelope;
+mod events;
+mod presence;
+mod private;
