@@ -5,9 +5,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
+mod commands;
 mod common;
 mod connecting;
 mod envelope;
 mod events;
+mod history;
 mod presence;
 mod private;
