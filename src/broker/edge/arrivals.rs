@@ -168,7 +168,9 @@ impl Edge {
         let Some(session) = self.session_mut(conn) else { return Flow::Done };
         let Some(errands) = session.errands.take() else { return Flow::Done };
         let client = session.card.clone();
-        for (home, address) in homes.iter().rev().zip(errands.joins.iter().rev()) {
+        // In the order in which they were wished for, so that the first ones win where not all can.
+        let of_joins = &homes[usize::from(errands.release.is_some())..];
+        for (home, address) in of_joins.iter().zip(&errands.joins) {
             if !session.homes.contains(home) {
                 session.homes.push(*home);
             }

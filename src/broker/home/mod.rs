@@ -20,7 +20,7 @@ use crate::base::time::Now;
 use crate::broker::channel::Channel;
 use crate::broker::directory::Directory;
 use crate::broker::history::History;
-use crate::broker::lane::{Answer, Ask, Part, PrivateAsk, RoomAnswer, Tell};
+use crate::broker::lane::{Answer, Ask, DisconnectAsk, Part, PrivateAsk, RoomAnswer, Tell};
 use crate::broker::policy::ClientCard;
 use crate::broker::room::{Room, RoomType};
 use crate::broker::telemetry::Event;
@@ -180,21 +180,7 @@ impl Home {
             Ask::Private(ask) => self.private(*ask, told),
             Ask::EnsurePm(room, sender) => self.ensure_pm(now, &room, &sender, told),
             Ask::Room(ask) => self.answer(now, *ask, told),
-            Ask::Disconnect(ask) => {
-                let outcome = match self.directory.holder(&ask.client_id) {
-                    Some(holder) => {
-                        told.tell(holder.shard, Tell::Disconnect(holder.conn, ask.reason));
-                        Ok(RoomAnswer::Disconnected(ask.client_id))
-                    }
-                    None => Err(Refusal::of_field(
-                        Fault::ClientNotFound,
-                        "parameters.client_id",
-                        format!("No client {} is connected.", ask.client_id),
-                    )),
-                };
-                let answer = Answer { conn: ask.conn.conn, question: ask.question, outcome };
-                told.tell(ask.conn.shard, Tell::Answer(Box::new(answer)));
-            }
+            Ask::Disconnect(ask) => self.disconnect(*ask, told),
             Ask::Reconfigure(limits) => self.reconfigure(limits),
             Ask::Survey(_) | Ask::Traced(_) | Ask::Drain { .. } | Ask::AllowOrigins(_) => {
                 unreachable!("what concerns the whole shard does not reach its home")
@@ -397,6 +383,25 @@ impl Home {
         };
         if let Some(channel) = self.channels.get_mut(&id) {
             channel.empty_since_ms = Some(now.mono_ms());
+        }
+    }
+
+    fn disconnect(&self, ask: DisconnectAsk, told: &mut Told) {
+        let DisconnectAsk { client_id, reason, conn, question } = ask;
+        let holder = self.directory.holder(&client_id);
+        let outcome = match holder {
+            Some(_) => Ok(RoomAnswer::Disconnected(client_id)),
+            None => Err(Refusal::of_field(
+                Fault::ClientNotFound,
+                "parameters.client_id",
+                format!("No client {client_id} is connected."),
+            )),
+        };
+        let answer = Answer { conn: conn.conn, question, outcome };
+        told.tell(conn.shard, Tell::Answer(Box::new(answer)));
+        // Behind the answer, which a client that sends itself away would otherwise not get.
+        if let Some(holder) = holder {
+            told.tell(holder.shard, Tell::Disconnect(holder.conn, reason));
         }
     }
 
