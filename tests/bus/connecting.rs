@@ -56,7 +56,8 @@ fn the_welcome_says_who_and_what_and_how_much() {
 
     let mut admin = daemon.client("admin");
     let list = admin.command("list_clients", json!({}));
-    let ann = &list["clients"].as_array().unwrap().iter().find(|c| c["client_id"] == "ann").unwrap();
+    let ann =
+        &list["clients"].as_array().unwrap().iter().find(|c| c["client_id"] == "ann").unwrap();
     assert_eq!(ann["screen_name"], "Änn ☺");
     assert_eq!((&ann["avatar"], &ann["personality"]), (&json!("a.png"), &json!("calm")));
     assert_eq!(ann["subscriptions"], json!(["lab:new", "science:general"]));
@@ -157,10 +158,9 @@ fn a_join_that_is_refused_is_told_in_the_welcome() {
 fn a_token_comes_in_three_ways_and_in_one_only() {
     let daemon = Daemon::with_shards(1);
     drop(daemon.client_with("token=t.o-k"));
-    for (name, value) in [
-        ("authorization", "Bearer t.o-k"),
-        ("sec-websocket-protocol", "arqonbus.v1, t.o-k"),
-    ] {
+    for (name, value) in
+        [("authorization", "Bearer t.o-k"), ("sec-websocket-protocol", "arqonbus.v1, t.o-k")]
+    {
         match with_header(&daemon, "", name, value) {
             Knock::Open(_, response) => {
                 let chosen = response.headers().get("sec-websocket-protocol");
@@ -309,8 +309,7 @@ fn identify_renames_joins_and_frees(daemon: Daemon) {
         }
     });
     // A private message finds it under its new name.
-    let private =
-        holder.envelope("private", "science:general", json!({"target": "new", "n": 2}));
+    let private = holder.envelope("private", "science:general", json!({"target": "new", "n": 2}));
     holder.send(&private);
     assert_eq!(second.find(|message| message["type"] == "private")["payload"]["n"], 2);
 }

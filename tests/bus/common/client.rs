@@ -262,7 +262,12 @@ impl Client {
 
     /// Publishes an event with metadata and gives its id.
     #[track_caller]
-    pub(crate) fn publish_with(&mut self, address: &str, payload: Value, metadata: Value) -> String {
+    pub(crate) fn publish_with(
+        &mut self,
+        address: &str,
+        payload: Value,
+        metadata: Value,
+    ) -> String {
         let mut event = self.envelope("event", address, payload);
         event["metadata"] = metadata;
         self.send(&event)

@@ -21,7 +21,8 @@ impl Answer {
     #[track_caller]
     pub(crate) fn parse(bytes: &[u8]) -> Answer {
         let text = String::from_utf8_lossy(bytes);
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+        let (head, body) =
+            text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
         let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
         Answer {
             status: status.unwrap_or_else(|| panic!("no status: {head}")),

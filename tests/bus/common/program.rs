@@ -116,9 +116,8 @@ impl Process {
         drop(self.stdin.take());
         let status = wait_for_exit(&mut self.child, PATIENCE);
         let status = status.unwrap_or_else(|| panic!("it does not end; it said {:?}", self.heard));
-        let together = |lines: &Receiver<String>| {
-            lines.iter().map(|line| line + "\n").collect::<String>()
-        };
+        let together =
+            |lines: &Receiver<String>| lines.iter().map(|line| line + "\n").collect::<String>();
         let mut stderr: String = self.heard.iter().map(|line| format!("{line}\n")).collect();
         stderr += &together(&self.notes);
         Ended { status, stdout: together(&self.lines), stderr }
