@@ -7,3 +7,4 @@
 
 mod common;
 mod connecting;
+mod slow_consumers;

@@ -10,10 +10,12 @@ pub(crate) mod http;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod telemetry;
 
 pub(crate) use client::{Client, Message, Refused};
 pub(crate) use daemon::Daemon;
 pub(crate) use envelope::{command_text, envelope, fresh_id};
+pub(crate) use telemetry::TelemetryReader;
 
 use std::time::{Duration, Instant};
 
