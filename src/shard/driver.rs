@@ -175,6 +175,9 @@ impl Driver {
 
     fn take_tells(&mut self, now: Now) {
         for _ in 0..LANE_BUDGET {
+            if !self.parts.engine.may_take_tells() {
+                return;
+            }
             let Ok(tell) = self.parts.inbox.tells.try_recv() else { return };
             self.parts.engine.on_tell(now, tell);
         }

@@ -13,3 +13,4 @@ mod events;
 mod history;
 mod presence;
 mod private;
+mod slow_consumers;

@@ -103,6 +103,8 @@ pub struct Engine {
     tally: Tally,
     paused: u64,
     outbox_bytes: u64,
+    /// Whether an outbox is nearly full that its socket was not offered yet.
+    is_pressed: bool,
     is_draining: bool,
     rng: fastrand::Rng,
 }
@@ -148,6 +150,7 @@ impl Engine {
             tally: Tally::default(),
             paused: 0,
             outbox_bytes: 0,
+            is_pressed: false,
             is_draining: false,
             placement,
             rng,
@@ -195,6 +198,12 @@ impl Engine {
         self.deliver(now);
     }
 
+    /// Whether tells may be handled: what they bring fits beside what was not offered to its
+    /// socket yet. A burst of one turn must not cost a client messages that its socket would take.
+    pub fn may_take_tells(&self) -> bool {
+        !self.is_pressed
+    }
+
     /// Whether asks may be handled: every edge has taken most of what it was told.
     pub fn may_take_asks(&self) -> bool {
         self.tells.iter().all(|queue| queue.len() < LANE_STAGED_MAX)
@@ -239,7 +248,9 @@ impl Engine {
                 self.on_ask(now, ask);
             }
         }
-        while let Some(tell) = self.tells[self.shard.index()].pop_front() {
+        while self.may_take_tells()
+            && let Some(tell) = self.tells[self.shard.index()].pop_front()
+        {
             self.on_tell(now, tell);
         }
     }
@@ -259,6 +270,7 @@ impl Engine {
         !self.unread.is_empty()
             || !self.leaving.is_empty()
             || !self.asks.queue(self.shard).is_empty()
+            || !self.tells[self.shard.index()].is_empty()
     }
 
     /// When [`Engine::tick`] next has something to do, on the monotonic clock in milliseconds.

@@ -16,6 +16,9 @@ use crate::shard::outbox::{Gap, Put};
 use std::mem;
 use std::sync::Arc;
 
+/// What a frame is longer than the message it was made from: a header, a sequence, another time.
+const FRAME_SPARE_BYTES: usize = 1_024;
+
 impl Engine {
     /// The connections that have something to be written, or are to be closed; false if there are
     /// none. Writing may add some, so it is asked until there are none.
@@ -123,6 +126,7 @@ impl Engine {
         }
         self.mail.clear();
         self.gathered.clear();
+        self.is_pressed = false;
         if self.scratch.capacity() > 4 * crate::shard::outbox::WRITE_BYTES {
             self.scratch = Vec::new();
         }
@@ -212,8 +216,9 @@ impl Engine {
         receivers: &[ConnId],
     ) {
         let (length, bytes_max) = (frame.wire().len() as u64, self.outbox_bytes_max());
+        let next_bytes = self.limits.max_message_bytes as usize + FRAME_SPARE_BYTES;
         let number = self.mail.add(frame, channel);
-        let Engine { connections, mail, outbox_bytes, dirty, tally, .. } = self;
+        let Engine { connections, mail, outbox_bytes, is_pressed, dirty, tally, .. } = self;
         let (mut delivered, mut slow) = (0, Vec::new());
         for &conn in receivers {
             let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { continue };
@@ -225,6 +230,9 @@ impl Engine {
                 Put::Queued => {
                     delivered += 1;
                     *outbox_bytes += length;
+                    let may_be_written = !connection.is_blocked && !connection.is_held;
+                    *is_pressed |=
+                        may_be_written && connection.outbox.bytes() + next_bytes > bytes_max;
                     if !mem::replace(&mut connection.is_dirty, true) {
                         dirty.push(conn);
                     }

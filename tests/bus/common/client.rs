@@ -109,7 +109,12 @@ pub(crate) enum Knock {
 /// Asks for a WebSocket.
 #[track_caller]
 pub(crate) fn knock(request: Request, bus: SocketAddr) -> Knock {
-    let stream = TcpStream::connect(bus).expect("the bus takes connections");
+    knock_over(TcpStream::connect(bus).expect("the bus takes connections"), request)
+}
+
+/// Asks for a WebSocket over a connection with options of its own.
+#[track_caller]
+pub(crate) fn knock_over(stream: TcpStream, request: Request) -> Knock {
     stream.set_nodelay(true).expect("small writes can be sent at once");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     stream.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
@@ -140,7 +145,19 @@ impl Client {
     /// Connects with this request and awaits the welcome.
     #[track_caller]
     pub(crate) fn connect_by(bus: SocketAddr, request: Request) -> Client {
-        match knock(request, bus) {
+        Client::welcomed(knock(request, bus))
+    }
+
+    /// Connects over a connection with options of its own.
+    #[track_caller]
+    pub(crate) fn connect_over(stream: TcpStream, query: &str) -> Client {
+        let bus = stream.peer_addr().expect("the connection is one");
+        Client::welcomed(knock_over(stream, request(bus, query)))
+    }
+
+    #[track_caller]
+    fn welcomed(knock: Knock) -> Client {
+        match knock {
             Knock::Open(socket, response) => {
                 let (id, welcome, kept) = Default::default();
                 let mut client = Client { socket, id, welcome, response, kept };
@@ -161,6 +178,12 @@ impl Client {
             Some(message) => message,
             None => self.read().unwrap_or_else(|end| panic!("{} was closed: {end:?}", self.id)),
         }
+    }
+
+    /// The next message, or how the connection ended.
+    #[track_caller]
+    pub(crate) fn try_next(&mut self) -> Result<Message, End> {
+        self.kept.pop_front().map_or_else(|| self.read(), Ok)
     }
 
     /// The first message that is meant; those before it are kept for later.

@@ -10,16 +10,18 @@ pub(crate) mod http;
 pub(crate) mod program;
 pub(crate) mod proxy;
 pub(crate) mod raw;
+pub(crate) mod telemetry;
 
 pub(crate) use client::{Client, Message, Refused};
 pub(crate) use daemon::Daemon;
 pub(crate) use envelope::{command_text, envelope, fresh_id};
+pub(crate) use telemetry::TelemetryReader;
 
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up: long enough for a machine that does much
 /// else at the same time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Asks again and again until there is an answer; for what announces itself in no other way.
 #[track_caller]
