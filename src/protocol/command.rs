@@ -15,7 +15,7 @@ mod parse;
 mod table;
 
 pub use identity::identity_field;
-pub use parse::parse;
+pub use parse::{known_name, parse};
 pub use table::{CommandSpec, ParameterSpec, ParameterType, Scope, help, help_brief};
 
 use crate::protocol::names::Name;

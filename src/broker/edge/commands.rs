@@ -27,11 +27,17 @@ impl Edge {
         asks: &mut Asks,
         out: &mut Deliveries,
     ) -> Result<Flow, Refusal> {
-        let Request { command, brief } =
-            command::parse(envelope.payload, &envelope.room, &envelope.channel)?;
-        let name = command.name();
-        let question = Question { command: Some(name), brief, ..question_of(envelope) };
-        let flow = self.run_command(now, conn, &question, command, again, asks, out);
+        let mut question = question_of(envelope);
+        let flow = match command::parse(envelope.payload, &envelope.room, &envelope.channel) {
+            Ok(Request { command, brief }) => {
+                (question.command, question.brief) = (Some(command.name()), brief);
+                self.run_command(now, conn, &question, command, again, asks, out)
+            }
+            Err(refusal) => {
+                question.command = command::known_name(envelope.payload);
+                Err(refusal)
+            }
+        };
         match flow {
             // A refusal that names the command is answered here rather than by the caller.
             Err(refusal) => {

@@ -35,6 +35,13 @@ pub fn parse(payload: &str, room: &str, channel: &str) -> Result<Request, Refusa
     Ok(Request { command: (spec.read)(&parameters)?, brief })
 }
 
+/// The name of the command in a payload that [`parse`] refuses, if it is one that the server knows.
+pub fn known_name(payload: &str) -> Option<&'static str> {
+    let mut form = Form::default();
+    json::members(payload, |key, value| form.put(key.get(), value)).ok()?;
+    Some(table::find(&form.command().ok()?)?.name)
+}
+
 /// The members of the payload, as they were found.
 #[derive(Default)]
 struct Form<'a> {

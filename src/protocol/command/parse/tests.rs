@@ -46,6 +46,20 @@ fn full_use(name: &str) -> Tree {
 }
 
 #[test]
+fn a_refused_command_keeps_its_name() {
+    for (payload, name) in [
+        (json!({"command": "ping", "parameters": {"x": 1}}), Some("ping")),
+        (json!({"command": "history", "more": 1}), Some("history")),
+        (json!({"command": "pong"}), None),
+        (json!({"command": 7}), None),
+        (json!({}), None),
+    ] {
+        assert!(parse_bare(&payload).is_err(), "{payload}");
+        assert_eq!(known_name(&payload.to_string()), name, "{payload}");
+    }
+}
+
+#[test]
 fn the_table_and_the_readers_agree() {
     for spec in table::COMMANDS {
         let all = full_use(spec.name);

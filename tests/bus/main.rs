@@ -1,0 +1,9 @@
+//! The real program over real sockets: each module shows one part of what the protocol promises.
+//!
+//! Every test has a daemon of its own on free ports, so they run side by side. Those about order
+//! and membership run with one, two and four shards.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
+
+mod common;
+mod connecting;
