@@ -5,5 +5,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
+mod command_line;
 mod common;
 mod connecting;
