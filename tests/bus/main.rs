@@ -5,11 +5,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
+mod command_line;
 mod commands;
 mod common;
 mod connecting;
 mod envelope;
 mod events;
+mod foreign_clients;
 mod history;
 mod presence;
 mod private;
