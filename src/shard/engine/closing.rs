@@ -138,11 +138,13 @@ impl Engine {
             let words = words.as_deref().unwrap_or(reason.reason());
             self.put_goodbye(now, conn, doors::close(reason.code(), words));
         }
-        self.unpause(conn);
+        if self.unpause(conn) {
+            // What it sent meanwhile is in the way of its goodbye.
+            self.unread.push_back(conn);
+        }
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.is_held = false;
         connection.stalled = None;
-        connection.input = Vec::new();
         let socket = match mem::replace(&mut connection.stage, Stage::Handshake { deadline_ms: 0 })
         {
             Stage::Open(socket) => Some(socket),
@@ -189,26 +191,33 @@ impl Engine {
         }
     }
 
-    /// Reads on, only for the peer's goodbye.
-    pub(super) fn await_goodbye(&mut self, conn: ConnId, socket: &mut WebSocket, input: &mut [u8]) {
+    /// Reads on, only for the peer's goodbye; how many bytes were used up.
+    pub(super) fn await_goodbye(
+        &mut self,
+        conn: ConnId,
+        socket: &mut WebSocket,
+        input: &mut [u8],
+    ) -> usize {
         let bytes_max = self.limits.max_message_bytes as usize;
         let mut used = 0;
-        while let Step::Event { used: count, event } = socket.next(&mut input[used..], bytes_max) {
-            used += count;
-            match event {
-                Some(Event::Close(_)) => {
+        while used < input.len() {
+            match socket.next(&mut input[used..], bytes_max) {
+                Step::Event { event: Some(Event::Close(_)), .. } => {
                     if let Some(connection) = self.connection_mut(conn)
                         && let Stage::Closing { is_answered, .. } = &mut connection.stage
                     {
                         *is_answered = true;
                     }
-                    return self.finish_close_if_written(conn);
+                    self.finish_close_if_written(conn);
+                    return input.len();
                 }
-                Some(_) => {}
-                None if count == 0 => return,
-                None => {}
+                Step::Event { used: count, .. } => used += count,
+                Step::Need { .. } => break,
+                // No goodbye can be told from such bytes.
+                Step::Fail(_) => return input.len(),
             }
         }
+        used
     }
 
     /// Forgets a connection; its socket is to be closed.
