@@ -57,18 +57,35 @@ impl Engine {
         }
         let clients: Vec<ConnId> = self.edge.clients().collect();
         let count = clients.len() as u64;
-        // They come back over a time in which a node takes this many without noticing.
-        let spread_ms = (2 * count).clamp(1_000, 60_000);
         for (place, conn) in clients.into_iter().enumerate() {
-            let retry_after_ms = 250 + self.rng.u64(0..spread_ms);
-            let notice = self.edge.closing_notice(now, retry_after_ms);
-            self.send(now, conn, notice);
-            if let Some(connection) = self.connection_mut(conn) {
-                let share_ms = window_ms * place as u64 / count.max(1);
-                connection.drain_at_ms = Some(now.mono_ms() + share_ms);
+            let share_ms = window_ms * place as u64 / count.max(1);
+            self.send_away(now, conn, now.mono_ms() + share_ms);
+        }
+        // Who is about to shake hands still learns that it came too late; nobody waits for others.
+        let deadline_ms = now.mono_ms() + CLOSE_LINGER_MS.min(window_ms);
+        let mut arriving = Vec::new();
+        for connection in self.connections.iter_mut().flatten() {
+            if let Stage::Handshake { deadline_ms: known_ms } = &mut connection.stage {
+                *known_ms = deadline_ms.min(*known_ms);
+                arriving.push(connection.id);
             }
+        }
+        for conn in arriving {
             self.arm(conn);
         }
+    }
+
+    /// Tells a client that it will be closed at that time, and when to come back.
+    pub(super) fn send_away(&mut self, now: Now, conn: ConnId, at_ms: u64) {
+        // They come back over a time in which a node takes this many without noticing.
+        let spread_ms = (2 * self.edge.client_count()).clamp(1_000, 60_000);
+        let retry_after_ms = 250 + self.rng.u64(0..spread_ms);
+        let notice = self.edge.closing_notice(now, retry_after_ms);
+        self.send(now, conn, notice);
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.drain_at_ms = Some(at_ms);
+        }
+        self.arm(conn);
     }
 
     fn look_after(&mut self, now: Now, conn: ConnId) {
