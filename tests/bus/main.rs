@@ -7,4 +7,5 @@
 
 mod common;
 mod connecting;
+mod lifecycle;
 mod slow_consumers;
