@@ -13,6 +13,7 @@ mod envelope;
 mod events;
 mod foreign_clients;
 mod history;
+mod lifecycle;
 mod presence;
 mod private;
 mod slow_consumers;

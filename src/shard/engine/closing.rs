@@ -57,18 +57,35 @@ impl Engine {
         }
         let clients: Vec<ConnId> = self.edge.clients().collect();
         let count = clients.len() as u64;
-        // They come back over a time in which a node takes this many without noticing.
-        let spread_ms = (2 * count).clamp(1_000, 60_000);
         for (place, conn) in clients.into_iter().enumerate() {
-            let retry_after_ms = 250 + self.rng.u64(0..spread_ms);
-            let notice = self.edge.closing_notice(now, retry_after_ms);
-            self.send(now, conn, notice);
-            if let Some(connection) = self.connection_mut(conn) {
-                let share_ms = window_ms * place as u64 / count.max(1);
-                connection.drain_at_ms = Some(now.mono_ms() + share_ms);
+            let share_ms = window_ms * place as u64 / count.max(1);
+            self.send_away(now, conn, now.mono_ms() + share_ms);
+        }
+        // Who is about to shake hands still learns that it came too late; nobody waits for others.
+        let deadline_ms = now.mono_ms() + CLOSE_LINGER_MS.min(window_ms);
+        let mut arriving = Vec::new();
+        for connection in self.connections.iter_mut().flatten() {
+            if let Stage::Handshake { deadline_ms: known_ms } = &mut connection.stage {
+                *known_ms = deadline_ms.min(*known_ms);
+                arriving.push(connection.id);
             }
+        }
+        for conn in arriving {
             self.arm(conn);
         }
+    }
+
+    /// Tells a client that it will be closed at that time, and when to come back.
+    pub(super) fn send_away(&mut self, now: Now, conn: ConnId, at_ms: u64) {
+        // They come back over a time in which a node takes this many without noticing.
+        let spread_ms = (2 * self.edge.client_count()).clamp(1_000, 60_000);
+        let retry_after_ms = 250 + self.rng.u64(0..spread_ms);
+        let notice = self.edge.closing_notice(now, retry_after_ms);
+        self.send(now, conn, notice);
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.drain_at_ms = Some(at_ms);
+        }
+        self.arm(conn);
     }
 
     fn look_after(&mut self, now: Now, conn: ConnId) {
@@ -138,11 +155,13 @@ impl Engine {
             let words = words.as_deref().unwrap_or(reason.reason());
             self.put_goodbye(now, conn, doors::close(reason.code(), words));
         }
-        self.unpause(conn);
+        if self.unpause(conn) {
+            // What it sent meanwhile is in the way of its goodbye.
+            self.unread.push_back(conn);
+        }
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.is_held = false;
         connection.stalled = None;
-        connection.input = Vec::new();
         let socket = match mem::replace(&mut connection.stage, Stage::Handshake { deadline_ms: 0 })
         {
             Stage::Open(socket) => Some(socket),
@@ -189,26 +208,33 @@ impl Engine {
         }
     }
 
-    /// Reads on, only for the peer's goodbye.
-    pub(super) fn await_goodbye(&mut self, conn: ConnId, socket: &mut WebSocket, input: &mut [u8]) {
+    /// Reads on, only for the peer's goodbye; how many bytes were used up.
+    pub(super) fn await_goodbye(
+        &mut self,
+        conn: ConnId,
+        socket: &mut WebSocket,
+        input: &mut [u8],
+    ) -> usize {
         let bytes_max = self.limits.max_message_bytes as usize;
         let mut used = 0;
-        while let Step::Event { used: count, event } = socket.next(&mut input[used..], bytes_max) {
-            used += count;
-            match event {
-                Some(Event::Close(_)) => {
+        while used < input.len() {
+            match socket.next(&mut input[used..], bytes_max) {
+                Step::Event { event: Some(Event::Close(_)), .. } => {
                     if let Some(connection) = self.connection_mut(conn)
                         && let Stage::Closing { is_answered, .. } = &mut connection.stage
                     {
                         *is_answered = true;
                     }
-                    return self.finish_close_if_written(conn);
+                    self.finish_close_if_written(conn);
+                    return input.len();
                 }
-                Some(_) => {}
-                None if count == 0 => return,
-                None => {}
+                Step::Event { used: count, .. } => used += count,
+                Step::Need { .. } => break,
+                // No goodbye can be told from such bytes.
+                Step::Fail(_) => return input.len(),
             }
         }
+        used
     }
 
     /// Forgets a connection; its socket is to be closed.

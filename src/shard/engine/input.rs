@@ -114,15 +114,16 @@ impl Engine {
                 used
             }
             Stage::Closing { socket, .. } => {
+                let mut used = input.len();
                 if let Some(mut socket) = socket.take() {
-                    self.await_goodbye(conn, &mut socket, input);
+                    used = self.await_goodbye(conn, &mut socket, input);
                     if let Some(connection) = self.connection_mut(conn)
                         && let Stage::Closing { socket: place, .. } = &mut connection.stage
                     {
                         *place = Some(socket);
                     }
                 }
-                input.len()
+                used
             }
         }
     }
@@ -313,12 +314,12 @@ impl Engine {
         });
     }
 
-    pub(super) fn unpause(&mut self, conn: ConnId) {
-        if let Some(connection) = self.connection_mut(conn)
-            && connection.paused.take().is_some()
-        {
-            self.paused -= 1;
-        }
+    /// Lets a connection be read again; whether it was paused.
+    pub(super) fn unpause(&mut self, conn: ConnId) -> bool {
+        let was_paused =
+            self.connection_mut(conn).is_some_and(|connection| connection.paused.take().is_some());
+        self.paused -= u64::from(was_paused);
+        was_paused
     }
 
     /// Lets those go on that waited for lanes which have room again.

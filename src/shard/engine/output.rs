@@ -159,7 +159,7 @@ impl Engine {
                 Delivery::Reject(conn, refusal) => {
                     self.end_handshake(now, conn, doors::refuse(&refusal));
                 }
-                Delivery::Welcome(conn, frame) => self.welcome(conn, frame),
+                Delivery::Welcome(conn, frame) => self.welcome(now, conn, frame),
                 Delivery::Resume(conn) => self.unread.push_back(conn),
                 Delivery::Close(conn, reason, words) => self.begin_close(now, conn, reason, words),
             }
@@ -329,7 +329,7 @@ impl Engine {
     }
 
     /// Everything flows, behind the answer to the handshake and the welcome.
-    fn welcome(&mut self, conn: ConnId, frame: Arc<Frame>) {
+    fn welcome(&mut self, now: Now, conn: ConnId, frame: Arc<Frame>) {
         let length = frame.wire().len() as u64;
         let Engine { connections, mail, outbox_bytes, .. } = self;
         let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
@@ -341,5 +341,9 @@ impl Engine {
         *outbox_bytes += length;
         self.tally.add(Counter::MessagesSent, 1);
         self.mark_dirty(conn);
+        if self.is_draining {
+            // It came while everybody else was told to go.
+            self.send_away(now, conn, now.mono_ms());
+        }
     }
 }
