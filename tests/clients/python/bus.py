@@ -1,7 +1,8 @@
 """A client of the bus on the package `websockets`, for the programs beside this file.
 
-Each of them takes the URLs of the bus's WebSocket, its telemetry WebSocket and its HTTP port,
-shows one thing by assertions, and ends with 0, or with 1 and the reason on standard error.
+Each of them takes the URLs of the WebSocket, the telemetry WebSocket and the HTTP port of a bus
+that nobody else has used, shows one thing by assertions, and ends with 0, or with 1 and the reason
+on standard error.
 """
 
 import asyncio
