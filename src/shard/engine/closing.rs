@@ -90,7 +90,6 @@ impl Engine {
                 let is_over = |since_ms: Option<u64>, span_ms| {
                     since_ms.is_some_and(|since_ms| now_ms >= since_ms + span_ms)
                 };
-                let silent_ms = now_ms.saturating_sub(connection.last_heard_ms);
                 if is_over(connection.drain_at_ms, 0) {
                     self.begin_close(now, conn, CloseReason::GoingAway, None);
                 } else if is_over(connection.behind_since_ms, grace_ms) {
@@ -98,11 +97,14 @@ impl Engine {
                 } else if matches!(connection.paused, Some(PausedBy::Lane(_) | PausedBy::Outbox)) {
                     // It is this server that does not listen.
                     connection.last_heard_ms = now_ms;
-                    connection.is_pinged = false;
-                } else if silent_ms >= 2 * heartbeat_ms {
+                    connection.pinged_ms = None;
+                } else if is_over(connection.pinged_ms, heartbeat_ms) {
+                    // It had a whole heartbeat for its answer, however late the ping was.
                     self.begin_close(now, conn, CloseReason::Silent, None);
-                } else if silent_ms >= heartbeat_ms && !connection.is_pinged {
-                    connection.is_pinged = true;
+                } else if connection.pinged_ms.is_none()
+                    && is_over(Some(connection.last_heard_ms), heartbeat_ms)
+                {
+                    connection.pinged_ms = Some(now_ms);
                     self.send_raw(now, conn, doors::ping(b""));
                 }
             }

@@ -19,7 +19,7 @@ impl Engine {
         self.tally.add(Counter::BytesReceived, bytes.len() as u64);
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.last_heard_ms = now.mono_ms();
-        connection.is_pinged = false;
+        connection.pinged_ms = None;
         if connection.input.is_empty() && connection.paused.is_none() {
             // The common case: whole messages, handled where the socket put them.
             let used = self.process(now, conn, bytes);

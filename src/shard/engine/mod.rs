@@ -213,6 +213,10 @@ impl Engine {
                 self.limits = limits.clone();
                 self.edge.reconfigure(limits.clone());
                 self.home.reconfigure(limits);
+                // What is now due earlier than it was must be looked at earlier.
+                let open = self.connections.iter().flatten();
+                let open: Vec<ConnId> = open.map(|connection| connection.id).collect();
+                open.into_iter().for_each(|conn| self.arm(conn));
             }
             ask => self.home.on_ask(now, ask, &mut self.told),
         }
