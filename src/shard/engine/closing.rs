@@ -9,6 +9,7 @@ use crate::base::limits::CLOSE_LINGER_MS;
 use crate::base::time::Now;
 use crate::doors::{self, Event, Step, WebSocket};
 use crate::protocol::close::CloseReason;
+use crate::protocol::frame::Frame;
 use crate::shard::connection::{PausedBy, Stage};
 use crate::shard::engine::Engine;
 use crate::shard::meters::Drop as DropReason;
@@ -137,7 +138,9 @@ impl Engine {
         let says_goodbye = was_open && reason.code() != 1006 && reason != CloseReason::ByClient;
         if says_goodbye {
             let words = words.as_deref().unwrap_or(reason.reason());
-            self.send_raw(now, conn, doors::close(reason.code(), words));
+            // However much waits: this is the close that too much would lead to.
+            let goodbye = doors::close(reason.code(), words);
+            self.enqueue(conn, Frame::of_wire(goodbye, now.mono_ns));
         }
         self.unpause(conn);
         let Some(connection) = self.connection_mut(conn) else { return };

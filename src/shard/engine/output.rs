@@ -168,24 +168,31 @@ impl Engine {
         self.deliveries = deliveries;
     }
 
-    /// Puts a frame that asked-for or not is never dropped into an outbox.
+    /// Puts a frame that is never dropped into an outbox. A client that has let too many of them
+    /// pile up is closed.
     pub(super) fn send(&mut self, now: Now, conn: ConnId, frame: Arc<Frame>) {
-        let length = frame.wire().len();
         let bytes_max = 2 * self.outbox_bytes_max();
-        let number = self.mail.add(frame, None);
-        let Engine { connections, mail, outbox_bytes, .. } = self;
-        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
-        if connection.id != conn || connection.is_closing() {
-            return;
-        }
-        connection.outbox.put_reply(mail, number);
-        *outbox_bytes += length as u64;
-        let overflows = connection.outbox.bytes() > bytes_max;
-        self.tally.add(Counter::MessagesSent, 1);
-        self.mark_dirty(conn);
-        if overflows {
+        if self.enqueue(conn, frame).is_some_and(|waiting| waiting > bytes_max) {
             self.begin_close(now, conn, CloseReason::TooSlow, None);
         }
+    }
+
+    /// Puts a frame into an outbox, whatever waits there; how many bytes wait then, unless the
+    /// connection is closing.
+    pub(super) fn enqueue(&mut self, conn: ConnId, frame: Arc<Frame>) -> Option<usize> {
+        let length = frame.wire().len();
+        let Engine { connections, mail, outbox_bytes, .. } = self;
+        let connection = connections.get_mut(conn.slot as usize)?.as_deref_mut()?;
+        if connection.id != conn || connection.is_closing() {
+            return None;
+        }
+        let number = mail.add(frame, None);
+        connection.outbox.put_reply(mail, number);
+        let waiting = connection.outbox.bytes();
+        *outbox_bytes += length as u64;
+        self.tally.add(Counter::MessagesSent, 1);
+        self.mark_dirty(conn);
+        Some(waiting)
     }
 
     /// Sends finished bytes, such as a pong or an HTTP answer.
