@@ -260,6 +260,7 @@ impl Engine {
     pub fn has_work(&mut self) -> bool {
         !self.unread.is_empty()
             || !self.leaving.is_empty()
+            || !self.dirty.is_empty()
             || !self.asks.queue(self.shard).is_empty()
     }
 

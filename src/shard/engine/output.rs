@@ -118,6 +118,13 @@ impl Engine {
                 self.tally.delivery(ns, u64::from(letter.receivers));
             }
         }
+        // A gap notice may have come up only while its connection was written to; it leaves with
+        // the next turn, and must not stay a number in this turn's mail.
+        for &conn in &self.dirty {
+            if let Some(Some(connection)) = self.connections.get_mut(conn.slot as usize) {
+                connection.outbox.settle(&self.mail);
+            }
+        }
         self.mail.clear();
         self.gathered.clear();
         if self.scratch.capacity() > 4 * crate::shard::outbox::WRITE_BYTES {
