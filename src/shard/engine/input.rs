@@ -54,7 +54,12 @@ impl Engine {
     pub fn resume(&mut self, now: Now, resumed: &mut Vec<ConnId>) {
         for _ in 0..self.unread.len() {
             let Some(conn) = self.unread.pop_front() else { return };
-            if self.connection(conn).is_none() {
+            let bytes_max = self.outbox_bytes_max();
+            let Some(connection) = self.connection(conn) else { continue };
+            if connection.paused == Some(PausedBy::Outbox)
+                && connection.outbox.bytes() > bytes_max / 4
+            {
+                // It was let go and paused anew since it came to stand here.
                 continue;
             }
             self.unpause(conn);
@@ -282,8 +287,11 @@ impl Engine {
 
     pub(super) fn unpause(&mut self, conn: ConnId) {
         if let Some(connection) = self.connection_mut(conn)
-            && connection.paused.take().is_some()
+            && let Some(by) = connection.paused.take()
         {
+            if by == PausedBy::Outbox && !connection.outbox.is_behind() {
+                connection.behind_since_ms = None;
+            }
             self.paused -= 1;
         }
     }

@@ -56,7 +56,6 @@ impl Engine {
     /// no more now. True if there is more to write at once.
     pub fn wrote(&mut self, now: Now, conn: ConnId, count: usize, is_full: bool) -> bool {
         self.tally.add(Counter::BytesSent, count as u64);
-        let bytes_max = self.outbox_bytes_max();
         let Engine { connections, mail, outbox_bytes, .. } = self;
         let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return false };
         if connection.id != conn {
@@ -73,15 +72,11 @@ impl Engine {
             // A part of it was written: the same numbers no longer mean the same bytes.
             self.gathered.clear();
         }
-        let waits = connection.outbox.bytes();
         if count > 0 && connection.behind_since_ms.is_some() && !connection.outbox.is_behind() {
             // It reads, if slowly.
             connection.behind_since_ms = Some(now.mono_ms());
         }
-        if waits <= bytes_max / 4 && connection.paused == Some(PausedBy::Outbox) {
-            connection.behind_since_ms = None;
-            self.unread.push_back(conn);
-        }
+        self.resume_if_read(conn);
         self.finish_close_if_written(conn);
         let has_gaps = self.connection(conn).is_some_and(|known| known.outbox.has_gaps());
         if has_gaps {
@@ -280,7 +275,21 @@ impl Engine {
         if dropped > 0 {
             self.tell_gaps(now, conn);
         }
+        if dropped > 0 {
+            self.resume_if_read(conn);
+        }
         dropped
+    }
+
+    /// Reads a client again that was not read because it did not read, once it has read enough.
+    fn resume_if_read(&mut self, conn: ConnId) {
+        let bytes_max = self.outbox_bytes_max();
+        if let Some(connection) = self.connection(conn)
+            && connection.paused == Some(PausedBy::Outbox)
+            && connection.outbox.bytes() <= bytes_max / 4
+        {
+            self.unread.push_back(conn);
+        }
     }
 
     /// Gives notice of messages that were dropped, once there will be no more of them.
@@ -293,7 +302,9 @@ impl Engine {
         let was_behind = connection.outbox.is_behind();
         let gaps = connection.outbox.take_gaps(bytes_max);
         if was_behind && !connection.outbox.is_behind() {
-            connection.behind_since_ms = None;
+            // A client that is paused for what it has not read still has to read it in time.
+            let is_paused = connection.paused == Some(PausedBy::Outbox);
+            connection.behind_since_ms = is_paused.then_some(now.mono_ms());
         }
         for gap in gaps {
             let Gap { channel, first, last, count, reason } = gap;
