@@ -239,6 +239,10 @@ impl Engine {
                     tally.dropped(DropReason::OutboxFull, 1);
                     if first {
                         slow.push(conn);
+                        // Where nothing waits, nothing else would lead to the gap notice.
+                        if !mem::replace(&mut connection.is_dirty, true) {
+                            dirty.push(conn);
+                        }
                     }
                 }
             }
@@ -265,14 +269,15 @@ impl Engine {
         }
     }
 
-    /// Drops what has expired in an outbox; how many messages that were.
+    /// Drops what has expired in an outbox, and gives notice; how many messages that were.
     fn prune(&mut self, now: Now, conn: ConnId) -> u64 {
         let Engine { connections, mail, outbox_bytes, .. } = self;
         let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return 0 };
         let before = connection.outbox.bytes();
         let dropped = connection.outbox.prune(mail, now.mono_ms());
         *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
-        if dropped > 0 {
+        let has_gaps = connection.outbox.has_gaps();
+        if has_gaps {
             self.tell_gaps(now, conn);
         }
         if dropped > 0 {
