@@ -15,6 +15,9 @@ use crate::shard::engine::Engine;
 use crate::shard::meters::Drop as DropReason;
 use std::mem;
 
+/// The shortest time over which clients that were sent away come back.
+pub(super) const RETURN_SPREAD_MS: u64 = 1_000;
+
 impl Engine {
     /// Does what is due by now, and tells homes and directories who is gone.
     pub fn tick(&mut self, now: Now) {
@@ -58,17 +61,23 @@ impl Engine {
         let clients: Vec<ConnId> = self.edge.clients().collect();
         let count = clients.len() as u64;
         // They come back over a time in which a node takes this many without noticing.
-        let spread_ms = (2 * count).clamp(1_000, 60_000);
+        let spread_ms = (2 * count).clamp(RETURN_SPREAD_MS, 60_000);
         for (place, conn) in clients.into_iter().enumerate() {
-            let retry_after_ms = 250 + self.rng.u64(0..spread_ms);
-            let notice = self.edge.closing_notice(now, retry_after_ms);
-            self.send(now, conn, notice);
-            if let Some(connection) = self.connection_mut(conn) {
-                let share_ms = window_ms * place as u64 / count.max(1);
-                connection.drain_at_ms = Some(now.mono_ms() + share_ms);
-            }
-            self.arm(conn);
+            let share_ms = window_ms * place as u64 / count.max(1);
+            self.send_away(now, conn, spread_ms, share_ms);
         }
+    }
+
+    /// Tells a client that it will be closed after `delay_ms`, and to come back at a time of its
+    /// own within `spread_ms`.
+    pub(super) fn send_away(&mut self, now: Now, conn: ConnId, spread_ms: u64, delay_ms: u64) {
+        let retry_after_ms = 250 + self.rng.u64(0..spread_ms);
+        let notice = self.edge.closing_notice(now, retry_after_ms);
+        self.send(now, conn, notice);
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.drain_at_ms = Some(now.mono_ms() + delay_ms);
+        }
+        self.arm(conn);
     }
 
     fn look_after(&mut self, now: Now, conn: ConnId) {

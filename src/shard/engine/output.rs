@@ -11,6 +11,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
 use crate::shard::connection::{PausedBy, Stage};
 use crate::shard::engine::Engine;
+use crate::shard::engine::closing::RETURN_SPREAD_MS;
 use crate::shard::meters::{Counter, Drop as DropReason};
 use crate::shard::outbox::{Gap, Put};
 use std::mem;
@@ -154,7 +155,7 @@ impl Engine {
                 Delivery::Reject(conn, refusal) => {
                     self.end_handshake(now, conn, doors::refuse(&refusal));
                 }
-                Delivery::Welcome(conn, frame) => self.welcome(conn, frame),
+                Delivery::Welcome(conn, frame) => self.welcome(now, conn, frame),
                 Delivery::Resume(conn) => self.unread.push_back(conn),
                 Delivery::Close(conn, reason, words) => self.begin_close(now, conn, reason, words),
             }
@@ -348,7 +349,7 @@ impl Engine {
     }
 
     /// Everything flows, behind the answer to the handshake and the welcome.
-    fn welcome(&mut self, conn: ConnId, frame: Arc<Frame>) {
+    fn welcome(&mut self, now: Now, conn: ConnId, frame: Arc<Frame>) {
         let length = frame.wire().len() as u64;
         let Engine { connections, mail, outbox_bytes, .. } = self;
         let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
@@ -360,5 +361,9 @@ impl Engine {
         *outbox_bytes += length;
         self.tally.add(Counter::MessagesSent, 1);
         self.mark_dirty(conn);
+        if self.is_draining {
+            // It was half in when the drain began, which knew only of those who were in.
+            self.send_away(now, conn, RETURN_SPREAD_MS, 0);
+        }
     }
 }
