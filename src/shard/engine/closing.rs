@@ -137,8 +137,8 @@ impl Engine {
         let was_open = connection.is_open();
         if matches!(reason, CloseReason::TooSlow | CloseReason::Lost) || connection.is_held {
             let before = connection.outbox.bytes();
-            // The answer to its handshake goes before any goodbye.
-            let dropped = connection.outbox.abandon(mail, connection.is_held);
+            // The answer to its handshake stays and goes before any goodbye.
+            let dropped = connection.outbox.abandon(mail);
             *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
             self.tally.dropped(DropReason::Closed, dropped);
         }
