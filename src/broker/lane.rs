@@ -413,22 +413,29 @@ pub enum RoomAnswer {
 #[derive(Debug)]
 pub struct Asks {
     staged: Vec<VecDeque<Ask>>,
+    staged_max: usize,
 }
 
 impl Asks {
     /// Empty queues to `shards` homes.
     pub fn new(shards: u16) -> Asks {
-        Asks { staged: (0..shards).map(|_| VecDeque::new()).collect() }
+        let staged = (0..shards).map(|_| VecDeque::new()).collect();
+        Asks { staged, staged_max: LANE_STAGED_MAX }
+    }
+
+    /// Another bound than [`LANE_STAGED_MAX`]; for the simulator, whose queues shall be full often.
+    pub fn set_staged_max(&mut self, staged_max: usize) {
+        self.staged_max = staged_max;
     }
 
     /// Whether a client may ask something of this home now.
     pub fn has_room(&self, home: ShardId) -> bool {
-        self.staged[home.index()].len() < LANE_STAGED_MAX
+        self.staged[home.index()].len() < self.staged_max
     }
 
     /// The first home that has no room, if there is one.
     pub fn first_full(&self) -> Option<ShardId> {
-        let full = self.staged.iter().position(|queue| queue.len() >= LANE_STAGED_MAX)?;
+        let full = self.staged.iter().position(|queue| queue.len() >= self.staged_max)?;
         Some(ShardId(full as u16))
     }
 

@@ -295,7 +295,9 @@ impl Memberships {
             known.channel = channel;
             known.ties.named = ties.named.or(known.ties.named);
             known.ties.whole_room = ties.whole_room.or(known.ties.whole_room);
-            known.leaving = false;
+            // A leave that is under way ends what was joined by name before, whenever the answer to
+            // that join comes; only the whole room makes a member of one who leaves by name.
+            known.leaving &= known.ties.whole_room.is_none();
             let (ties, after) = (known.ties, was_named(known));
             self.named += u32::from(after && !before);
             return (ties, false);

@@ -29,8 +29,8 @@ pub struct Connection {
     pub turned_away: Option<CloseReason>,
     /// When anything was last heard of it, on the monotonic clock in milliseconds.
     pub last_heard_ms: u64,
-    /// Whether a ping went out since.
-    pub is_pinged: bool,
+    /// When a ping went out that nothing was heard after, on the monotonic clock in milliseconds.
+    pub pinged_ms: Option<u64>,
     /// Since when it does not keep up, on the monotonic clock in milliseconds.
     pub behind_since_ms: Option<u64>,
     /// When its drain closes it, on the monotonic clock in milliseconds.
@@ -99,7 +99,7 @@ impl Connection {
             peer,
             turned_away: None,
             last_heard_ms: now_ms,
-            is_pinged: false,
+            pinged_ms: None,
             behind_since_ms: None,
             drain_at_ms: None,
             timer_ms: u64::MAX,
@@ -121,10 +121,7 @@ impl Connection {
 
     /// When it next has to be looked at, on the monotonic clock in milliseconds.
     pub fn next_check_ms(&self, heartbeat_ms: u64, grace_ms: u64) -> u64 {
-        let heartbeat = match self.is_pinged {
-            false => self.last_heard_ms + heartbeat_ms,
-            true => self.last_heard_ms + 2 * heartbeat_ms,
-        };
+        let heartbeat = self.pinged_ms.unwrap_or(self.last_heard_ms) + heartbeat_ms;
         let behind = self.behind_since_ms.map_or(u64::MAX, |since_ms| since_ms + grace_ms);
         let drain = self.drain_at_ms.unwrap_or(u64::MAX);
         match self.stage {

@@ -77,6 +77,9 @@ pub struct Outbox {
     is_behind: bool,
     /// Whether something that waits may expire.
     may_expire: bool,
+    /// Whether the first frame of the backlog is the answer to the handshake, without which the
+    /// peer can't read what follows.
+    has_greeting: bool,
     gaps: Vec<Gap>,
 }
 
@@ -147,12 +150,14 @@ impl Outbox {
         self.fresh.push(number);
     }
 
-    /// Puts a frame before everything else; only while nothing of the outbox was written.
+    /// Puts the answer to the handshake before everything else; only while nothing of the outbox
+    /// was written. It is never dropped.
     pub fn put_first(&mut self, mail: &Mail, frame: Arc<Frame>) {
         assert_eq!(self.written, 0, "nothing goes before what is half written");
         self.settle(mail);
         self.bytes += frame.wire().len();
         self.backlog.push_front(Letter { frame, channel: None, receivers: 1 });
+        self.has_greeting = true;
     }
 
     /// Puts a frame behind the first one; only while nothing of the outbox was written.
@@ -186,6 +191,7 @@ impl Outbox {
             self.backlog.clear();
             self.written = 0;
             self.may_expire = false;
+            self.has_greeting = false;
             return;
         }
         while let Some(first) = self.backlog.front() {
@@ -196,6 +202,7 @@ impl Outbox {
             }
             count -= left;
             self.written = 0;
+            self.has_greeting = false;
             self.backlog.pop_front();
         }
         let mut done = 0;
@@ -260,11 +267,11 @@ impl Outbox {
         !self.gaps.is_empty()
     }
 
-    /// Drops everything but a first frame that is half written or to be kept; how many frames
-    /// that were.
-    pub fn abandon(&mut self, mail: &Mail, keep_first: bool) -> u64 {
+    /// Drops everything but a first frame that is half written or answers the handshake; how many
+    /// frames that were.
+    pub fn abandon(&mut self, mail: &Mail) -> u64 {
         self.settle(mail);
-        let keep = usize::from(self.written > 0 || keep_first);
+        let keep = usize::from(self.written > 0 || self.has_greeting);
         let dropped = self.backlog.len().saturating_sub(keep);
         self.backlog.truncate(keep);
         self.bytes = self.backlog.front().map_or(0, |letter| letter.frame.wire().len());
@@ -385,8 +392,20 @@ mod tests {
         outbox.check();
         let gaps = outbox.take_gaps(1 << 20);
         assert_eq!((gaps[0].first, gaps[0].last, gaps[0].reason), (4, 4, DropReason::Expired));
-        assert_eq!(outbox.abandon(&mail, false), 1);
+        assert_eq!(outbox.abandon(&mail), 1);
         outbox.check();
         assert_eq!(outbox.len(), 1);
+    }
+
+    #[test]
+    fn the_answer_to_the_handshake_is_kept_until_it_is_written() {
+        let (mut outbox, mut mail) = (Outbox::default(), Mail::default());
+        put(&mut outbox, &mut mail, 1, 1 << 20);
+        outbox.put_first(&mail, Frame::of_wire(b"HTTP".to_vec(), 0));
+        assert_eq!(outbox.abandon(&mail), 1);
+        assert_eq!(everything(&mut outbox, &mail, 3), b"HTTP");
+        put(&mut outbox, &mut mail, 2, 1 << 20);
+        assert_eq!(outbox.abandon(&mail), 1);
+        assert!(outbox.is_empty());
     }
 }

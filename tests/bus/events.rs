@@ -208,7 +208,7 @@ fn an_id_is_known_for_as_long_as_its_message_is_kept() {
     let mut ann = daemon.client_with(&format!("client_id=ann&join={ADDRESS}"));
     let mut event = ann.envelope("event", ADDRESS, json!({}));
     event["metadata"] = json!({"ack": true});
-    let mut send = |ann: &mut Client| {
+    let send = |ann: &mut Client| {
         let id = ann.send(&event);
         ann.reply(&id)["result"].clone()
     };

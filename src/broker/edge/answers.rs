@@ -29,8 +29,9 @@ impl Edge {
             Tell::Accepted(accepted) => self.on_accepted(now, *accepted, out),
             Tell::Refused(refused) => {
                 let RefusedEvent { conn, question, refusal, trace } = *refused;
-                if let Some(trace) = trace {
-                    self.pending.remove(trace);
+                if trace.is_some_and(|trace| self.pending.remove(trace).is_none()) {
+                    // Its deadline has passed, and with that it was answered.
+                    return;
                 }
                 self.refuse(now, conn, &question, refusal, out);
             }

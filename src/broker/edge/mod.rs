@@ -289,6 +289,16 @@ impl Edge {
         self.notice(now, (EVERY_CHANNEL, "closing"), payload)
     }
 
+    /// How many sessions there are, those still arriving included; for the simulator.
+    pub fn session_count(&self) -> usize {
+        self.sessions.iter().flatten().count()
+    }
+
+    /// How many answers are still being gathered; for the simulator.
+    pub fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Asserts every invariant; for tests and the simulator.
     pub fn check(&self) {
         self.audiences.check();

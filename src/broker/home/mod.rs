@@ -149,6 +149,21 @@ impl Home {
         self.channels.get(self.rooms.get(room)?.channels.get(channel)?)
     }
 
+    /// The order of the events to all of a room; for the simulator.
+    pub fn whole_room(&self, room: &str) -> Option<&History> {
+        Some(&self.rooms.get(room)?.history)
+    }
+
+    /// How many client ids are taken; for the simulator.
+    pub fn client_id_count(&self) -> usize {
+        self.directory.len()
+    }
+
+    /// How many connections are in some room; for the simulator.
+    pub fn presence_count(&self) -> usize {
+        self.presence.len()
+    }
+
     /// Applies new limits.
     pub fn reconfigure(&mut self, limits: Arc<Limits>) {
         self.limits = limits;

@@ -108,7 +108,6 @@ impl Engine {
                 let is_over = |since_ms: Option<u64>, span_ms| {
                     since_ms.is_some_and(|since_ms| now_ms >= since_ms + span_ms)
                 };
-                let silent_ms = now_ms.saturating_sub(connection.last_heard_ms);
                 if is_over(connection.drain_at_ms, 0) {
                     self.begin_close(now, conn, CloseReason::GoingAway, None);
                 } else if is_over(connection.behind_since_ms, grace_ms) {
@@ -116,11 +115,14 @@ impl Engine {
                 } else if matches!(connection.paused, Some(PausedBy::Lane(_) | PausedBy::Outbox)) {
                     // It is this server that does not listen.
                     connection.last_heard_ms = now_ms;
-                    connection.is_pinged = false;
-                } else if silent_ms >= 2 * heartbeat_ms {
+                    connection.pinged_ms = None;
+                } else if is_over(connection.pinged_ms, heartbeat_ms) {
+                    // It had a whole heartbeat for its answer, however late the ping was.
                     self.begin_close(now, conn, CloseReason::Silent, None);
-                } else if silent_ms >= heartbeat_ms && !connection.is_pinged {
-                    connection.is_pinged = true;
+                } else if connection.pinged_ms.is_none()
+                    && is_over(Some(connection.last_heard_ms), heartbeat_ms)
+                {
+                    connection.pinged_ms = Some(now_ms);
                     self.send_raw(now, conn, doors::ping(b""));
                 }
             }
@@ -143,8 +145,8 @@ impl Engine {
         let was_open = connection.is_open();
         if matches!(reason, CloseReason::TooSlow | CloseReason::Lost) || connection.is_held {
             let before = connection.outbox.bytes();
-            // The answer to its handshake goes before any goodbye.
-            let dropped = connection.outbox.abandon(mail, connection.is_held);
+            // The answer to its handshake stays and goes before any goodbye.
+            let dropped = connection.outbox.abandon(mail);
             *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
             self.tally.dropped(DropReason::Closed, dropped);
         }
@@ -153,7 +155,9 @@ impl Engine {
         let says_goodbye = was_open && reason.code() != 1006 && reason != CloseReason::ByClient;
         if says_goodbye {
             let words = words.as_deref().unwrap_or(reason.reason());
-            self.put_goodbye(now, conn, doors::close(reason.code(), words));
+            // However much waits: this is the close that too much would lead to.
+            let goodbye = doors::close(reason.code(), words);
+            self.enqueue(conn, Frame::of_wire(goodbye, now.mono_ns));
         }
         if self.unpause(conn) {
             // What it sent meanwhile is in the way of its goodbye.
@@ -177,17 +181,6 @@ impl Engine {
         match reason {
             CloseReason::Lost | CloseReason::HandshakeTimeout => self.forget(conn),
             _ => self.mark_dirty(conn),
-        }
-    }
-
-    /// The close frame goes out however full the outbox is.
-    fn put_goodbye(&mut self, now: Now, conn: ConnId, bytes: Vec<u8>) {
-        let frame = Frame::of_wire(bytes, now.mono_ns);
-        self.outbox_bytes += frame.wire().len() as u64;
-        let number = self.mail.add(frame, None);
-        let Engine { connections, mail, .. } = self;
-        if let Some(Some(connection)) = connections.get_mut(conn.slot as usize) {
-            connection.outbox.put_reply(mail, number);
         }
     }
 

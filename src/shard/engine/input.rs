@@ -22,7 +22,7 @@ impl Engine {
         self.tally.add(Counter::BytesReceived, bytes.len() as u64);
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.last_heard_ms = now.mono_ms();
-        connection.is_pinged = false;
+        connection.pinged_ms = None;
         if connection.input.is_empty() && connection.paused.is_none() {
             // The common case: whole messages, handled where the socket put them.
             let used = self.process(now, conn, bytes);
@@ -57,7 +57,12 @@ impl Engine {
     pub fn resume(&mut self, now: Now, resumed: &mut Vec<ConnId>) {
         for _ in 0..self.unread.len() {
             let Some(conn) = self.unread.pop_front() else { return };
-            if self.connection(conn).is_none() {
+            let bytes_max = self.outbox_bytes_max();
+            let Some(connection) = self.connection(conn) else { continue };
+            if connection.paused == Some(PausedBy::Outbox)
+                && connection.outbox.bytes() > bytes_max / 4
+            {
+                // It was let go and paused anew since it came to stand here.
                 continue;
             }
             self.unpause(conn);
@@ -316,10 +321,13 @@ impl Engine {
 
     /// Lets a connection be read again; whether it was paused.
     pub(super) fn unpause(&mut self, conn: ConnId) -> bool {
-        let was_paused =
-            self.connection_mut(conn).is_some_and(|connection| connection.paused.take().is_some());
-        self.paused -= u64::from(was_paused);
-        was_paused
+        let Some(connection) = self.connection_mut(conn) else { return false };
+        let Some(by) = connection.paused.take() else { return false };
+        if by == PausedBy::Outbox && !connection.outbox.is_behind() {
+            connection.behind_since_ms = None;
+        }
+        self.paused -= 1;
+        true
     }
 
     /// Lets those go on that waited for lanes which have room again.

@@ -82,6 +82,7 @@ pub struct Engine {
     connection_count: usize,
     asks: Asks,
     tells: Vec<VecDeque<Tell>>,
+    staged_max: usize,
     deliveries: Deliveries,
     told: Told,
     mail: Mail,
@@ -134,6 +135,7 @@ impl Engine {
             connection_count: 0,
             asks: Asks::new(shards),
             tells: (0..shards).map(|_| VecDeque::new()).collect(),
+            staged_max: LANE_STAGED_MAX,
             deliveries: Deliveries::default(),
             told: Told::default(),
             mail: Mail::default(),
@@ -206,7 +208,7 @@ impl Engine {
 
     /// Whether asks may be handled: every edge has taken most of what it was told.
     pub fn may_take_asks(&self) -> bool {
-        self.tells.iter().all(|queue| queue.len() < LANE_STAGED_MAX)
+        self.tells.iter().all(|queue| queue.len() < self.staged_max)
     }
 
     /// Handles an ask of an edge.
@@ -224,6 +226,10 @@ impl Engine {
                 self.limits = limits.clone();
                 self.edge.reconfigure(limits.clone());
                 self.home.reconfigure(limits);
+                // What is now due earlier than it was must be looked at earlier.
+                let open = self.connections.iter().flatten();
+                let open: Vec<ConnId> = open.map(|connection| connection.id).collect();
+                open.into_iter().for_each(|conn| self.arm(conn));
             }
             ask => self.home.on_ask(now, ask, &mut self.told),
         }
@@ -269,6 +275,7 @@ impl Engine {
     pub fn has_work(&mut self) -> bool {
         !self.unread.is_empty()
             || !self.leaving.is_empty()
+            || !self.dirty.is_empty()
             || !self.asks.queue(self.shard).is_empty()
             || !self.tells[self.shard.index()].is_empty()
     }
@@ -314,6 +321,22 @@ impl Engine {
     /// How many connections there are.
     pub fn connection_count(&self) -> usize {
         self.connection_count
+    }
+
+    /// Another bound than [`LANE_STAGED_MAX`] for what waits for a lane; for the simulator, whose
+    /// queues shall be full often.
+    pub fn set_staged_max(&mut self, staged_max: usize) {
+        self.staged_max = staged_max;
+        self.asks.set_staged_max(staged_max);
+    }
+
+    /// The bytes of a connection that were read and not handled, and those that were not written;
+    /// for the simulator.
+    pub fn waiting_bytes(&self, conn: ConnId) -> (usize, usize) {
+        self.connection(conn).map_or((0, 0), |connection| {
+            let stalled = connection.stalled.as_ref().map_or(0, |text| text.len());
+            (connection.input.len() + stalled, connection.outbox.bytes())
+        })
     }
 
     /// The rooms and clients at home here; for the simulator.

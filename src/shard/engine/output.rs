@@ -61,7 +61,6 @@ impl Engine {
     /// no more now. True if there is more to write at once.
     pub fn wrote(&mut self, now: Now, conn: ConnId, count: usize, is_full: bool) -> bool {
         self.tally.add(Counter::BytesSent, count as u64);
-        let bytes_max = self.outbox_bytes_max();
         let Engine { connections, mail, outbox_bytes, .. } = self;
         let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return false };
         if connection.id != conn {
@@ -78,15 +77,11 @@ impl Engine {
             // A part of it was written: the same numbers no longer mean the same bytes.
             self.gathered.clear();
         }
-        let waits = connection.outbox.bytes();
         if count > 0 && connection.behind_since_ms.is_some() && !connection.outbox.is_behind() {
             // It reads, if slowly.
             connection.behind_since_ms = Some(now.mono_ms());
         }
-        if waits <= bytes_max / 4 && connection.paused == Some(PausedBy::Outbox) {
-            connection.behind_since_ms = None;
-            self.unread.push_back(conn);
-        }
+        self.resume_if_read(conn);
         self.finish_close_if_written(conn);
         let has_gaps = self.connection(conn).is_some_and(|known| known.outbox.has_gaps());
         if has_gaps {
@@ -175,24 +170,31 @@ impl Engine {
         self.deliveries = deliveries;
     }
 
-    /// Puts a frame that asked-for or not is never dropped into an outbox.
+    /// Puts a frame that is never dropped into an outbox. A client that has let too many of them
+    /// pile up is closed.
     pub(super) fn send(&mut self, now: Now, conn: ConnId, frame: Arc<Frame>) {
-        let length = frame.wire().len();
         let bytes_max = 2 * self.outbox_bytes_max();
-        let number = self.mail.add(frame, None);
-        let Engine { connections, mail, outbox_bytes, .. } = self;
-        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
-        if connection.id != conn || connection.is_closing() {
-            return;
-        }
-        connection.outbox.put_reply(mail, number);
-        *outbox_bytes += length as u64;
-        let overflows = connection.outbox.bytes() > bytes_max;
-        self.tally.add(Counter::MessagesSent, 1);
-        self.mark_dirty(conn);
-        if overflows {
+        if self.enqueue(conn, frame).is_some_and(|waiting| waiting > bytes_max) {
             self.begin_close(now, conn, CloseReason::TooSlow, None);
         }
+    }
+
+    /// Puts a frame into an outbox, whatever waits there; how many bytes wait then, unless the
+    /// connection is closing.
+    pub(super) fn enqueue(&mut self, conn: ConnId, frame: Arc<Frame>) -> Option<usize> {
+        let length = frame.wire().len();
+        let Engine { connections, mail, outbox_bytes, .. } = self;
+        let connection = connections.get_mut(conn.slot as usize)?.as_deref_mut()?;
+        if connection.id != conn || connection.is_closing() {
+            return None;
+        }
+        let number = mail.add(frame, None);
+        connection.outbox.put_reply(mail, number);
+        let waiting = connection.outbox.bytes();
+        *outbox_bytes += length as u64;
+        self.tally.add(Counter::MessagesSent, 1);
+        self.mark_dirty(conn);
+        Some(waiting)
     }
 
     /// Sends finished bytes, such as a pong or an HTTP answer.
@@ -241,6 +243,10 @@ impl Engine {
                     tally.dropped(DropReason::OutboxFull, 1);
                     if first {
                         slow.push(conn);
+                        // Where nothing waits, nothing else would lead to the gap notice.
+                        if !mem::replace(&mut connection.is_dirty, true) {
+                            dirty.push(conn);
+                        }
                     }
                 }
             }
@@ -267,17 +273,32 @@ impl Engine {
         }
     }
 
-    /// Drops what has expired in an outbox; how many messages that were.
+    /// Drops what has expired in an outbox, and gives notice; how many messages that were.
     fn prune(&mut self, now: Now, conn: ConnId) -> u64 {
         let Engine { connections, mail, outbox_bytes, .. } = self;
         let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return 0 };
         let before = connection.outbox.bytes();
         let dropped = connection.outbox.prune(mail, now.mono_ms());
         *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
-        if dropped > 0 {
+        let has_gaps = connection.outbox.has_gaps();
+        if has_gaps {
             self.tell_gaps(now, conn);
         }
+        if dropped > 0 {
+            self.resume_if_read(conn);
+        }
         dropped
+    }
+
+    /// Reads a client again that was not read because it did not read, once it has read enough.
+    fn resume_if_read(&mut self, conn: ConnId) {
+        let bytes_max = self.outbox_bytes_max();
+        if let Some(connection) = self.connection(conn)
+            && connection.paused == Some(PausedBy::Outbox)
+            && connection.outbox.bytes() <= bytes_max / 4
+        {
+            self.unread.push_back(conn);
+        }
     }
 
     /// Gives notice of messages that were dropped, once there will be no more of them.
@@ -290,7 +311,9 @@ impl Engine {
         let was_behind = connection.outbox.is_behind();
         let gaps = connection.outbox.take_gaps(bytes_max);
         if was_behind && !connection.outbox.is_behind() {
-            connection.behind_since_ms = None;
+            // A client that is paused for what it has not read still has to read it in time.
+            let is_paused = connection.paused == Some(PausedBy::Outbox);
+            connection.behind_since_ms = is_paused.then_some(now.mono_ms());
         }
         for gap in gaps {
             let Gap { channel, first, last, count, reason } = gap;

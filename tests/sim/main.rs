@@ -1,0 +1,195 @@
+//! The simulator: many shards in one thread, virtual time, one seeded choice per step.
+//!
+//! An engine is a pure machine, so a second driver can run any number of them: [`world`] is that
+//! driver, with queues for lanes and sockets. [`peer`] is a client's end of a socket, [`actions`]
+//! is what clients do, [`conn`] is what a client may conclude from what it hears, [`model`] what all
+//! of them together know, [`rest`] how a run ends, and [`sabotage`] plants bugs, to see that they
+//! are noticed.
+//!
+//! - `SIM_SEED=n` runs just one seed; with `SIM_TRACE=1` it prints every choice.
+//! - `SIM_SEEDS=count` runs as many, from `SIM_FIRST=n` on.
+//! - `SIM_BUG_SEEDS=count` is for how many seeds a planted bug may go unnoticed.
+//!
+//! *Invariant*: a run depends on its seed alone.
+//!
+//! *Not here*: the real driver, its threads and its sockets; tests of the whole daemon have those.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a simulator panics where it finds a bug")]
+#![allow(unreachable_pub, reason = "a test has no interface")]
+
+mod actions;
+mod conn;
+mod model;
+mod peer;
+mod rest;
+mod sabotage;
+mod setup;
+mod sim;
+mod trace;
+mod world;
+
+use sabotage::Bug;
+use sim::{Report, Sim};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+
+/// How many seeds run if nobody says otherwise.
+const SEEDS: u64 = 1_000;
+/// For how many seeds a planted bug may go unnoticed.
+const BUG_SEEDS: u64 = 120;
+/// Threads that run seeds.
+const THREADS: u64 = 2;
+
+/// What clients must have met in the seeds that run if nobody says otherwise: a simulator that
+/// never gets there finds nothing there.
+const MUST_SEE: [&str; 30] = [
+    "closed 1000",
+    "closed 1001",
+    "closed 1002",
+    "closed 1003",
+    "closed 1007",
+    "closed 1008",
+    "closed 1009",
+    "closed 1013",
+    "closed 4008",
+    "closed 4010",
+    "closed 4013",
+    "refused 400",
+    "refused 409",
+    "refused 503",
+    "event granted",
+    "event ROOM_PAUSED",
+    "event CHANNEL_NOT_FOUND",
+    "event TIMEOUT",
+    "join ALREADY_JOINED",
+    "join MEMBER_LIMIT",
+    "private granted",
+    "private TARGET_NOT_FOUND",
+    "identify granted",
+    "history granted",
+    "recovered some",
+    "not recovered epoch_changed",
+    "not recovered history_overrun",
+    "not recovered too_many_bytes",
+    "notice gap",
+    "notice left",
+];
+
+thread_local! {
+    static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+#[test]
+fn every_seed_keeps_the_rules() {
+    if let Some(seed) = variable("SIM_SEED") {
+        println!("seed {seed}");
+        match run(seed, None, variable("SIM_TRACE") == Some(1)) {
+            Ok(report) => println!("seed {seed}: {report:?}"),
+            Err(why) => panic!("seed {seed}: {why}"),
+        }
+        return;
+    }
+    let (first, count) =
+        (variable("SIM_FIRST").unwrap_or(1), variable("SIM_SEEDS").unwrap_or(SEEDS));
+    let next = AtomicU64::new(first);
+    let work = || {
+        let (mut sum, mut failures) = (Report::default(), Vec::new());
+        loop {
+            let seed = next.fetch_add(1, Relaxed);
+            if seed >= first + count {
+                return (sum, failures);
+            }
+            match run(seed, None, false) {
+                Ok(report) => sum.add(report),
+                Err(why) => {
+                    println!("seed {seed}: {why}\n    make sim SEED={seed}");
+                    failures.push(seed);
+                }
+            }
+        }
+    };
+    let (mut sum, mut failures) = (Report::default(), Vec::new());
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            let (report, failed) = thread.join().unwrap();
+            sum.add(report);
+            failures.extend(failed);
+        }
+    });
+    for (what, times) in &sum.seen {
+        println!("{times:>9} {what}");
+    }
+    let Report { steps, turns, texts, events, .. } = &sum;
+    println!(
+        "{count} seeds from {first}: {steps} steps, {turns} turns, {events} events sent, \
+         {texts} messages received"
+    );
+    let is_usual = (first, count) == (1, SEEDS);
+    let unseen = MUST_SEE.iter().find(|what| !sum.seen.contains_key(**what));
+    assert!(!is_usual || unseen.is_none(), "nobody met {unseen:?}");
+    failures.sort_unstable();
+    assert!(failures.is_empty(), "{} seeds failed: {failures:?}", failures.len());
+}
+
+#[test]
+fn a_seed_says_it_all() {
+    for seed in 1..12 {
+        let (one, other) = (run(seed, None, false).unwrap(), run(seed, None, false).unwrap());
+        assert_eq!(one.hash, other.hash, "two runs of the seed {seed} differ");
+    }
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    let seeds = variable("SIM_BUG_SEEDS").unwrap_or(BUG_SEEDS);
+    let mut missed = Vec::new();
+    for bug in Bug::ALL {
+        let mut caught_by: BTreeMap<String, u64> = BTreeMap::new();
+        let mut first = None;
+        for seed in 1..=seeds {
+            if let Err(why) = run(seed, Some(bug), false) {
+                let rule = why.split(']').next().unwrap_or("").trim_start_matches('[').to_owned();
+                *caught_by.entry(rule).or_default() += 1;
+                first.get_or_insert(seed);
+                if caught_by.values().sum::<u64>() >= 3 {
+                    break;
+                }
+            }
+        }
+        println!("{bug:?}: first caught with seed {first:?}, by {caught_by:?}");
+        if first.is_none() {
+            missed.push(bug);
+        }
+    }
+    assert!(missed.is_empty(), "nobody noticed {missed:?} within {seeds} seeds");
+}
+
+/// Runs one seed; what went wrong, if anything did.
+fn run(seed: u64, bug: Option<Bug>, is_traced: bool) -> Result<Report, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let default = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            let is_simulated = PANIC.with_borrow(|text| text == "running");
+            if !is_simulated {
+                return default(info);
+            }
+            let message = info.payload_as_str().unwrap_or("no message").to_owned();
+            let place = info.location().map(|place| format!("{}:{}", place.file(), place.line()));
+            PANIC.set(format!("{message} ({})", place.unwrap_or_default()));
+        }));
+    });
+    PANIC.set("running".to_owned());
+    let result = panic::catch_unwind(AssertUnwindSafe(|| Sim::new(seed, bug, is_traced).run()));
+    let text = PANIC.take();
+    result.map_err(|_| text)
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}

@@ -1,0 +1,487 @@
+//! The second driver: engines in one thread, lanes and sockets that are queues, a clock that is a
+//! number.
+//!
+//! A turn here is the turn of the real driver, step for step. What the kernel does in the real one
+//! is modelled as closely as an engine could tell: a socket is read until it gives less than was
+//! asked for, edges tell that bytes came or that there is room again, a reset makes reads and
+//! writes fail, and what a closed socket still held is read by the client before its end.
+
+use crate::sabotage::Sabotage;
+use crate::setup::{Setup, bootstraps};
+use crate::trace::Trace;
+use arqonbus::base::hash::Placement;
+use arqonbus::base::ids::{ConnId, ShardId};
+use arqonbus::base::quota::Quota;
+use arqonbus::base::time::Now;
+use arqonbus::broker::edge::Facts;
+use arqonbus::broker::lane::{Ask, Tell};
+use arqonbus::protocol::close::CloseReason;
+use arqonbus::protocol::origin::Origins;
+use arqonbus::shard::engine::{Engine, Plan};
+use fastrand::Rng;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What one message may ask beyond the bound of a staging queue, and what each closing connection
+/// may.
+const STAGED_SLACK: usize = 70;
+const STAGED_SLACK_PER_CONNECTION: usize = 8;
+
+/// Ends a run: `rule` is the check that failed.
+#[macro_export]
+macro_rules! violation {
+    ($rule:literal, $($detail:tt)*) => {
+        panic!("[{}] {}", $rule, format_args!($($detail)*))
+    };
+}
+
+/// All shards and all sockets.
+pub struct World {
+    pub now: Now,
+    pub setup: Setup,
+    pub placement: Placement,
+    pub shards: Vec<Shard>,
+    pub pipes: Vec<Pipe>,
+    pub trace: Trace,
+    pub sabotage: Sabotage,
+    pub turns: u64,
+    /// What the engines should have counted.
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+}
+
+/// One engine, and what its driver keeps for it.
+pub struct Shard {
+    pub engine: Engine,
+    pub asks: VecDeque<Ask>,
+    pub tells: VecDeque<Tell>,
+    pub arrivals: VecDeque<usize>,
+    /// It does nothing until this step.
+    pub stuck_until: usize,
+    pub telemetry: u64,
+    sockets: Vec<Option<usize>>,
+    ready: Vec<usize>,
+    resumed: Vec<ConnId>,
+    dirty: Vec<ConnId>,
+}
+
+/// One connection, as the kernel sees it.
+pub struct Pipe {
+    pub shard: usize,
+    pub conn: Option<ConnId>,
+    /// Bytes that came in and were not read.
+    pub up: VecDeque<u8>,
+    /// Bytes that were written and did not reach the client.
+    pub down: VecDeque<u8>,
+    /// The client will send no more.
+    pub is_ended: bool,
+    /// The client is gone, and the kernel knows.
+    pub is_reset: bool,
+    /// The server has closed its side.
+    pub is_closed: bool,
+    pub turned_away: Option<CloseReason>,
+    has_read_edge: bool,
+    has_write_edge: bool,
+    was_full: bool,
+    is_readable: bool,
+    is_ending: bool,
+    is_listed: bool,
+}
+
+impl World {
+    /// The engines of a setup, before anyone has come.
+    pub fn new(setup: Setup, rng: &mut Rng, trace: Trace, sabotage: Sabotage) -> World {
+        let now = Now { mono_ns: 1_000_000_000, wall_us: 1_764_000_000_000_000 };
+        let placement = Placement::new(setup.shards, rng.u64(..));
+        let (rooms, quota) = (Arc::new(bootstraps()), Quota::default());
+        let limits = Arc::new(setup.limits.clone());
+        let shards = placement.all().map(|shard| {
+            let facts = Facts {
+                node: "sim".into(),
+                version: "0",
+                started_ns: now.mono_ns,
+                storage: "memory",
+                default_role: setup.roles[shard.index()],
+                publish_anywhere: setup.publish_anywhere,
+            };
+            let plan = Plan {
+                shard,
+                placement: placement.clone(),
+                limits: limits.clone(),
+                facts: Arc::new(facts),
+                origins: Origins::loopback(),
+                rooms: rooms.clone(),
+                rooms_on_node: quota.clone(),
+                seed: 7,
+            };
+            let mut engine = Engine::new(plan, now);
+            engine.set_staged_max(setup.staged_max);
+            Shard {
+                engine,
+                asks: VecDeque::new(),
+                tells: VecDeque::new(),
+                arrivals: VecDeque::new(),
+                stuck_until: 0,
+                telemetry: 0,
+                sockets: Vec::new(),
+                ready: Vec::new(),
+                resumed: Vec::new(),
+                dirty: Vec::new(),
+            }
+        });
+        let shards = shards.collect();
+        World {
+            now,
+            setup,
+            placement,
+            shards,
+            pipes: Vec::new(),
+            trace,
+            sabotage,
+            turns: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
+        }
+    }
+
+    /// A client connects; the number of its connection.
+    pub fn connect(&mut self, shard: usize, turned_away: Option<CloseReason>) -> usize {
+        let number = self.pipes.len();
+        self.pipes.push(Pipe {
+            shard,
+            conn: None,
+            up: VecDeque::new(),
+            down: VecDeque::new(),
+            is_ended: false,
+            is_reset: false,
+            is_closed: false,
+            turned_away,
+            has_read_edge: false,
+            has_write_edge: false,
+            was_full: false,
+            is_readable: true,
+            is_ending: false,
+            is_listed: false,
+        });
+        self.shards[shard].arrivals.push_back(number);
+        number
+    }
+
+    /// Bytes of a client reach the server's socket.
+    pub fn send(&mut self, number: usize, bytes: &[u8]) {
+        let pipe = &mut self.pipes[number];
+        if !pipe.is_closed && !pipe.is_reset {
+            pipe.up.extend(bytes);
+            pipe.has_read_edge = true;
+        }
+    }
+
+    /// Up to `count` bytes reach a client.
+    pub fn recv(&mut self, number: usize, count: usize) -> Vec<u8> {
+        let pipe = &mut self.pipes[number];
+        let count = count.min(pipe.down.len());
+        let bytes: Vec<u8> = pipe.down.drain(..count).collect();
+        if count > 0 && std::mem::take(&mut pipe.was_full) {
+            pipe.has_write_edge = true;
+        }
+        bytes
+    }
+
+    /// A client is gone, with or without the bytes that wait for it.
+    pub fn reset(&mut self, number: usize) {
+        let pipe = &mut self.pipes[number];
+        (pipe.is_reset, pipe.has_read_edge, pipe.has_write_edge) = (true, true, true);
+        pipe.up.clear();
+        pipe.down.clear();
+    }
+
+    /// A client sends no more, but still reads.
+    pub fn end(&mut self, number: usize) {
+        let pipe = &mut self.pipes[number];
+        (pipe.is_ended, pipe.has_read_edge) = (true, true);
+    }
+
+    /// Time passes.
+    pub fn pass(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+    }
+
+    /// Asks something from outside, as the daemon does; false if the lane is full.
+    pub fn ask(&mut self, shard: usize, ask: Ask) -> bool {
+        let is_full = self.shards[shard].asks.len() >= self.setup.lane_slots;
+        if !is_full {
+            self.shards[shard].asks.push_back(ask);
+        }
+        !is_full
+    }
+
+    /// Why the driver of a shard would not sleep now, if it would not.
+    pub fn reason(&mut self, shard: usize) -> Option<&'static str> {
+        let now_ms = self.now.mono_ms();
+        let has_edge = self.pipes.iter().any(|pipe| {
+            pipe.shard == shard
+                && pipe.conn.is_some()
+                && !pipe.is_closed
+                && (pipe.has_read_edge || pipe.has_write_edge)
+        });
+        let Shard { engine, asks, tells, arrivals, ready, .. } = &mut self.shards[shard];
+        let own = engine.shard();
+        let mut others = (0..engine.shards()).map(ShardId).filter(|other| *other != own);
+        let is_stuck = others.any(|other| {
+            !(engine.asks_for(other).is_empty() && engine.tells_for(other).is_empty())
+        });
+        let tick_ms = engine.next_tick_ms().unwrap_or(u64::MAX);
+        let reasons = [
+            (has_edge, "an event"),
+            (!asks.is_empty(), "asks"),
+            (!tells.is_empty(), "tells"),
+            (!arrivals.is_empty(), "arrivals"),
+            (!ready.is_empty(), "unread sockets"),
+            (engine.has_work(), "work"),
+            (tick_ms <= now_ms, "a timer"),
+            (is_stuck, "something for a lane"),
+        ];
+        reasons.into_iter().find(|(is_so, _)| *is_so).map(|(_, what)| what)
+    }
+
+    /// One turn of a shard's driver.
+    pub fn turn(&mut self, shard: usize) {
+        self.turns += 1;
+        let now = self.now;
+        self.take_lanes(shard, now);
+        self.take_arrivals(shard, now);
+        self.take_events(shard);
+        self.resume(shard, now);
+        self.read_sockets(shard, now);
+        self.shards[shard].engine.tick(now);
+        self.pass(Duration::from_micros(3));
+        self.shards[shard].engine.run_own_lane(self.now);
+        self.check_staged(shard);
+        self.send_lanes(shard);
+        self.write_sockets(shard);
+        self.pass(Duration::from_micros(2));
+        self.shards[shard].engine.end_turn(self.now);
+        self.close_sockets(shard);
+        let telemetry = self.shards[shard].engine.take_telemetry().count();
+        self.shards[shard].telemetry += telemetry as u64;
+        self.check_bounds(shard);
+    }
+
+    fn take_lanes(&mut self, shard: usize, now: Now) {
+        let budget = self.setup.lane_budget;
+        let Shard { engine, asks, tells, .. } = &mut self.shards[shard];
+        for _ in 0..budget {
+            if !engine.may_take_tells() {
+                break;
+            }
+            let Some(tell) = tells.pop_front() else { break };
+            engine.on_tell(now, tell);
+        }
+        for _ in 0..budget {
+            if !engine.may_take_asks() {
+                return engine.note_stalled_asks();
+            }
+            let Some(ask) = asks.pop_front() else { break };
+            engine.on_ask(now, ask);
+        }
+    }
+
+    fn take_arrivals(&mut self, shard: usize, now: Now) {
+        let shard = &mut self.shards[shard];
+        for number in shard.arrivals.drain(..) {
+            let pipe = &mut self.pipes[number];
+            let conn = shard.engine.open(now, None, pipe.turned_away);
+            let slot = conn.slot as usize;
+            pipe.conn = Some(conn);
+            // The first look at a new socket finds it writable, and readable if bytes are there.
+            (pipe.has_read_edge, pipe.has_write_edge) = (true, true);
+            if shard.sockets.len() <= slot {
+                shard.sockets.resize(slot + 1, None);
+            }
+            if let Some(tenant) = shard.sockets[slot].replace(number) {
+                violation!("one tenant", "slot {slot} has {tenant} and gets {number}");
+            }
+        }
+    }
+
+    fn take_events(&mut self, shard: usize) {
+        let Shard { engine, sockets, ready, .. } = &mut self.shards[shard];
+        for &number in sockets.iter().flatten() {
+            let pipe = &mut self.pipes[number];
+            let Some(conn) = pipe.conn else { continue };
+            if std::mem::take(&mut pipe.has_read_edge) {
+                pipe.is_readable = true;
+                pipe.is_ending |= pipe.is_ended || pipe.is_reset;
+                if !std::mem::replace(&mut pipe.is_listed, true) {
+                    ready.push(number);
+                }
+            }
+            if std::mem::take(&mut pipe.has_write_edge) {
+                engine.writable(conn);
+            }
+        }
+    }
+
+    fn resume(&mut self, shard: usize, now: Now) {
+        let Shard { engine, sockets, ready, resumed, .. } = &mut self.shards[shard];
+        engine.resume(now, resumed);
+        for conn in resumed.drain(..) {
+            let Some(&Some(number)) = sockets.get(conn.slot as usize) else { continue };
+            let pipe = &mut self.pipes[number];
+            if pipe.conn == Some(conn)
+                && pipe.is_readable
+                && !std::mem::replace(&mut pipe.is_listed, true)
+            {
+                ready.push(number);
+            }
+        }
+    }
+
+    fn read_sockets(&mut self, shard: usize, now: Now) {
+        for number in std::mem::take(&mut self.shards[shard].ready) {
+            self.read_socket(shard, number, now);
+        }
+    }
+
+    fn read_socket(&mut self, shard: usize, number: usize, now: Now) {
+        let Shard { engine, ready, .. } = &mut self.shards[shard];
+        let pipe = &mut self.pipes[number];
+        pipe.is_listed = false;
+        let Some(conn) = pipe.conn.filter(|_| !pipe.is_closed) else { return };
+        let mut budget = self.setup.read_bytes;
+        while pipe.is_readable
+            && (engine.wants_input(conn) || self.sabotage.reads_unwanted(engine, conn))
+        {
+            if budget == 0 {
+                pipe.is_listed = true;
+                return ready.push(number);
+            }
+            let (asked, count) = (budget, budget.min(pipe.up.len()));
+            if count == 0 {
+                pipe.is_readable = false;
+                if pipe.is_ended || pipe.is_reset {
+                    engine.lost(now, conn);
+                }
+                return;
+            }
+            let mut bytes: Vec<u8> = pipe.up.drain(..count).collect();
+            budget -= count;
+            pipe.is_readable = count == asked || pipe.is_ending;
+            self.bytes_received += count as u64;
+            engine.receive(now, conn, &mut bytes);
+        }
+    }
+
+    fn send_lanes(&mut self, shard: usize) {
+        for other in 0..self.shards.len() {
+            if other == shard {
+                continue;
+            }
+            let to = ShardId(other as u16);
+            let slots = self.sabotage.lane_slots(self.setup.lane_slots);
+            let engine = &mut self.shards[shard].engine;
+            self.sabotage.asks(engine.asks_for(to));
+            self.sabotage.tells(engine.tells_for(to));
+            let room = slots.saturating_sub(self.shards[other].asks.len());
+            let engine = &mut self.shards[shard].engine;
+            let staged = engine.asks_for(to);
+            let asks: Vec<Ask> = staged.drain(..room.min(staged.len())).collect();
+            let room = slots.saturating_sub(self.shards[other].tells.len());
+            let staged = self.shards[shard].engine.tells_for(to);
+            let tells: Vec<Tell> = staged.drain(..room.min(staged.len())).collect();
+            self.shards[other].asks.extend(asks);
+            self.shards[other].tells.extend(tells);
+        }
+    }
+
+    fn write_sockets(&mut self, shard: usize) {
+        let mut dirty = std::mem::take(&mut self.shards[shard].dirty);
+        while self.shards[shard].engine.take_dirty(&mut dirty) {
+            for conn in dirty.drain(..) {
+                while self.write_socket(shard, conn) {}
+            }
+        }
+        self.shards[shard].dirty = dirty;
+    }
+
+    fn write_socket(&mut self, shard: usize, conn: ConnId) -> bool {
+        let Shard { engine, sockets, .. } = &mut self.shards[shard];
+        let Some(&Some(number)) = sockets.get(conn.slot as usize) else { return false };
+        let pipe = &mut self.pipes[number];
+        if pipe.conn != Some(conn) {
+            return false;
+        }
+        let now = self.now;
+        let bytes = engine.output(now, conn);
+        if bytes.is_empty() {
+            engine.wrote_nothing(conn);
+            return false;
+        }
+        if pipe.is_reset {
+            engine.wrote(now, conn, 0, true);
+            engine.lost(now, conn);
+            return false;
+        }
+        let room = self.setup.socket_bytes.saturating_sub(pipe.down.len());
+        let (offered, count) = (bytes.len(), bytes.len().min(room));
+        self.sabotage.write(&bytes[..count], &mut pipe.down);
+        pipe.was_full |= count < offered;
+        self.bytes_sent += count as u64;
+        engine.wrote(now, conn, count, count < offered)
+    }
+
+    fn close_sockets(&mut self, shard: usize) {
+        let Shard { engine, sockets, .. } = &mut self.shards[shard];
+        for conn in engine.take_closed() {
+            let Some(place) = sockets.get_mut(conn.slot as usize) else { continue };
+            let is_it = |number: &mut usize| self.pipes[*number].conn == Some(conn);
+            let Some(number) = place.take_if(is_it) else { continue };
+            let pipe = &mut self.pipes[number];
+            pipe.is_closed = true;
+            pipe.up.clear();
+        }
+    }
+
+    /// Queues of a turn: a lane's staging queue is as bounded as the lane.
+    fn check_staged(&mut self, shard: usize) {
+        let max = self.setup.staged_max.max(self.setup.lane_budget.min(64)) + STAGED_SLACK;
+        let engine = &mut self.shards[shard].engine;
+        let max = max + STAGED_SLACK_PER_CONNECTION * self.pipes.len();
+        for other in (0..engine.shards()).map(ShardId) {
+            let (asks, tells) = (engine.asks_for(other).len(), engine.tells_for(other).len());
+            if asks > max {
+                violation!("bounded asks", "{asks} asks are staged for {other}, at most {max}");
+            }
+            if tells > max + 64 * self.pipes.len() {
+                violation!("bounded tells", "{tells} tells are staged for {other}");
+            }
+        }
+    }
+
+    fn check_bounds(&mut self, shard: usize) {
+        let slots = self.setup.lane_slots;
+        for (number, shard) in self.shards.iter().enumerate() {
+            let (asks, tells) = (shard.asks.len(), shard.tells.len());
+            if asks > slots || tells > slots {
+                violation!("lane capacity", "shard {number} has {asks} asks and {tells} tells");
+            }
+        }
+        let Shard { engine, sockets, .. } = &mut self.shards[shard];
+        engine.check();
+        let limits = &self.setup.limits;
+        let input_max = limits.max_message_bytes as usize + 16 * 1_024 + self.setup.read_bytes;
+        // A reply is made only for a client that is within its bound, and is the one frame more.
+        let output_max = 2 * limits.outbox_bytes as usize + (1 << 16);
+        for &number in sockets.iter().flatten() {
+            let Some(conn) = self.pipes[number].conn else { continue };
+            let (input, output) = engine.waiting_bytes(conn);
+            if input > input_max {
+                violation!("bounded input", "connection {number} holds {input} unread bytes");
+            }
+            if output > output_max {
+                violation!("bounded outbox", "connection {number} holds {output} unsent bytes");
+            }
+        }
+    }
+}
