@@ -14,6 +14,10 @@ impl Conn {
             violation!("answers", "{number} got {text}");
         }
         let Some(id) = payload["request_id"].as_str() else {
+            if self.is_doomed && error == "MESSAGE_TOO_LARGE" {
+                model.see("too large with a reason".to_owned());
+                return;
+            }
             if self.unreadable == 0 || is_success {
                 violation!("one answer", "{number} asked nothing like that: {text}");
             }

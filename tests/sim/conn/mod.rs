@@ -255,6 +255,10 @@ impl Conn {
         if message["version"] != "1.0" || !message["payload"].is_object() {
             violation!("whole envelopes", "{text}");
         }
+        if self.is_doomed && message["payload"]["error"] == "CONNECTION_LIMIT" {
+            model.see("turned away with a reason".to_owned());
+            return;
+        }
         let is_welcome = message["payload"]["event"] == "welcome" && message["type"] == "system";
         if is_welcome != (self.stage == Stage::Shaken) {
             violation!("welcome first", "connection {} got {text}", self.number);
