@@ -25,6 +25,8 @@ Exit codes:
 pub(super) enum Failure {
     /// The command line asks for something that can't be.
     Usage(String),
+    /// The same, and the person was told what.
+    Misused,
     /// Nothing that speaks the protocol answers at the URL.
     Unreachable(String),
     /// The bus said no, or something failed on the way.
@@ -42,7 +44,7 @@ impl Failure {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Failure::Refused(_) | Failure::Incomplete => 1,
-            Failure::Usage(_) => 2,
+            Failure::Usage(_) | Failure::Misused => 2,
             Failure::Unreachable(_) => 3,
             Failure::Stopped(signal) => u8::try_from(128 + signal).unwrap_or(1),
             Failure::OutputClosed => 0,
@@ -55,7 +57,10 @@ impl Failure {
             Failure::Usage(text) | Failure::Unreachable(text) | Failure::Refused(text) => {
                 Some(text)
             }
-            Failure::Incomplete | Failure::Stopped(_) | Failure::OutputClosed => None,
+            Failure::Misused
+            | Failure::Incomplete
+            | Failure::Stopped(_)
+            | Failure::OutputClosed => None,
         }
     }
 
@@ -79,6 +84,7 @@ mod tests {
             (Failure::Refused(text()), 1, true),
             (Failure::Incomplete, 1, false),
             (Failure::Usage(text()), 2, true),
+            (Failure::Misused, 2, false),
             (Failure::Unreachable(text()), 3, true),
             (Failure::Stopped(2), 130, false),
             (Failure::Stopped(15), 143, false),

@@ -10,19 +10,22 @@ use std::io::Write;
 /// Runs the bus until it is told to stop, or prints the configuration it would run with.
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if args.print_config {
-        let loaded = config::load(args, config::environment).map_err(|all| lines(&all))?;
+        let loaded = config::load(args, config::environment).map_err(|all| tell(&all))?;
         let text = config::print_config(&loaded);
         return std::io::stdout()
             .write_all(text.as_bytes())
             .map_err(|error| Failure::of_output(&error));
     }
     serve(args).map_err(|error| match error {
-        ServeError::Config(mistakes) => lines(&mistakes),
+        ServeError::Config(mistakes) => tell(&mistakes),
         error => Failure::Refused(error.to_string()),
     })
 }
 
-fn lines(mistakes: &[Mistake]) -> Failure {
-    let lines: Vec<String> = mistakes.iter().map(Mistake::to_string).collect();
-    Failure::Usage(lines.join("\n"))
+/// Tells every mistake, a line each.
+fn tell(mistakes: &[Mistake]) -> Failure {
+    for mistake in mistakes {
+        eprintln!("arqonbus: {mistake}");
+    }
+    Failure::Misused
 }
