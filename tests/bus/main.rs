@@ -9,3 +9,4 @@ mod common;
 mod connecting;
 mod lifecycle;
 mod slow_consumers;
+mod start_up;
