@@ -7,6 +7,7 @@
 
 mod common;
 mod connecting;
+mod control_plane;
 mod lifecycle;
 mod slow_consumers;
 mod start_up;
