@@ -25,7 +25,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
 /// Tells every mistake in a line of its own, as `check-config` does.
 fn told(mistakes: &[Mistake]) -> Failure {
     for mistake in mistakes {
-        eprintln!("{mistake}");
+        eprintln!("arqonbus: {mistake}");
     }
     Failure::Misconfigured
 }

@@ -238,6 +238,11 @@ impl Client {
         (reply["payload"]["request_id"].clone(), Refused::of(&reply["payload"]))
     }
 
+    /// The oldest message that was kept, without waiting for more.
+    pub(crate) fn take_kept(&mut self) -> Option<Message> {
+        self.kept.pop_front()
+    }
+
     /// What was kept and never asked for.
     pub(crate) fn texts(&self) -> Vec<&str> {
         self.kept.iter().map(|message| message.text.as_str()).collect()
