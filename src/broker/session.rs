@@ -38,8 +38,10 @@ pub struct Session {
     pub homes: SmallVec<[ShardId; 2]>,
     /// Joins that have not been answered.
     pub joins_in_flight: u32,
-    /// Whether a message of its waits for one of them.
-    pub waits_for_join: bool,
+    /// The command whose answer may be long and has not come, by the id of its message.
+    pub awaited: Option<Box<str>>,
+    /// Whether a message of its waits for an answer, to a join or to that command.
+    pub waits_for_answer: bool,
     /// When it connected, in microseconds since 1970.
     pub connected_us: u64,
     /// When its last message came, in microseconds since 1970.
@@ -179,7 +181,8 @@ impl Session {
             rooms: Vec::new(),
             homes: SmallVec::new(),
             joins_in_flight: 0,
-            waits_for_join: false,
+            awaited: None,
+            waits_for_answer: false,
             connected_us: now.wall_us,
             last_activity_us: now.wall_us,
             messages: 0,

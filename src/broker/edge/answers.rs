@@ -86,7 +86,7 @@ impl Edge {
         let JoinedTell { conn, room, join, channels, view, question, replay } = joined;
         let Some(session) = self.session_mut(conn) else { return };
         session.joins_in_flight -= 1;
-        let waits = std::mem::take(&mut session.waits_for_join);
+        let waits = std::mem::take(&mut session.waits_for_answer);
         let options = Options { echo: join.echo, presence: join.presence };
         let whole_room = join.address.channel.is_every();
         let ties = match whole_room {
@@ -278,7 +278,7 @@ impl Edge {
             Err(refusal) => {
                 if question.command == Some("join_channel") {
                     session.joins_in_flight -= 1;
-                    if std::mem::take(&mut session.waits_for_join) {
+                    if std::mem::take(&mut session.waits_for_answer) {
                         out.list.push(Delivery::Resume(conn));
                     }
                 }

@@ -31,7 +31,15 @@ impl Edge {
         let flow = match command::parse(envelope.payload, &envelope.room, &envelope.channel) {
             Ok(Request { command, brief }) => {
                 (question.command, question.brief) = (Some(command.name()), brief);
-                self.run_command(now, conn, &question, command, again, asks, out)
+                let is_long = command.may_answer_at_length();
+                let flow = self.run_command(now, conn, &question, command, again, asks, out);
+                if is_long
+                    && matches!(flow, Ok(Flow::Done))
+                    && let Some(session) = self.session_mut(conn)
+                {
+                    session.awaited = Some(envelope.id.as_ref().into());
+                }
+                flow
             }
             Err(refusal) => {
                 question.command = command::known_name(envelope.payload);
@@ -69,6 +77,12 @@ impl Edge {
         }
         if command.requires_admin() {
             policy::may_administer(session.card.role, command.name())?;
+        }
+        // One long answer at a time: what the client has read decides when it gets the next, or a
+        // few hundred questions in one packet would be more answers than any outbox holds.
+        if command.may_answer_at_length() && session.awaited.is_some() {
+            session.waits_for_answer = true;
+            return Ok(Flow::Waiting);
         }
         let asked = (conn, question, asks);
         match command {

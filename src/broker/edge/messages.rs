@@ -130,7 +130,7 @@ impl Edge {
     ) -> Result<Flow, Refusal> {
         match self.session_mut(conn) {
             Some(session) if session.joins_in_flight > 0 => {
-                session.waits_for_join = true;
+                session.waits_for_answer = true;
                 Ok(Flow::Waiting)
             }
             _ => Err(refusal),

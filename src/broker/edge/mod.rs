@@ -61,7 +61,7 @@ pub enum Flow {
     Done,
     /// Nothing was done: the lane to this home is full.
     Blocked(ShardId),
-    /// Nothing was done: it depends on a join that has not been answered.
+    /// Nothing was done: it has to come after an answer that has not come.
     Waiting,
 }
 
@@ -338,6 +338,7 @@ impl Edge {
         let text = reply::failure(self.stamp(now), question, &refusal);
         out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
         out.faults.push(refusal.fault);
+        self.note_answered(conn, question, out);
         let max = self.limits.max_violations;
         let Some(session) = self.session_mut(conn) else { return };
         out.telemetry.push(Event::MessageRefused {
@@ -360,6 +361,18 @@ impl Edge {
     ) {
         let text = reply::success(self.stamp(now), question, result);
         out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
+        self.note_answered(conn, question, out);
+    }
+
+    /// The client may ask the next question with a long answer.
+    fn note_answered(&mut self, conn: ConnId, question: &Question, out: &mut Deliveries) {
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.awaited.is_some() && session.awaited.as_deref() == question.id.as_deref() {
+            session.awaited = None;
+            if std::mem::take(&mut session.waits_for_answer) {
+                out.list.push(Delivery::Resume(conn));
+            }
+        }
     }
 
     fn notice(&mut self, now: Now, address: (&str, &str), payload: impl Serialize) -> Arc<Frame> {

@@ -55,6 +55,7 @@ impl Engine {
     /// Looks again at the input of connections that were paused and are not any more; gives those
     /// whose sockets should be read again, too.
     pub fn resume(&mut self, now: Now, resumed: &mut Vec<ConnId>) {
+        let bytes_max = self.outbox_bytes_max();
         for _ in 0..self.unread.len() {
             let Some(conn) = self.unread.pop_front() else { return };
             if self.connection(conn).is_none() {
@@ -69,6 +70,11 @@ impl Engine {
             let Some(connection) = self.connection_mut(conn) else { continue };
             if connection.is_open() && !may_send {
                 self.pause(conn, PausedBy::Arriving);
+                continue;
+            }
+            if connection.is_open() && connection.outbox.bytes() > bytes_max / 2 {
+                // The answer it waited for has first to be read.
+                self.pause_if_unread(now, conn);
                 continue;
             }
             if let Some(text) = connection.stalled.take() {
@@ -245,7 +251,7 @@ impl Engine {
             }
             Flow::Waiting => {
                 self.keep_for_later(conn, text);
-                self.pause(conn, PausedBy::Joining);
+                self.pause(conn, PausedBy::Answer);
             }
         }
     }
@@ -310,7 +316,7 @@ impl Engine {
             PausedBy::Lane(_) => Pause::AskLaneFull,
             PausedBy::Outbox => Pause::OutboxFull,
             PausedBy::Arriving => Pause::Identifying,
-            PausedBy::Joining => Pause::Joining,
+            PausedBy::Answer => Pause::Answer,
         });
     }
 

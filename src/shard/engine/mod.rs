@@ -424,3 +424,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
