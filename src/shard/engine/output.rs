@@ -83,9 +83,12 @@ impl Engine {
             // It reads, if slowly.
             connection.behind_since_ms = Some(now.mono_ms());
         }
-        if waits <= bytes_max / 4 && connection.paused == Some(PausedBy::Outbox) {
+        if waits <= bytes_max / 4 {
+            // It keeps up again, whether or not it was paused for not doing so.
             connection.behind_since_ms = None;
-            self.unread.push_back(conn);
+            if connection.paused == Some(PausedBy::Outbox) {
+                self.unread.push_back(conn);
+            }
         }
         self.finish_close_if_written(conn);
         let has_gaps = self.connection(conn).is_some_and(|known| known.outbox.has_gaps());
