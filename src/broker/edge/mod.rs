@@ -28,7 +28,7 @@ use crate::broker::telemetry::Event;
 use crate::protocol::close::CloseReason;
 use crate::protocol::command::{Address, ClientType};
 use crate::protocol::decode::Rejected;
-use crate::protocol::fault::Refusal;
+use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::{EVERY_CHANNEL, Name};
 use crate::protocol::reply::{self, Question, Stamp};
@@ -360,6 +360,16 @@ impl Edge {
         out: &mut Deliveries,
     ) {
         let text = reply::success(self.stamp(now), question, result);
+        if text.len() > self.limits.outbox_bytes as usize {
+            let refusal = Refusal::new(
+                Fault::MessageTooLarge,
+                format!(
+                    "The answer is {} bytes long, more than may wait for you; ask with response_format brief.",
+                    text.len()
+                ),
+            );
+            return self.refuse(now, conn, question, refusal, out);
+        }
         out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
         self.note_answered(conn, question, out);
     }

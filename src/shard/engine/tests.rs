@@ -186,3 +186,22 @@ fn long_answers_come_one_at_a_time_and_short_ones_in_their_order() {
     numbers.dedup();
     assert_eq!(numbers.len(), 100, "every question has its answer");
 }
+
+#[test]
+fn an_answer_that_no_outbox_holds_is_refused_and_costs_no_connection() {
+    let limits = Limits { max_message_bytes: 16_384, outbox_bytes: 70_000, ..Limits::default() };
+    let mut bus = Bus::new(limits);
+    let mut ann = bus.connect("ann");
+    let names: Vec<String> = (0..900).map(|n| format!("c{n}")).collect();
+    let join = |name| ("command", name, command("join_channel", json!({})));
+    for part in names.chunks(50) {
+        let joins: Vec<_> = part.iter().map(|name| join(name.as_str())).collect();
+        bus.exchange(&mut ann, &joins);
+    }
+    let list = ("command", "c", command("list_channels", json!({})));
+    let mut brief = list.clone();
+    brief.2["response_format"] = json!("brief");
+    let got = bus.exchange(&mut ann, &[list, brief]);
+    assert_eq!((&got[0]["payload"]["code"], got.len()), (&json!(413), 2));
+    assert_eq!(got[1]["payload"]["result"]["count"], names.len());
+}
