@@ -34,7 +34,12 @@ impl Engine {
         let dropped = match self.connection_mut(conn) {
             Some(connection) => {
                 connection.is_dirty = false;
-                self.prune(now, conn)
+                match connection.is_held || connection.is_blocked {
+                    // What waits is looked through when the socket takes some of it, not for
+                    // every message that joins it.
+                    true => 0,
+                    false => self.prune(now, conn),
+                }
             }
             None => return &[],
         };
