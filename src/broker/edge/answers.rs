@@ -128,9 +128,8 @@ impl Edge {
 
     fn on_left(&mut self, now: Now, left: LeftTell, out: &mut Deliveries) {
         let LeftTell { conn, address, question, .. } = left;
-        if self.session(conn).is_none() {
-            return;
-        }
+        let Some(session) = self.session_mut(conn) else { return };
+        session.leaves_in_flight -= 1;
         match address.channel.is_every() {
             true => self.leave_whole_room(conn, &address.room),
             false => self.leave_channel(conn, &address, false),
@@ -347,7 +346,14 @@ impl Edge {
         let position = session.rooms.iter().position(|tie| tie.room == *room);
         let position = position.unwrap_or_else(|| {
             let room = room.clone();
-            session.rooms.push(RoomTie { room, id, channels: 0, whole_room: None, echo: false });
+            session.rooms.push(RoomTie {
+                room,
+                id,
+                channels: 0,
+                whole_room: None,
+                echo: false,
+                leaving: false,
+            });
             session.rooms.len() - 1
         });
         let tie = &mut session.rooms[position];
@@ -402,6 +408,7 @@ impl Edge {
         let Some(session) = self.session_mut(conn) else { return };
         if let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) {
             tie.whole_room = None;
+            tie.leaving = false;
         }
         let of_room = session.memberships.iter();
         let of_room = of_room.filter(|membership| membership.address.room == *room);

@@ -194,12 +194,14 @@ impl Edge {
             return self.refuse_or_wait(conn, not_joined(&address));
         }
         let (here, hasher) = (self.conn_ref(conn), self.hasher.clone());
-        if let Some(session) = self.session_mut(conn)
-            && let Some(membership) =
-                session.memberships.find_mut(&hasher, &address.room, &address.channel)
-        {
-            // What is sent from here on comes after the leave, also at the home.
-            membership.leaving = membership.ties.whole_room.is_none();
+        if let Some(session) = self.session_mut(conn) {
+            session.leaves_in_flight += 1;
+            let (room, channel) = (&address.room, &address.channel);
+            if let Some(membership) = session.memberships.find_mut(&hasher, room, channel) {
+                membership.leaving = true;
+            } else if let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) {
+                tie.leaving = true;
+            }
         }
         let ask = LeaveAsk { conn: here, address, question: question.clone() };
         asks.push(home, Ask::Leave(Box::new(ask)));
@@ -214,11 +216,11 @@ impl Edge {
         let address = &query.address;
         let is_member =
             self.session(asked.0).is_some_and(|session| match address.channel.is_every() {
-                true => session.room(&address.room).is_some(),
+                true => session.room_it_stays_in(&address.room).is_some(),
                 false => session
                     .memberships
                     .find(&self.hasher, &address.room, &address.channel)
-                    .is_some_and(|membership| !membership.leaving),
+                    .is_some_and(|membership| session.stays_in(membership)),
             });
         if !is_member {
             return self.refuse_or_wait(asked.0, not_joined(address));
@@ -288,7 +290,9 @@ impl Edge {
     /// Whether the client joined just this: the channel by its name, or the room as a whole.
     fn is_subscribed(&self, conn: ConnId, address: &Address) -> bool {
         self.session(conn).is_some_and(|session| match address.channel.is_every() {
-            true => session.room(&address.room).is_some_and(|tie| tie.whole_room.is_some()),
+            true => session
+                .room(&address.room)
+                .is_some_and(|tie| tie.whole_room.is_some() && !tie.leaving),
             false => session
                 .memberships
                 .find(&self.hasher, &address.room, &address.channel)

@@ -205,3 +205,39 @@ fn an_answer_that_no_outbox_holds_is_refused_and_costs_no_connection() {
     assert_eq!((&got[0]["payload"]["code"], got.len()), (&json!(413), 2));
     assert_eq!(got[1]["payload"]["result"]["count"], names.len());
 }
+
+#[test]
+fn what_is_sent_behind_a_leave_comes_from_no_member() {
+    let mut bus = Bus::new(Limits::default());
+    let join = |channel, parameters| ("command", channel, command("join_channel", parameters));
+    let leave = |channel| ("command", channel, command("leave_channel", json!({})));
+    let event = |channel| ("event", channel, json!({}));
+    // What is joined, what is left, and what may still be sent to `c`, to `d` and to `*`.
+    let table: [(&[&str], &[&str], [bool; 3]); 8] = [
+        (&["c"], &["c"], [false, false, false]),
+        (&["*"], &["*"], [false, false, false]),
+        (&["*"], &[], [true, true, true]),
+        (&["c", "*"], &["*"], [true, false, true]),
+        (&["c", "*"], &["c"], [true, true, true]),
+        (&["c", "*"], &["c", "*"], [false, false, false]),
+        (&["c", "*"], &["*", "c"], [false, false, false]),
+        (&["c", "d"], &["c"], [false, true, true]),
+    ];
+    for (round, (joined, left, may)) in table.into_iter().enumerate() {
+        let mut ann = bus.connect(["a", "b", "c", "d", "e", "f", "g", "h"][round]);
+        let mut keeper = bus.connect(["k0", "k1", "k2", "k3", "k4", "k5", "k6", "k7"][round]);
+        bus.exchange(&mut keeper, &[join("c", json!({})), join("d", json!({}))]);
+        let joins: Vec<_> = joined.iter().map(|&channel| join(channel, json!({}))).collect();
+        bus.exchange(&mut ann, &joins);
+        let mut messages: Vec<_> = left.iter().map(|&channel| leave(channel)).collect();
+        messages.extend(["c", "d", "*"].map(event));
+        let got = bus.exchange(&mut ann, &messages);
+        let refused = |channel: &str| {
+            got.iter()
+                .any(|text| text["payload"]["error"] == "NOT_JOINED" && text["channel"] == channel)
+        };
+        assert_eq!(["c", "d", "*"].map(|channel| !refused(channel)), may, "{joined:?} {left:?}");
+        let answers = got.iter().filter(|text| text["payload"]["status"] == "success");
+        assert_eq!(answers.count(), left.len(), "{joined:?} {left:?}");
+    }
+}
