@@ -38,8 +38,12 @@ pub struct Session {
     pub homes: SmallVec<[ShardId; 2]>,
     /// Joins that have not been answered.
     pub joins_in_flight: u32,
-    /// Whether a message of its waits for one of them.
-    pub waits_for_join: bool,
+    /// Leaves that have not been answered.
+    pub leaves_in_flight: u32,
+    /// The command whose answer may be long and has not come, by the id of its message.
+    pub awaited: Option<Box<str>>,
+    /// Whether a message of its waits for an answer, to a join or to that command.
+    pub waits_for_answer: bool,
     /// When it connected, in microseconds since 1970.
     pub connected_us: u64,
     /// When its last message came, in microseconds since 1970.
@@ -134,7 +138,7 @@ pub struct Membership {
     pub address: Arc<Address>,
     /// How it became one.
     pub ties: Ties,
-    /// Whether it asked to leave and the home has not answered.
+    /// Whether it asked to leave it by name and the home has not answered.
     pub leaving: bool,
 }
 
@@ -151,6 +155,8 @@ pub struct RoomTie {
     pub whole_room: Option<Options>,
     /// Whether it wants its own events to `*` back.
     pub echo: bool,
+    /// Whether it asked to leave `*` and the home has not answered.
+    pub leaving: bool,
 }
 
 impl RefusedJoin {
@@ -179,7 +185,9 @@ impl Session {
             rooms: Vec::new(),
             homes: SmallVec::new(),
             joins_in_flight: 0,
-            waits_for_join: false,
+            leaves_in_flight: 0,
+            awaited: None,
+            waits_for_answer: false,
             connected_us: now.wall_us,
             last_activity_us: now.wall_us,
             messages: 0,
@@ -206,6 +214,29 @@ impl Session {
     /// The room it is in.
     pub fn room(&self, room: &str) -> Option<&RoomTie> {
         self.rooms.iter().find(|tie| tie.room.as_str() == room)
+    }
+
+    /// Whether it is a member and has not asked to be none: what it sends from here on comes after
+    /// the leave, also at the home.
+    pub fn stays_in(&self, membership: &Membership) -> bool {
+        let Ties { named, whole_room } = membership.ties;
+        if self.leaves_in_flight == 0 || named.is_some() && !membership.leaving {
+            return true;
+        }
+        let tie = self.room(&membership.address.room);
+        whole_room.is_some() && tie.is_some_and(|tie| !tie.leaving)
+    }
+
+    /// The room, if it is in it and has not asked to leave all of it.
+    pub fn room_it_stays_in(&self, room: &str) -> Option<&RoomTie> {
+        let tie = self.room(room)?;
+        let stays = self.leaves_in_flight == 0
+            || tie.whole_room.is_some() && !tie.leaving
+            || self
+                .memberships
+                .iter()
+                .any(|membership| membership.address.room == tie.room && self.stays_in(membership));
+        stays.then_some(tie)
     }
 
     /// How many channels it has joined or asked to join, `*` counting as one.
@@ -320,7 +351,7 @@ impl Memberships {
         whole_room: bool,
     ) -> Option<Result<Ties, Membership>> {
         let known = self.find_mut(hasher, room, channel)?;
-        known.leaving = false;
+        known.leaving &= whole_room;
         let before = known.ties.named.is_some();
         match whole_room {
             true => known.ties.whole_room = None,

@@ -82,8 +82,8 @@ pub enum PausedBy {
     Outbox,
     /// Who it is is being decided.
     Arriving,
-    /// Its next message depends on a join that has not been answered.
-    Joining,
+    /// Its next message has to come after an answer that has not come.
+    Answer,
 }
 
 impl Connection {

@@ -101,8 +101,8 @@ meter! {
     OutboxFull = "outbox_full" "the client did not read what it was sent",
     /// The shard's directory has not answered yet.
     Identifying = "identifying" "the client's identity was being decided",
-    /// A join the next message depends on was not answered yet.
-    Joining = "joining" "a join that the next message depends on was not answered yet",
+    /// An answer the next message has to come after had not come yet.
+    Answer = "answer" "the answer to a join or to a question was awaited before the next message",
     /// The home part waited for the lane to an edge.
     TellLaneFull = "tell_lane_full" "the lane to an edge was full",
     /// The bytes of one turn were used up.

@@ -40,7 +40,7 @@ use std::thread;
 /// How many seeds run if nobody says otherwise.
 const SEEDS: u64 = 1_000;
 /// For how many seeds a planted bug may go unnoticed.
-const BUG_SEEDS: u64 = 120;
+const BUG_SEEDS: u64 = 1_500;
 /// Threads that run seeds.
 const THREADS: u64 = 2;
 

@@ -87,7 +87,7 @@ impl Edge {
         let JoinedTell { conn, room, join, channels, view, question, replay } = joined;
         let Some(session) = self.session_mut(conn) else { return };
         session.joins_in_flight -= 1;
-        let waits = std::mem::take(&mut session.waits_for_join);
+        let waits = std::mem::take(&mut session.waits_for_answer);
         let options = Options { echo: join.echo, presence: join.presence };
         let whole_room = join.address.channel.is_every();
         let ties = match whole_room {
@@ -129,9 +129,8 @@ impl Edge {
 
     fn on_left(&mut self, now: Now, left: LeftTell, out: &mut Deliveries) {
         let LeftTell { conn, address, question, .. } = left;
-        if self.session(conn).is_none() {
-            return;
-        }
+        let Some(session) = self.session_mut(conn) else { return };
+        session.leaves_in_flight -= 1;
         match address.channel.is_every() {
             true => self.leave_whole_room(conn, &address.room),
             false => self.leave_channel(conn, &address, false),
@@ -279,7 +278,7 @@ impl Edge {
             Err(refusal) => {
                 if question.command == Some("join_channel") {
                     session.joins_in_flight -= 1;
-                    if std::mem::take(&mut session.waits_for_join) {
+                    if std::mem::take(&mut session.waits_for_answer) {
                         out.list.push(Delivery::Resume(conn));
                     }
                 }
@@ -348,7 +347,14 @@ impl Edge {
         let position = session.rooms.iter().position(|tie| tie.room == *room);
         let position = position.unwrap_or_else(|| {
             let room = room.clone();
-            session.rooms.push(RoomTie { room, id, channels: 0, whole_room: None, echo: false });
+            session.rooms.push(RoomTie {
+                room,
+                id,
+                channels: 0,
+                whole_room: None,
+                echo: false,
+                leaving: false,
+            });
             session.rooms.len() - 1
         });
         let tie = &mut session.rooms[position];
@@ -403,6 +409,7 @@ impl Edge {
         let Some(session) = self.session_mut(conn) else { return };
         if let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) {
             tie.whole_room = None;
+            tie.leaving = false;
         }
         let of_room = session.memberships.iter();
         let of_room = of_room.filter(|membership| membership.address.room == *room);

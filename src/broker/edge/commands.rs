@@ -31,7 +31,15 @@ impl Edge {
         let flow = match command::parse(envelope.payload, &envelope.room, &envelope.channel) {
             Ok(Request { command, brief }) => {
                 (question.command, question.brief) = (Some(command.name()), brief);
-                self.run_command(now, conn, &question, command, again, asks, out)
+                let is_long = command.may_answer_at_length();
+                let flow = self.run_command(now, conn, &question, command, again, asks, out);
+                if is_long
+                    && matches!(flow, Ok(Flow::Done))
+                    && let Some(session) = self.session_mut(conn)
+                {
+                    session.awaited = Some(envelope.id.as_ref().into());
+                }
+                flow
             }
             Err(refusal) => {
                 question.command = command::known_name(envelope.payload);
@@ -69,6 +77,12 @@ impl Edge {
         }
         if command.requires_admin() {
             policy::may_administer(session.card.role, command.name())?;
+        }
+        // One long answer at a time: what the client has read decides when it gets the next, or a
+        // few hundred questions in one packet would be more answers than any outbox holds.
+        if command.may_answer_at_length() && session.awaited.is_some() {
+            session.waits_for_answer = true;
+            return Ok(Flow::Waiting);
         }
         let asked = (conn, question, asks);
         match command {
@@ -180,12 +194,14 @@ impl Edge {
             return self.refuse_or_wait(conn, not_joined(&address));
         }
         let (here, hasher) = (self.conn_ref(conn), self.hasher.clone());
-        if let Some(session) = self.session_mut(conn)
-            && let Some(membership) =
-                session.memberships.find_mut(&hasher, &address.room, &address.channel)
-        {
-            // What is sent from here on comes after the leave, also at the home.
-            membership.leaving = membership.ties.whole_room.is_none();
+        if let Some(session) = self.session_mut(conn) {
+            session.leaves_in_flight += 1;
+            let (room, channel) = (&address.room, &address.channel);
+            if let Some(membership) = session.memberships.find_mut(&hasher, room, channel) {
+                membership.leaving = true;
+            } else if let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) {
+                tie.leaving = true;
+            }
         }
         let ask = LeaveAsk { conn: here, address, question: question.clone() };
         asks.push(home, Ask::Leave(Box::new(ask)));
@@ -200,11 +216,11 @@ impl Edge {
         let address = &query.address;
         let is_member =
             self.session(asked.0).is_some_and(|session| match address.channel.is_every() {
-                true => session.room(&address.room).is_some(),
+                true => session.room_it_stays_in(&address.room).is_some(),
                 false => session
                     .memberships
                     .find(&self.hasher, &address.room, &address.channel)
-                    .is_some_and(|membership| !membership.leaving),
+                    .is_some_and(|membership| session.stays_in(membership)),
             });
         if !is_member {
             return self.refuse_or_wait(asked.0, not_joined(address));
@@ -274,7 +290,9 @@ impl Edge {
     /// Whether the client joined just this: the channel by its name, or the room as a whole.
     fn is_subscribed(&self, conn: ConnId, address: &Address) -> bool {
         self.session(conn).is_some_and(|session| match address.channel.is_every() {
-            true => session.room(&address.room).is_some_and(|tie| tie.whole_room.is_some()),
+            true => session
+                .room(&address.room)
+                .is_some_and(|tie| tie.whole_room.is_some() && !tie.leaving),
             false => session
                 .memberships
                 .find(&self.hasher, &address.room, &address.channel)

@@ -130,7 +130,7 @@ impl Edge {
     ) -> Result<Flow, Refusal> {
         match self.session_mut(conn) {
             Some(session) if session.joins_in_flight > 0 => {
-                session.waits_for_join = true;
+                session.waits_for_answer = true;
                 Ok(Flow::Waiting)
             }
             _ => Err(refusal),
@@ -145,10 +145,10 @@ impl Edge {
     ) -> Result<(Target, ShardId), Refusal> {
         let (room, channel) = (&*envelope.room, &*envelope.channel);
         let id = if channel == EVERY_CHANNEL {
-            session.room(room).map(|tie| tie.id)
+            session.room_it_stays_in(room).map(|tie| tie.id)
         } else {
             let membership = session.memberships.find(&self.hasher, room, channel);
-            membership.filter(|membership| !membership.leaving).map(|membership| membership.channel)
+            membership.filter(|known| session.stays_in(known)).map(|known| known.channel)
         };
         if let Some(id) = id {
             return Ok((Target::Channel(id), id.home()));
@@ -175,7 +175,7 @@ impl Edge {
     ) -> Result<Flow, Refusal> {
         let targets: Vec<Name> = decode::private_targets(envelope.payload)?.into_iter().collect();
         let Some(session) = self.session(conn) else { return Ok(Flow::Done) };
-        let Some(tie) = session.room(&envelope.room) else {
+        let Some(tie) = session.room_it_stays_in(&envelope.room) else {
             let room = &envelope.room;
             let message =
                 format!("You are not in the room {room}; join one of its channels first.");

@@ -28,7 +28,7 @@ use crate::broker::telemetry::Event;
 use crate::protocol::close::CloseReason;
 use crate::protocol::command::{Address, ClientType};
 use crate::protocol::decode::Rejected;
-use crate::protocol::fault::Refusal;
+use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::{EVERY_CHANNEL, Name};
 use crate::protocol::reply::{self, Question, Stamp};
@@ -61,7 +61,7 @@ pub enum Flow {
     Done,
     /// Nothing was done: the lane to this home is full.
     Blocked(ShardId),
-    /// Nothing was done: it depends on a join that has not been answered.
+    /// Nothing was done: it has to come after an answer that has not come.
     Waiting,
 }
 
@@ -348,6 +348,7 @@ impl Edge {
         let text = reply::failure(self.stamp(now), question, &refusal);
         out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
         out.faults.push(refusal.fault);
+        self.note_answered(conn, question, out);
         let max = self.limits.max_violations;
         let Some(session) = self.session_mut(conn) else { return };
         out.telemetry.push(Event::MessageRefused {
@@ -369,7 +370,29 @@ impl Edge {
         out: &mut Deliveries,
     ) {
         let text = reply::success(self.stamp(now), question, result);
+        if text.len() > self.limits.outbox_bytes as usize {
+            let refusal = Refusal::new(
+                Fault::MessageTooLarge,
+                format!(
+                    "The answer is {} bytes long, more than may wait for you; ask with response_format brief.",
+                    text.len()
+                ),
+            );
+            return self.refuse(now, conn, question, refusal, out);
+        }
         out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
+        self.note_answered(conn, question, out);
+    }
+
+    /// The client may ask the next question with a long answer.
+    fn note_answered(&mut self, conn: ConnId, question: &Question, out: &mut Deliveries) {
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.awaited.is_some() && session.awaited.as_deref() == question.id.as_deref() {
+            session.awaited = None;
+            if std::mem::take(&mut session.waits_for_answer) {
+                out.list.push(Delivery::Resume(conn));
+            }
+        }
     }
 
     fn notice(&mut self, now: Now, address: (&str, &str), payload: impl Serialize) -> Arc<Frame> {

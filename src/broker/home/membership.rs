@@ -392,7 +392,9 @@ impl Home {
         let of_room = room.people.iter();
         let others =
             of_room.filter(|(other, person)| person.whole_room.is_some() && **other != conn);
-        if room.channels.values().any(is_full) || others.count() >= max as usize {
+        // Who is in is counted one by one only where there are enough to matter.
+        let may_be_full = room.people.len() >= max as usize;
+        if room.channels.values().any(is_full) || may_be_full && others.count() >= max as usize {
             return Err(member_limit(max, "channel"));
         }
         Ok(())

@@ -129,6 +129,19 @@ impl Command {
         find(self.name()).is_none_or(|spec| spec.requires_admin)
     }
 
+    /// Whether its answer may be long: a client gets one such answer at a time.
+    pub fn may_answer_at_length(&self) -> bool {
+        match self {
+            Command::History(_)
+            | Command::ChannelInfo(_)
+            | Command::ListChannels { .. }
+            | Command::ListRooms
+            | Command::ListClients => true,
+            Command::JoinChannel(join) => join.recover.is_some() || join.address.channel.is_every(),
+            _ => false,
+        }
+    }
+
     /// Whether it counts under the limit of commands a second.
     pub fn is_rate_limited(&self) -> bool {
         find(self.name()).is_none_or(|spec| spec.rate_limited)

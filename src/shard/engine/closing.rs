@@ -116,6 +116,12 @@ impl Engine {
                     // It is this server that does not listen.
                     connection.last_heard_ms = now_ms;
                     connection.pinged_ms = None;
+                    // Limits may have grown while it waited: it has to read in time all the same,
+                    // and is heard again if what waits is little by now.
+                    if connection.paused == Some(PausedBy::Outbox) {
+                        connection.behind_since_ms.get_or_insert(now_ms);
+                        self.resume_if_read(conn);
+                    }
                 } else if is_over(connection.pinged_ms, heartbeat_ms) {
                     // It had a whole heartbeat for its answer, however late the ping was.
                     self.begin_close(now, conn, CloseReason::Silent, None);

@@ -76,6 +76,11 @@ impl Engine {
                 self.pause(conn, PausedBy::Arriving);
                 continue;
             }
+            if connection.is_open() && connection.outbox.bytes() > bytes_max / 2 {
+                // The answer it waited for has first to be read.
+                self.pause_if_unread(now, conn);
+                continue;
+            }
             if let Some(text) = connection.stalled.take() {
                 self.offer(now, conn, &text, true);
             }
@@ -250,7 +255,7 @@ impl Engine {
             }
             Flow::Waiting => {
                 self.keep_for_later(conn, text);
-                self.pause(conn, PausedBy::Joining);
+                self.pause(conn, PausedBy::Answer);
             }
         }
     }
@@ -315,7 +320,7 @@ impl Engine {
             PausedBy::Lane(_) => Pause::AskLaneFull,
             PausedBy::Outbox => Pause::OutboxFull,
             PausedBy::Arriving => Pause::Identifying,
-            PausedBy::Joining => Pause::Joining,
+            PausedBy::Answer => Pause::Answer,
         });
     }
 

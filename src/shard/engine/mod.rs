@@ -447,3 +447,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,12 @@ impl Engine {
         let dropped = match self.connection_mut(conn) {
             Some(connection) => {
                 connection.is_dirty = false;
-                self.prune(now, conn)
+                match connection.is_held || connection.is_blocked {
+                    // What waits is looked through when the socket takes some of it, not for
+                    // every message that joins it.
+                    true => 0,
+                    false => self.prune(now, conn),
+                }
             }
             None => return &[],
         };
@@ -61,6 +66,7 @@ impl Engine {
     /// no more now. True if there is more to write at once.
     pub fn wrote(&mut self, now: Now, conn: ConnId, count: usize, is_full: bool) -> bool {
         self.tally.add(Counter::BytesSent, count as u64);
+        let bytes_max = self.outbox_bytes_max();
         let Engine { connections, mail, outbox_bytes, .. } = self;
         let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return false };
         if connection.id != conn {
@@ -80,6 +86,10 @@ impl Engine {
         if count > 0 && connection.behind_since_ms.is_some() && !connection.outbox.is_behind() {
             // It reads, if slowly.
             connection.behind_since_ms = Some(now.mono_ms());
+        }
+        if connection.outbox.bytes() <= bytes_max / 4 && !connection.outbox.is_behind() {
+            // It keeps up again, whether or not it was paused for not doing so.
+            connection.behind_since_ms = None;
         }
         self.resume_if_read(conn);
         self.finish_close_if_written(conn);
@@ -291,7 +301,7 @@ impl Engine {
     }
 
     /// Reads a client again that was not read because it did not read, once it has read enough.
-    fn resume_if_read(&mut self, conn: ConnId) {
+    pub(super) fn resume_if_read(&mut self, conn: ConnId) {
         let bytes_max = self.outbox_bytes_max();
         if let Some(connection) = self.connection(conn)
             && connection.paused == Some(PausedBy::Outbox)
