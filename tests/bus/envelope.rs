@@ -303,11 +303,9 @@ fn good_messages_arrive_byte_for_byte(daemon: Daemon) {
         assert_eq!(event["metadata"], expected);
     }
     // Keys in any order, white space around, names escaped, any good time.
-    let text = format!(
-        " \n{{ \"payload\" : {{ \"x\" : 1 }}, \"timestamp\":\"2017-01-01T05:29:60.5+05:30\",\
+    let text = " \n{ \"payload\" : { \"x\" : 1 }, \"timestamp\":\"2017-01-01T05:29:60.5+05:30\",\
          \"from\":\"\\u0061nn\",\"channel\":\"gen\\u0065ral\",\"room\":\"science\",\
-         \"type\":\"ev\\u0065nt\",\"id\":\"arq_-_\",\"v\\u0065rsion\":\"1.0\" }}\t"
-    );
+         \"type\":\"ev\\u0065nt\",\"id\":\"arq_-_\",\"v\\u0065rsion\":\"1.0\" }\t";
     ann.send_text(text);
     let event = bob.event();
     assert_eq!(event.payload_text(), "{ \"x\" : 1 }");

@@ -19,8 +19,6 @@ pub(crate) struct Client {
     pub id: String,
     /// The payload of its welcome.
     pub welcome: Value,
-    /// The answer to its handshake.
-    pub response: Response,
     kept: VecDeque<Message>,
 }
 
@@ -99,6 +97,10 @@ impl Refused {
 }
 
 /// How a connection that was asked for came out.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is taken apart at once"
+)]
 pub(crate) enum Knock {
     /// It is a WebSocket.
     Open(WebSocket<TcpStream>, Response),
@@ -158,9 +160,9 @@ impl Client {
     #[track_caller]
     fn welcomed(knock: Knock) -> Client {
         match knock {
-            Knock::Open(socket, response) => {
+            Knock::Open(socket, _) => {
                 let (id, welcome, kept) = Default::default();
-                let mut client = Client { socket, id, welcome, response, kept };
+                let mut client = Client { socket, id, welcome, kept };
                 let first = client.next();
                 assert_eq!(first["payload"]["event"], "welcome", "{}", first.text);
                 client.welcome = first["payload"].clone();
