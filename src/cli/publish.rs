@@ -385,7 +385,7 @@ impl Publisher<'_> {
                         }
                         Err(why) => {
                             self.left_out += 1;
-                            self.tell(format!("line {}: {why}", line.number), console);
+                            self.tell(format!("line {} {why}", line.number), console);
                             continue;
                         }
                     },

@@ -132,7 +132,7 @@ fn a_draining_bus_is_left_and_everything_arrives_in_order() {
 fn lines_that_are_no_messages_are_told_by_number() {
     for (arguments, text, told_text, arrived) in [
         (&["--lines"][..], &b"a\n\xff\xfe\nb\n"[..], "line 2 is not UTF-8 at byte 1", 2),
-        (&["--lines", "--json"], b"{}\n\n[1]\n{\"a\":1}\n", "line 3: the payload is an array", 2),
+        (&["--lines", "--json"], b"{}\n\n[1]\n{\"a\":1}\n", "line 3 the payload is an array", 2),
     ] {
         let bus = Bus::start();
         let all: Vec<&str> = ["pub", HERE].iter().chain(arguments).copied().collect();
