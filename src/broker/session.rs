@@ -327,8 +327,7 @@ impl Memberships {
             known.ties.named = ties.named.or(known.ties.named);
             known.ties.whole_room = ties.whole_room.or(known.ties.whole_room);
             // A leave that is under way ends what was joined by name before, whenever the answer to
-            // that join comes; only the whole room makes a member of one who leaves by name.
-            known.leaving &= known.ties.whole_room.is_none();
+            // that join comes; so only the answer to the leave takes the mark away.
             let (ties, after) = (known.ties, was_named(known));
             self.named += u32::from(after && !before);
             return (ties, false);
@@ -477,5 +476,33 @@ mod tests {
         assert!(matches!(memberships.untie(&hasher, "r", "c", true), Some(Err(_))));
         assert!(memberships.is_empty() && memberships.find(&hasher, "r", "c").is_none());
         assert!(memberships.untie(&hasher, "r", "c", true).is_none());
+    }
+
+    #[test]
+    fn only_the_answer_to_a_leave_by_name_ends_it() {
+        let hasher = seeded(1);
+        let address = Arc::new(Address { room: Name::fixed("r"), channel: Name::fixed("c") });
+        let id = ChannelId::new(ShardId(0), 1);
+        let options = Some(Options::default());
+        let both = Ties { named: options, whole_room: options };
+        let mut memberships = Memberships::default();
+        memberships.tie(&hasher, id, &address, both);
+        memberships.find_mut(&hasher, "r", "c").unwrap().leaving = true;
+        let is_leaving = |memberships: &Memberships| {
+            memberships.find(&hasher, "r", "c").is_some_and(|membership| membership.leaving)
+        };
+        for ties in [
+            both,
+            Ties { named: options, whole_room: None },
+            Ties { named: None, whole_room: options },
+        ] {
+            memberships.tie(&hasher, id, &address, ties);
+            assert!(is_leaving(&memberships), "{ties:?}");
+        }
+        memberships.untie(&hasher, "r", "c", true);
+        assert!(is_leaving(&memberships), "leaving the whole room is another leave");
+        memberships.tie(&hasher, id, &address, both);
+        memberships.untie(&hasher, "r", "c", false);
+        assert!(!is_leaving(&memberships));
     }
 }
