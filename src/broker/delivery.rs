@@ -1,6 +1,6 @@
 //! What an edge wants done for its connections: the last link of the chain, which makes nothing.
 
-use crate::base::ids::{ChannelId, ConnId, ShardId};
+use crate::base::ids::{ChannelId, ConnId};
 use crate::broker::lane::PendingRef;
 use crate::broker::telemetry::Event;
 use crate::protocol::close::CloseReason;
@@ -19,8 +19,6 @@ pub struct Deliveries {
     pub telemetry: Vec<Event>,
     /// Refusals to be counted.
     pub faults: Vec<Fault>,
-    /// Events of the bus's own count.
-    pub accepted: u64,
 }
 
 /// One thing to be done.
@@ -34,7 +32,7 @@ pub enum Delivery {
         channel: Option<ChannelId>,
         /// How many of the next receivers get it.
         receivers: usize,
-        /// Whether losing it makes a gap in an order: true for events.
+        /// Where to report that it was delivered, if it is traced.
         trace: Option<PendingRef>,
     },
     /// A frame that may be dropped when its receiver does not keep up.
@@ -58,11 +56,4 @@ impl Deliveries {
     pub fn is_empty(&self) -> bool {
         self.list.is_empty() && self.telemetry.is_empty() && self.faults.is_empty()
     }
-}
-
-/// A shard's own coordinates and its share of the bus.
-#[derive(Clone, Copy, Debug)]
-pub struct Here {
-    /// The shard.
-    pub shard: ShardId,
 }
