@@ -365,7 +365,7 @@ impl Sim {
         let Some(conn) = &mut self.clients[client].conn else { return };
         let how = self.rng.u8(..9);
         if how < 3 {
-            conn.is_doomed = conn.peer.misbehave(self.rng.u8(..));
+            conn.is_doomed |= conn.peer.misbehave(self.rng.u8(..));
             self.note(format_args!("client {client} misbehaves"));
             return;
         }
