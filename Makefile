@@ -24,7 +24,7 @@ build: ## build the release binary, target/release/arqonbus
 	$(CARGO) build --release
 
 test: install-test-clients ## install what the tests need, then run all of them
-	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test
+	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --lib --test '*'
 
 unit: ## run the unit tests alone
 	$(CARGO) test --lib
