@@ -1,10 +1,11 @@
 //! History and recovery: pages as they are asked for, and after a break every missed message or an
 //! honest no (protocol, section 5).
 
-use crate::common::{Client, Daemon, eventually, on_shards};
+use crate::common::{Client, Daemon, EndOnDrop, eventually, on_shards};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
+use std::time::Duration;
 
 on_shards! { recovery_is_exact_while_others_publish history_is_paged_as_it_is_asked_for }
 
@@ -115,11 +116,13 @@ fn recovery_is_exact_while_others_publish(daemon: Daemon) {
                             publisher.publish(ADDRESS, json!({}));
                         }
                         publisher.publish_acked(ADDRESS, json!({}));
-                        publisher.drain_for(std::time::Duration::from_millis(10));
+                        publisher.drain_for(Duration::from_millis(10));
+                        publisher.forget();
                     }
                 })
             })
             .collect();
+        let end = EndOnDrop(&is_over);
         let mut seen: Vec<u64> = Vec::new();
         let mut member = daemon.client_with("client_id=member");
         let mut epoch = member.join(ADDRESS);
@@ -149,7 +152,7 @@ fn recovery_is_exact_while_others_publish(daemon: Daemon) {
             seen.push(live.sequence());
             epoch = view;
         }
-        is_over.store(true, Relaxed);
+        drop(end);
         let gaps: Vec<_> = seen.windows(2).filter(|pair| pair[1] != pair[0] + 1).collect();
         assert_eq!(gaps, Vec::<&[u64]>::new(), "no gap, no double, no disorder");
         for publisher in publishers {

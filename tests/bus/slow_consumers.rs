@@ -424,3 +424,37 @@ fn private_messages_that_do_not_fit_are_told_of_without_sequences() {
     assert_eq!(payload["count"], json!(sent - got));
     slow.assert_quiet();
 }
+
+#[test]
+fn what_expires_while_it_waits_is_told_of() {
+    let daemon = Daemon::start(&["--shards", "2", "--slow-grace-ms", "600000"]);
+    let mut publisher = daemon.client_with(&format!("client_id=publisher&join={CHANNEL}"));
+    let mut slow = slow_member(&daemon, "slow");
+    // Fill the kernel until something waits in the outbox itself, far below its bound.
+    eventually("something to wait", || {
+        for _ in 0..20 {
+            publisher.publish(CHANNEL, json!({"x": "x".repeat(4_000)}));
+        }
+        publisher.publish_acked(CHANNEL, json!({}));
+        (daemon.metric("arqonbus_shard_outbox_bytes", "") > 50_000.0).then_some(())
+    });
+    let id = publisher.publish_with(CHANNEL, json!({}), json!({"ttl_ms": 1, "ack": true}));
+    let expired = publisher.reply(&id)["result"]["sequence"].as_u64().unwrap();
+    let last = publisher.publish_acked(CHANNEL, json!({}));
+    eventually("it to expire in history too", || {
+        let page = publisher.command("history", json!({"channel": CHANNEL, "after": expired - 1}));
+        (page["first"] == last).then_some(())
+    });
+    let (mut heard, mut gap) = (Vec::new(), None);
+    while heard.last() != Some(&last) || gap.is_none() {
+        let message = slow.next();
+        match message["type"].as_str() {
+            Some("event") => heard.push(message.sequence()),
+            _ => gap = Some(message["payload"].clone()),
+        }
+    }
+    let expected = json!({"event": "gap", "channel": "hot", "first": expired, "last": expired,
+                          "count": 1, "reason": "expired"});
+    assert_eq!(gap.unwrap(), expected);
+    assert_eq!(heard, (1..=last).filter(|&n| n != expired).collect::<Vec<_>>());
+}

@@ -194,12 +194,18 @@ impl Client {
         if let Some(at) = self.kept.iter().position(&is_meant) {
             return self.kept.remove(at).expect("the place was just found");
         }
+        // What keeps coming may be anything but what is meant.
+        let deadline = Instant::now() + 2 * PATIENCE;
         loop {
-            match self.read() {
-                Ok(message) if is_meant(&message) => return message,
-                Ok(message) => self.kept.push_back(message),
-                Err(end) => panic!("{} was closed: {end:?}; kept {:#?}", self.id, self.texts()),
+            let message = self.read().unwrap_or_else(|end| {
+                panic!("{} was closed: {end:?}; kept at last {:#?}", self.id, self.last_texts())
+            });
+            if is_meant(&message) {
+                return message;
             }
+            self.kept.push_back(message);
+            let is_late = Instant::now() >= deadline;
+            assert!(!is_late, "{} got all but it: {:#?}", self.id, self.last_texts());
         }
     }
 
@@ -245,9 +251,20 @@ impl Client {
         self.kept.pop_front()
     }
 
+    /// Forgets what was kept.
+    pub(crate) fn forget(&mut self) {
+        self.kept.clear();
+    }
+
     /// What was kept and never asked for.
     pub(crate) fn texts(&self) -> Vec<&str> {
         self.kept.iter().map(|message| message.text.as_str()).collect()
+    }
+
+    /// The last of them, for a panic.
+    fn last_texts(&self) -> Vec<&str> {
+        let texts = self.texts();
+        texts[texts.len().saturating_sub(10)..].to_vec()
     }
 
     /// Waits until the bus has answered everything before this, and asserts that nothing else
@@ -418,7 +435,11 @@ impl Client {
                 Err(Error::Io(error))
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
                 {
-                    panic!("{} waited {PATIENCE:?} in vain; kept {:#?}", self.id, self.texts());
+                    panic!(
+                        "{} waited {PATIENCE:?} in vain; kept {:#?}",
+                        self.id,
+                        self.last_texts()
+                    );
                 }
                 Err(error) => return Err(End::Lost(error.to_string())),
             }

@@ -17,6 +17,7 @@ pub(crate) use daemon::Daemon;
 pub(crate) use envelope::{command_text, envelope, fresh_id};
 pub(crate) use telemetry::TelemetryReader;
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up: long enough for a machine that does much
@@ -33,6 +34,16 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
         }
         assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Tells the other threads of a test to end, also when the test has failed and unwinds: they would
+/// otherwise keep it from ending.
+pub(crate) struct EndOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for EndOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
     }
 }
 
