@@ -50,8 +50,8 @@ impl MessageType {
 
 /// A checked envelope: every rule that needs only the message itself holds.
 ///
-/// *Invariants*: `id` follows its rule; `room` is a valid name or `*`, `channel` a valid name or
-/// `*` (which of them may be `*` depends on the type and is the broker's to say); `payload` is the
+/// *Invariants*: `id` follows its rule; `room` is a valid name, or `*` in a command; `channel` is a
+/// valid name, or `*` in a command or an event; `payload` is the
 /// text of one JSON object, exactly as it was sent; `kind` is neither `System` nor
 /// `CommandResponse`.
 #[derive(Debug, PartialEq)]
