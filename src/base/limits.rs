@@ -44,12 +44,20 @@ pub const HISTORY_SIZE_MAX: u32 = 1_000_000;
 pub const LANE_SLOTS: usize = 4_096;
 /// The staged asks for one shard above which an edge pauses the clients that feed it.
 pub const LANE_STAGED_MAX: usize = 1_024;
+/// The bytes of staged asks for one shard, or of staged tells, above which no more are made.
+pub const LANE_STAGED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The bytes that one receiving shard's lane of asks, or of tells, holds.
+pub const LANE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The bytes read from one socket in one turn.
 pub const READ_BUDGET_BYTES: usize = 64 * 1024;
 /// The asks and the tells a shard takes from its lanes in one turn, each.
 pub const LANE_BUDGET: usize = 1_024;
 /// The telemetry events that may wait for the control plane; later ones are dropped and counted.
 pub const TELEMETRY_SLOTS: usize = 16_384;
+/// The bytes of clients' own telemetry that may wait for the control plane.
+pub const TELEMETRY_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// How much of `history_bytes_total` a shard borrows at a time, beyond what is its own.
+pub const HISTORY_LOAN_BYTES: u64 = 256 * 1024;
 /// How long a question that every shard must answer may take before it is answered without them.
 pub const GATHER_DEADLINE_MS: u64 = 80;
 /// How long a connection that is being closed may take to read its last bytes.
@@ -101,6 +109,8 @@ pub struct Limits {
     pub max_connections_per_address: u32,
     /// Rooms on this node.
     pub max_rooms: u32,
+    /// Channels on this node.
+    pub max_channels: u32,
     /// Channels in one room.
     pub max_channels_per_room: u32,
     /// Members of one channel.
@@ -111,6 +121,10 @@ pub struct Limits {
     pub max_message_bytes: u32,
     /// Messages kept for a channel.
     pub history_size: u32,
+    /// Bytes kept for a channel; 0 is no limit.
+    pub history_bytes: u32,
+    /// Bytes kept for all channels of this node together; 0 is no limit.
+    pub history_bytes_total: u64,
     /// Bytes that may wait for one client before messages to it are dropped.
     pub outbox_bytes: u32,
     /// How long a client may stay over `outbox_bytes` before it is closed with 4008.
@@ -137,11 +151,14 @@ impl Default for Limits {
             max_connections: 100_000,
             max_connections_per_address: 0,
             max_rooms: 100_000,
+            max_channels: 200_000,
             max_channels_per_room: 1_000,
             max_members_per_channel: 100_000,
             max_joins_per_client: 1_000,
             max_message_bytes: 1024 * 1024,
             history_size: 500,
+            history_bytes: 16 * 1024 * 1024,
+            history_bytes_total: 512 * 1024 * 1024,
             outbox_bytes: 4 * 1024 * 1024,
             slow_grace_ms: 5_000,
             heartbeat_ms: 25_000,

@@ -1,4 +1,4 @@
-//! A limit that the shards of one process share: an exact count without a lock.
+//! Limits that the shards of one process share: exact counts without a lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -7,6 +7,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Clone, Debug, Default)]
 pub struct Quota {
     used: Arc<AtomicU64>,
+}
+
+/// What the shards of one node share.
+#[derive(Clone, Debug, Default)]
+pub struct NodeQuotas {
+    /// Rooms.
+    pub rooms: Quota,
+    /// Channels.
+    pub channels: Quota,
+    /// Loans of history, each of [`HISTORY_LOAN_BYTES`](crate::base::limits::HISTORY_LOAN_BYTES).
+    pub history_loans: Quota,
 }
 
 impl Quota {

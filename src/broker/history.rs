@@ -20,9 +20,22 @@ pub struct History {
     last: u64,
     last_us: u64,
     size: u32,
+    bytes_max: usize,
+    bytes: usize,
+    /// Where it stands among the histories of its home, by its bytes; the home's to set.
+    pub(super) rank: u8,
     ring: VecDeque<Arc<Frame>>,
     index: HashTable<u64>,
     hasher: RandomState,
+}
+
+/// How much a history holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Messages.
+    pub messages: usize,
+    /// The memory that they take, in bytes.
+    pub bytes: usize,
 }
 
 /// What became of an event.
@@ -53,13 +66,16 @@ pub struct Page {
 }
 
 impl History {
-    /// An empty history that keeps `size` messages.
-    pub fn new(epoch: String, size: u32, hasher: RandomState) -> History {
+    /// An empty history that keeps `size` messages of `bytes_max` bytes together.
+    pub fn new(epoch: String, size: u32, bytes_max: usize, hasher: RandomState) -> History {
         History {
             epoch,
             last: 0,
             last_us: 0,
             size,
+            bytes_max,
+            bytes: 0,
+            rank: 0,
             ring: VecDeque::new(),
             index: HashTable::new(),
             hasher,
@@ -76,14 +92,9 @@ impl History {
         self.last
     }
 
-    /// How many messages are kept.
-    pub fn len(&self) -> usize {
-        self.ring.len()
-    }
-
-    /// Whether nothing is kept.
-    pub fn is_empty(&self) -> bool {
-        self.ring.is_empty()
+    /// How much is kept.
+    pub fn held(&self) -> Held {
+        Held { messages: self.ring.len(), bytes: self.bytes }
     }
 
     /// What is kept.
@@ -110,10 +121,11 @@ impl History {
         Fresh(frame)
     }
 
-    /// Keeps `size` messages from now on.
-    pub fn resize(&mut self, size: u32) {
+    /// Keeps `size` messages of `bytes_max` bytes together from now on.
+    pub fn resize(&mut self, size: u32, bytes_max: usize) {
         self.size = size;
-        while self.ring.len() > size as usize {
+        self.bytes_max = bytes_max;
+        while self.ring.len() > size as usize || self.bytes > bytes_max {
             self.evict();
         }
     }
@@ -177,9 +189,14 @@ impl History {
         if self.size == 0 {
             return;
         }
-        if self.ring.len() >= self.size as usize {
-            self.evict();
+        let length = frame.memory_bytes();
+        while self.ring.len() >= self.size as usize || self.bytes + length > self.bytes_max {
+            if !self.evict() {
+                // It alone is more than may be kept.
+                return;
+            }
         }
+        self.bytes += length;
         self.ring.push_back(frame.clone());
         let History { ring, index, hasher, .. } = self;
         let first = ring[0].sequence;
@@ -189,14 +206,16 @@ impl History {
         });
     }
 
-    fn evict(&mut self) {
-        let Some(oldest) = self.ring.front() else { return };
+    /// Gives up the oldest message; false if there is none.
+    pub fn evict(&mut self) -> bool {
+        let Some(oldest) = self.ring.front() else { return false };
+        self.bytes -= oldest.memory_bytes();
         let hash = self.hash(oldest.from(), oldest.id());
         let sequence = oldest.sequence;
         if let Ok(entry) = self.index.find_entry(hash, |&kept| kept == sequence) {
             entry.remove();
         }
-        self.ring.pop_front();
+        self.ring.pop_front().is_some()
     }
 
     fn hash(&self, from: &str, id: &str) -> u64 {
@@ -214,6 +233,9 @@ impl History {
     pub fn check(&self) {
         self.check_ends();
         assert!(self.ring.len() <= self.size as usize, "the ring keeps at most its size");
+        assert!(self.bytes <= self.bytes_max, "the ring keeps at most its bytes");
+        let bytes: usize = self.ring.iter().map(|frame| frame.memory_bytes()).sum();
+        assert_eq!(bytes, self.bytes, "the bytes are counted right");
         assert_eq!(self.index.len(), self.ring.len(), "the index holds just what the ring holds");
         for pair in self.ring.iter().zip(self.ring.iter().skip(1)) {
             assert_eq!(pair.0.sequence + 1, pair.1.sequence);
@@ -270,7 +292,7 @@ mod tests {
     }
 
     fn filled(size: u32, count: u64) -> History {
-        let mut history = History::new("e".into(), size, seeded(1));
+        let mut history = History::new("e".into(), size, usize::MAX, seeded(1));
         for n in 1..=count {
             assert!(matches!(history.append(draft(&format!("arq_{n}"), None), n), Fresh(_)));
             history.check();
@@ -329,7 +351,7 @@ mod tests {
 
     #[test]
     fn expired_messages_are_not_replayed() {
-        let mut history = History::new("e".into(), 5, seeded(1));
+        let mut history = History::new("e".into(), 5, usize::MAX, seeded(1));
         history.append(draft("arq_1", Some(10)), 1);
         history.append(draft("arq_2", None), 1);
         let Recovery::Whole(frames) = history.since("e", 0, 11, 10_000) else { panic!() };
@@ -338,7 +360,7 @@ mod tests {
 
     #[test]
     fn time_never_goes_back_and_no_history_still_counts() {
-        let mut history = History::new("e".into(), 0, seeded(1));
+        let mut history = History::new("e".into(), 0, usize::MAX, seeded(1));
         let mut stamp = |id, us| match history.append(draft(id, None), us) {
             Fresh(frame) => (frame.sequence, frame.timestamp_us),
             Duplicate(_) => panic!(),

@@ -6,6 +6,7 @@
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};
 use crate::broker::policy::{ClientCard, Role};
+use crate::broker::staged::Staged;
 use crate::protocol::command::{Address, CreateChannel, HistoryQuery, Join, RoomConfig};
 use crate::protocol::fault::Refusal;
 use crate::protocol::frame::{Draft, Frame};
@@ -15,7 +16,6 @@ use crate::protocol::reply::Question;
 use crate::protocol::views::{
     ChannelLine, ChannelView, ClientView, Counts, HistoryView, JoinView, RoomView,
 };
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// What an edge asks of a home.
@@ -408,18 +408,18 @@ pub enum RoomAnswer {
 
 /// Asks on their way out of one edge, one queue for each home, before they enter the lanes.
 ///
-/// *Invariant*: a queue grows past [`LANE_STAGED_MAX`] only by what one message asks and by what
-/// closing connections must say; whoever asks for a client looks at [`Asks::has_room`] first.
+/// *Invariant*: a queue that [is full](Staged::is_full) grows only by what one message asks and by
+/// what closing connections must say; whoever asks for a client looks at [`Asks::has_room`] first.
 #[derive(Debug)]
 pub struct Asks {
-    staged: Vec<VecDeque<Ask>>,
+    staged: Vec<Staged<Ask>>,
     staged_max: usize,
 }
 
 impl Asks {
     /// Empty queues to `shards` homes.
     pub fn new(shards: u16) -> Asks {
-        let staged = (0..shards).map(|_| VecDeque::new()).collect();
+        let staged = (0..shards).map(|_| Staged::default()).collect();
         Asks { staged, staged_max: LANE_STAGED_MAX }
     }
 
@@ -430,12 +430,12 @@ impl Asks {
 
     /// Whether a client may ask something of this home now.
     pub fn has_room(&self, home: ShardId) -> bool {
-        self.staged[home.index()].len() < self.staged_max
+        !self.staged[home.index()].is_full(self.staged_max)
     }
 
     /// The first home that has no room, if there is one.
     pub fn first_full(&self) -> Option<ShardId> {
-        let full = self.staged.iter().position(|queue| queue.len() >= self.staged_max)?;
+        let full = self.staged.iter().position(|queue| queue.is_full(self.staged_max))?;
         Some(ShardId(full as u16))
     }
 
@@ -445,7 +445,7 @@ impl Asks {
     }
 
     /// What waits for a home's lane.
-    pub fn queue(&mut self, home: ShardId) -> &mut VecDeque<Ask> {
+    pub fn queue(&mut self, home: ShardId) -> &mut Staged<Ask> {
         &mut self.staged[home.index()]
     }
 }

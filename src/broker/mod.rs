@@ -25,6 +25,8 @@ pub mod home;
 pub mod lane;
 pub mod pending;
 pub mod policy;
+pub mod retention;
 pub mod room;
 pub mod session;
+pub mod staged;
 pub mod telemetry;

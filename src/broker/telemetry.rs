@@ -15,6 +15,16 @@ pub struct Telemetry {
     pub event: Event,
 }
 
+impl Telemetry {
+    /// The bytes of what a client sent; what is small whatever a client sends weighs nothing.
+    pub fn weight(&self) -> usize {
+        match &self.event {
+            Event::OfClient { payload, metadata, .. } => payload.len() + metadata.len(),
+            _ => 0,
+        }
+    }
+}
+
 /// What may happen.
 #[derive(Debug, Clone)]
 pub enum Event {

@@ -2,8 +2,8 @@
 
 use crate::base::hash::Placement;
 use crate::base::ids::ShardId;
-use crate::base::limits::{Limits, TELEMETRY_SLOTS};
-use crate::base::quota::Quota;
+use crate::base::limits::Limits;
+use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::broker::edge;
 use crate::broker::home::Bootstrap;
@@ -24,7 +24,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
 
 /// The version of this server.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -83,7 +82,7 @@ impl Node {
         }
         let bells = polls.iter().map(|(_, bell)| bell.clone()).collect();
         let (lanes, inboxes) = Lanes::new(bells);
-        let (events, events_in) = mpsc::channel(TELEMETRY_SLOTS);
+        let (events, events_in) = control::intake::queue();
         let (departures, departures_in) = crossbeam_channel::unbounded();
         let plans = plans(config, &placement, now);
         let (mut shards, mut berths, mut loads, mut meters) =
@@ -103,7 +102,7 @@ impl Node {
                 departures: departures.clone(),
                 load: load.clone(),
                 meters: of_shard.clone(),
-                telemetry: Box::new(move |event| !is_told || events.try_send(event).is_ok()),
+                telemetry: Box::new(move |event| !is_told || events.offer(event)),
                 clock: clock.clone(),
                 stop: stop.clone(),
             };
@@ -255,7 +254,7 @@ fn plans(config: &Config, placement: &Placement, now: Now) -> Vec<Plan> {
         channels: room.channels.clone(),
         config: room.config.clone(),
     });
-    let (rooms, rooms_on_node) = (Arc::new(rooms.collect()), Quota::default());
+    let (rooms, on_node) = (Arc::new(rooms.collect()), NodeQuotas::default());
     let limits = Arc::new(config.limits.clone());
     let seed = fastrand::u64(..);
     let plan = |shard| Plan {
@@ -265,7 +264,7 @@ fn plans(config: &Config, placement: &Placement, now: Now) -> Vec<Plan> {
         facts: facts.clone(),
         origins: config.allowed_origins.clone(),
         rooms: Arc::clone(&rooms),
-        rooms_on_node: rooms_on_node.clone(),
+        on_node: on_node.clone(),
         seed,
     };
     placement.all().map(plan).collect()

@@ -121,6 +121,8 @@ faults! {
     RoomLimit = 429 "ROOM_LIMIT",
     /// The room has as many channels as it may have.
     ChannelLimit = 429 "CHANNEL_LIMIT",
+    /// The node has as many channels as it may have.
+    NodeChannelLimit = 429 "NODE_CHANNEL_LIMIT",
     /// The channel or room has as many members as it may have.
     MemberLimit = 429 "MEMBER_LIMIT",
     /// The address has as many connections as it may have.

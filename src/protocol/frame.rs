@@ -23,6 +23,10 @@ const HEAD_VERSION: &str = r#"{"version":"1.0","timestamp":""#;
 const HEAD_SEQUENCE: &str = r#"","metadata":{"sequence":"#;
 const REPLAYED: &str = r#","replayed":true"#;
 
+/// What a kept frame takes beside its bytes: itself with its two reference counts, its place in a
+/// ring and in an index, and what the allocator rounds up.
+const FRAME_SPARE_BYTES: usize = size_of::<Frame>() + 64;
+
 /// What the home needs to know of a message beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
@@ -113,6 +117,11 @@ impl Draft {
         Draft { bytes, id: (id_start, id_end), from: (from_start, from_end), origin }
     }
 
+    /// How long it is, in bytes.
+    pub fn length(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The message's id.
     pub fn id(&self) -> &str {
         text(&self.bytes, self.id)
@@ -189,6 +198,11 @@ impl Frame {
     /// The bytes for the socket.
     pub fn wire(&self) -> &[u8] {
         &self.bytes[self.start..]
+    }
+
+    /// The memory it takes where it is kept, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        FRAME_SPARE_BYTES + self.bytes.len()
     }
 
     /// The message's id; empty for a reply or a notice.

@@ -178,7 +178,7 @@ impl Driver {
             if !self.parts.engine.may_take_tells() {
                 return;
             }
-            let Ok(tell) = self.parts.inbox.tells.try_recv() else { return };
+            let Some(tell) = self.parts.inbox.tells.take() else { return };
             self.parts.engine.on_tell(now, tell);
         }
     }
@@ -188,7 +188,7 @@ impl Driver {
             if !self.parts.engine.may_take_asks() {
                 return self.parts.engine.note_stalled_asks();
             }
-            let Ok(ask) = self.parts.inbox.asks.try_recv() else { return };
+            let Some(ask) = self.parts.inbox.asks.take() else { return };
             self.parts.engine.on_ask(now, ask);
         }
     }

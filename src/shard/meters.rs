@@ -43,6 +43,8 @@ meter! {
     EventsDuplicate = "events_duplicate" "Events recognised as repeats by their id",
     /// Deliveries of events to members.
     Deliveries = "deliveries" "Events delivered into the outbox of a member",
+    /// Messages that histories gave up before their time.
+    HistoryShed = "history_shed" "Messages given up because all histories together held too many bytes",
     /// Bytes read from sockets.
     BytesReceived = "bytes_received" "Bytes read from client sockets",
     /// Bytes written to sockets.
@@ -82,6 +84,8 @@ meter! {
     Channels = "channels" "Channels that have their home on the shard",
     /// Messages in history here.
     HistoryMessages = "history_messages" "Messages kept in history",
+    /// Bytes in history here.
+    HistoryBytes = "history_bytes" "Memory taken by the messages kept in history, in bytes",
     /// Asks waiting in the shard's lane.
     AskLane = "ask_lane_depth" "Asks waiting in the lane of the shard",
     /// Tells waiting in the shard's lane.

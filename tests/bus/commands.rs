@@ -708,3 +708,26 @@ fn whoever_says_too_much_is_slowed_down() {
     assert_eq!(limited.what(), (429, "RATE_LIMITED"));
     bob.command("ping", json!({}));
 }
+
+#[test]
+fn channels_that_stand_empty_make_room_for_new_ones() {
+    // Six are there from the start, and two integriguard has.
+    let daemon = Daemon::start(&["--shards", "2", "--max-channels", "40"]);
+    let mut ann = daemon.client("ann");
+    for n in 0..500 {
+        let address = format!("room{}:c{n}", n % 7);
+        ann.join(&address);
+        ann.leave(&address);
+    }
+    let mut bob = daemon.client("bob");
+    bob.join("bobs:own");
+    let held: usize = (0..200)
+        .take_while(|n| bob.ask("join_channel", json!({"channel": format!("more:c{n}")})).is_ok())
+        .count();
+    assert!((10..40).contains(&held), "{held} more channels");
+    let refused = bob.refused("join_channel", json!({"channel": "yet:another"}));
+    assert_eq!(refused.what(), (429, "NODE_CHANNEL_LIMIT"));
+    bob.publish_acked("bobs:own", json!({}));
+    bob.leave("more:c0");
+    bob.join("yet:another");
+}

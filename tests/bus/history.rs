@@ -255,3 +255,56 @@ fn a_bus_without_history_still_counts() {
         "nothing was missed"
     );
 }
+
+#[test]
+fn a_channel_keeps_no_more_bytes_than_it_may() {
+    let limits = ["--shards", "2", "--max-message-bytes", "100000", "--history-bytes", "1000000"];
+    let daemon = Daemon::start(&limits);
+    let mut ann = daemon.client_with(&format!("client_id=ann&join={ADDRESS}"));
+    for _ in 0..30 {
+        ann.publish_acked(ADDRESS, json!({"t": "x".repeat(90_000)}));
+    }
+    let kept = ann.command("channel_info", json!({"channel": ADDRESS}))["history"].clone();
+    assert_eq!((&kept["first_sequence"], &kept["last_sequence"]), (&json!(20), &json!(30)));
+    let page = ann.command("history", json!({"channel": ADDRESS, "limit": 1_000}));
+    assert_eq!(numbers(&page), (20..=30).collect::<Vec<u64>>());
+}
+
+#[test]
+fn who_fills_the_memory_of_the_node_loses_first() {
+    let limits = [
+        "--shards",
+        "1",
+        "--history-bytes",
+        "4000000",
+        "--history-bytes-total",
+        "6000000",
+        "--outbox-bytes",
+        "8000000",
+    ];
+    let daemon = Daemon::start(&limits);
+    let mut quiet = daemon.client_with("client_id=quiet&join=home:quiet");
+    for n in 0..100 {
+        quiet.publish_acked("home:quiet", json!({"n": n}));
+    }
+    let mut loud = daemon.client_with("client_id=loud&join=home:a,home:b,home:c");
+    for n in 0..30 {
+        for channel in ["home:a", "home:b", "home:c"] {
+            loud.publish_acked(channel, json!({"n": n, "t": "x".repeat(200_000)}));
+        }
+    }
+    let kept = |client: &mut Client, channel: &str| {
+        let info = client.command("channel_info", json!({"channel": channel}));
+        let sequence = |key: &str| info["history"][key].as_u64().unwrap();
+        sequence("last_sequence") - sequence("first_sequence") + 1
+    };
+    assert_eq!(kept(&mut quiet, "home:quiet"), 100, "a small channel keeps all it has");
+    let of_loud: u64 =
+        ["home:a", "home:b", "home:c"].iter().map(|channel| kept(&mut loud, channel)).sum();
+    assert!((15..=29).contains(&of_loud), "{of_loud} messages of 200 kB in 6 MB");
+    eventually("the meters to be published", || {
+        let bytes = daemon.metric("arqonbus_shard_history_bytes", "");
+        let shed = daemon.metric("arqonbus_shard_history_shed_total", "");
+        (bytes > 3_000_000.0 && bytes <= 6_000_000.0 && shed > 0.0).then_some(())
+    });
+}

@@ -117,15 +117,27 @@ pub fn bootstraps() -> Vec<Bootstrap> {
     ]
 }
 
+/// The last messages of a channel that are kept whatever comes.
+pub fn history_kept(limits: &Limits) -> u64 {
+    match (limits.history_bytes, limits.history_bytes_total) {
+        (0 | 1_000_000.., 0 | 1_000_000..) => u64::from(limits.history_size),
+        // A large message may be all that fits, or not fit itself.
+        _ => 0,
+    }
+}
+
 /// Limits that are met now and then.
 pub fn limits(rng: &mut Rng) -> Limits {
     Limits {
         max_rooms: pick(rng, &[5, 100]),
+        max_channels: pick(rng, &[8, 200_000, 200_000]),
         max_channels_per_room: pick(rng, &[3, 100]),
         max_members_per_channel: pick(rng, &[3, 100, 100]),
         max_joins_per_client: pick(rng, &[3, 100, 100]),
         max_message_bytes: pick(rng, &[1_500, 8_192, 65_536]),
         history_size: pick(rng, &[0, 1, 3, 20, 500, 500]),
+        history_bytes: pick(rng, &[3_000, 0, 1 << 24, 1 << 24]),
+        history_bytes_total: pick(rng, &[20_000, 0, 1 << 29, 1 << 29]),
         outbox_bytes: pick(rng, &[2_000, 8_000, 40_000, 1 << 20]),
         slow_grace_ms: pick(rng, &[50, 500, 5_000]),
         heartbeat_ms: pick(rng, &[200, 2_000, 25_000]),

@@ -81,7 +81,7 @@ impl Sim {
         let mut trace = Trace::new(is_traced);
         trace.note(format_args!("seed {seed}: {setup:?}"));
         let mut model = Model::default();
-        model.history_min = u64::from(setup.limits.history_size);
+        model.history_min = setup::history_kept(&setup.limits);
         model.outbox_min = u64::from(setup.limits.outbox_bytes);
         let sabotage = Sabotage::new(bug, rng.fork());
         let world = World::new(setup, &mut rng, trace, sabotage);
@@ -342,7 +342,7 @@ impl Sim {
         // What is on its way keeps its rules.
         limits.max_message_bytes = self.world.setup.limits.max_message_bytes;
         self.note(format_args!("reconfigured: {limits:?}"));
-        self.model.history_min = self.model.history_min.min(u64::from(limits.history_size));
+        self.model.history_min = self.model.history_min.min(setup::history_kept(&limits));
         let outbox_bytes = limits.outbox_bytes;
         self.model.outbox_min = self.model.outbox_min.min(u64::from(outbox_bytes));
         let largest = &mut self.world.setup.limits.outbox_bytes;

@@ -11,7 +11,7 @@ use crate::setup::{Setup, bootstraps};
 use crate::trace::Trace;
 use arqonbus::base::hash::Placement;
 use arqonbus::base::ids::{ConnId, ShardId};
-use arqonbus::base::quota::Quota;
+use arqonbus::base::quota::NodeQuotas;
 use arqonbus::base::time::Now;
 use arqonbus::broker::edge::Facts;
 use arqonbus::broker::lane::{Ask, Tell};
@@ -94,7 +94,7 @@ impl World {
     pub fn new(setup: Setup, rng: &mut Rng, trace: Trace, sabotage: Sabotage) -> World {
         let now = Now { mono_ns: 1_000_000_000, wall_us: 1_764_000_000_000_000 };
         let placement = Placement::new(setup.shards, rng.u64(..));
-        let (rooms, quota) = (Arc::new(bootstraps()), Quota::default());
+        let (rooms, quota) = (Arc::new(bootstraps()), NodeQuotas::default());
         let limits = Arc::new(setup.limits.clone());
         let shards = placement.all().map(|shard| {
             let facts = Facts {
@@ -112,7 +112,7 @@ impl World {
                 facts: Arc::new(facts),
                 origins: Origins::loopback(),
                 rooms: rooms.clone(),
-                rooms_on_node: quota.clone(),
+                on_node: quota.clone(),
                 seed: 7,
             };
             let mut engine = Engine::new(plan, now);
@@ -381,15 +381,15 @@ impl World {
             let to = ShardId(other as u16);
             let slots = self.sabotage.lane_slots(self.setup.lane_slots);
             let engine = &mut self.shards[shard].engine;
-            self.sabotage.asks(engine.asks_for(to));
-            self.sabotage.tells(engine.tells_for(to));
+            engine.asks_for(to).edit(|staged| self.sabotage.asks(staged));
+            engine.tells_for(to).edit(|staged| self.sabotage.tells(staged));
             let room = slots.saturating_sub(self.shards[other].asks.len());
             let engine = &mut self.shards[shard].engine;
             let staged = engine.asks_for(to);
-            let asks: Vec<Ask> = staged.drain(..room.min(staged.len())).collect();
+            let asks: Vec<Ask> = (0..room).map_while(|_| staged.pop_front()).collect();
             let room = slots.saturating_sub(self.shards[other].tells.len());
             let staged = self.shards[shard].engine.tells_for(to);
-            let tells: Vec<Tell> = staged.drain(..room.min(staged.len())).collect();
+            let tells: Vec<Tell> = (0..room).map_while(|_| staged.pop_front()).collect();
             self.shards[other].asks.extend(asks);
             self.shards[other].tells.extend(tells);
         }

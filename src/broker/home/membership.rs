@@ -174,12 +174,15 @@ impl Home {
             self.has_room_for(&address.room, ask.conn)?;
             return Ok(self.enter(now, ask, id, false, told));
         }
-        self.ensure_room(now, &address.room, &ask.client)?;
+        // First of all: another channel, and its room with it, may go for it.
+        self.take_channel_place(told)?;
         let created = self.create_by_join(now, ask, told);
-        // A room that was made for a channel that can't be made goes with it.
-        if created.is_err() && self.rooms.get(&address.room).is_some_and(|room| room.is_abandoned())
-        {
-            self.remove_room(&address.room);
+        if created.is_err() {
+            self.on_node.channels.give_back();
+            // A room that was made for a channel that can't be made goes with it.
+            if self.rooms.get(&address.room).is_some_and(|room| room.is_abandoned()) {
+                self.remove_room(&address.room);
+            }
         }
         created
     }
@@ -191,6 +194,7 @@ impl Home {
         told: &mut Told,
     ) -> Result<Entry, Refusal> {
         let address = &ask.join.address;
+        self.ensure_room(now, &address.room, &ask.client, told)?;
         self.may_create_by_join(&address.room, &ask.client)?;
         self.has_room_for_channel(&address.room)?;
         self.has_room_for(&address.room, ask.conn)?;
@@ -241,7 +245,7 @@ impl Home {
     fn join_room(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Result<Entry, Refusal> {
         let address = &ask.join.address;
         let created = !self.rooms.contains_key(&address.room);
-        self.ensure_room(now, &address.room, &ask.client)?;
+        self.ensure_room(now, &address.room, &ask.client, told)?;
         self.has_room_for(&address.room, ask.conn)?;
         self.has_room_in_every_channel(&address.room, ask.conn)?;
         let options = Options { echo: ask.join.echo, presence: ask.join.presence };
@@ -287,6 +291,7 @@ impl Home {
         now: Now,
         room: &Name,
         client: &Arc<ClientCard>,
+        told: &mut Told,
     ) -> Result<(), Refusal> {
         if self.rooms.contains_key(room) {
             return Ok(());
@@ -301,7 +306,7 @@ impl Home {
             ));
         }
         let creator = client.client_id.clone();
-        self.create_room(now, room, RoomType::Dynamic, creator, RoomConfig::default())
+        self.create_room(now, room, RoomType::Dynamic, creator, RoomConfig::default(), told)
     }
 
     /// Makes a room, if its name and the limits allow it.
@@ -312,6 +317,7 @@ impl Home {
         room_type: RoomType,
         creator: Name,
         config: RoomConfig,
+        told: &mut Told,
     ) -> Result<(), Refusal> {
         if names::is_system_room(room) {
             return Err(Refusal::of_field(
@@ -320,11 +326,14 @@ impl Home {
                 "Rooms whose names begin with arqon are the system's; choose another name.",
             ));
         }
-        if !self.rooms_on_node.take(u64::from(self.limits.max_rooms)) {
+        let max = u64::from(self.limits.max_rooms);
+        let is_taken = self.on_node.rooms.take(max)
+            || self.remove_longest_empty(told) && self.on_node.rooms.take(max);
+        if !is_taken {
             return Err(Refusal::of_field(
                 Fault::RoomLimit,
                 "room",
-                format!("The server has its {} rooms (limits.max_rooms).", self.limits.max_rooms),
+                format!("The server has its {max} rooms (limits.max_rooms)."),
             ));
         }
         self.insert_room(now, room.clone(), room_type, Some(creator), config);

@@ -15,13 +15,14 @@ mod wishes;
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::base::limits::Limits;
-use crate::base::quota::Quota;
+use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::broker::channel::Channel;
 use crate::broker::directory::Directory;
-use crate::broker::history::History;
+use crate::broker::history::{Held, History};
 use crate::broker::lane::{Answer, Ask, DisconnectAsk, Part, PrivateAsk, RoomAnswer, Tell};
 use crate::broker::policy::ClientCard;
+use crate::broker::retention::Retention;
 use crate::broker::room::{Room, RoomType};
 use crate::broker::telemetry::Event;
 use crate::protocol::command::{Address, ChannelType, RoomConfig};
@@ -44,6 +45,8 @@ pub struct Told {
     pub accepted: u64,
     /// Events that had one.
     pub duplicates: u64,
+    /// Messages that histories gave up because all of them together held too much.
+    pub shed: u64,
 }
 
 impl Told {
@@ -70,7 +73,8 @@ pub struct Home {
     shard: ShardId,
     limits: Arc<Limits>,
     rooms: Map<Name, Room>,
-    rooms_on_node: Quota,
+    homes: u16,
+    on_node: NodeQuotas,
     channels: Map<ChannelId, Channel>,
     /// The names of rooms by the id under which events to `*` travel.
     whole_rooms: Map<ChannelId, Name>,
@@ -80,33 +84,36 @@ pub struct Home {
     /// Channels to be looked at for having been empty too long, by time in milliseconds.
     expiries: BTreeMap<u64, Vec<ChannelId>>,
     ids_given: u64,
-    /// Messages in all histories.
-    kept: usize,
+    retention: Retention,
     hasher: RandomState,
     rng: fastrand::Rng,
 }
 
 impl Home {
-    /// A home without rooms.
+    /// A home without rooms, one of `homes` on its node.
     pub fn new(
         shard: ShardId,
+        homes: u16,
         limits: Arc<Limits>,
-        rooms_on_node: Quota,
+        on_node: NodeQuotas,
         hasher: RandomState,
         rng: fastrand::Rng,
     ) -> Home {
+        let retention =
+            Retention::new(&limits, homes, on_node.history_loans.clone(), hasher.clone());
         Home {
             shard,
             limits,
             rooms: Map::with_hasher(hasher.clone()),
-            rooms_on_node,
+            homes,
+            on_node,
             channels: Map::with_hasher(hasher.clone()),
             whole_rooms: Map::with_hasher(hasher.clone()),
             presence: Map::with_hasher(hasher.clone()),
             directory: Directory::new(hasher.clone()),
             expiries: BTreeMap::new(),
             ids_given: 0,
-            kept: 0,
+            retention,
             hasher,
             rng,
         }
@@ -115,7 +122,7 @@ impl Home {
     /// Makes a room that is there from the start.
     pub fn bootstrap(&mut self, now: Now, bootstrap: &Bootstrap) {
         let room = bootstrap.name.clone();
-        self.rooms_on_node.take_anyway();
+        self.on_node.rooms.take_anyway();
         self.insert_room(now, room.clone(), RoomType::System, None, bootstrap.config.clone());
         let channel_type = match names::is_system_room(&room) {
             true => ChannelType::System,
@@ -123,6 +130,7 @@ impl Home {
         };
         for name in &bootstrap.channels {
             let address = Address { room: room.clone(), channel: name.clone() };
+            self.on_node.channels.take_anyway();
             let channel = self.insert_channel(now, address, None, false, &mut Told::default());
             channel.channel_type = channel_type;
             channel.hardcoded = true;
@@ -139,9 +147,9 @@ impl Home {
         self.channels.len()
     }
 
-    /// How many messages all histories hold.
-    pub fn history_count(&self) -> usize {
-        self.kept
+    /// What all histories hold.
+    pub fn history_held(&self) -> Held {
+        self.retention.total()
     }
 
     /// The channel of those names; for the simulator.
@@ -165,19 +173,26 @@ impl Home {
     }
 
     /// Applies new limits.
-    pub fn reconfigure(&mut self, limits: Arc<Limits>) {
+    pub fn reconfigure(&mut self, limits: Arc<Limits>, told: &mut Told) {
+        self.retention.set_limits(&limits, self.homes);
         self.limits = limits;
-        let Home { limits, rooms, channels, .. } = self;
+        let Home { limits, rooms, channels, retention, .. } = self;
+        let bytes_max = history_bytes_max(limits);
+        let mut resize = |id, history: &mut History, size| {
+            let before = history.held();
+            history.resize(size, bytes_max);
+            retention.account(id, before, history);
+        };
         for room in rooms.values_mut() {
             let size = room.config.history_size.unwrap_or(limits.history_size);
-            room.history.resize(size);
-            for id in room.channels.values() {
-                if let Some(channel) = channels.get_mut(id) {
-                    channel.history.resize(size);
+            resize(room.id, &mut room.history, size);
+            for &id in room.channels.values() {
+                if let Some(channel) = channels.get_mut(&id) {
+                    resize(id, &mut channel.history, size);
                 }
             }
         }
-        self.kept = self.count_kept();
+        self.shed(told);
     }
 
     /// Handles an ask. Surveys and what concerns the whole shard are the engine's.
@@ -196,7 +211,7 @@ impl Home {
             Ask::EnsurePm(room, sender) => self.ensure_pm(now, &room, &sender, told),
             Ask::Room(ask) => self.answer(now, *ask, told),
             Ask::Disconnect(ask) => self.disconnect(*ask, told),
-            Ask::Reconfigure(limits) => self.reconfigure(limits),
+            Ask::Reconfigure(limits) => self.reconfigure(limits, told),
             Ask::Survey(_) | Ask::Traced(_) | Ask::Drain { .. } | Ask::AllowOrigins(_) => {
                 unreachable!("what concerns the whole shard does not reach its home")
             }
@@ -231,7 +246,15 @@ impl Home {
 
     /// Asserts every invariant; for tests and the simulator.
     pub fn check(&self) {
-        assert_eq!(self.kept, self.count_kept());
+        let of_channels = self.channels.values().map(|channel| (channel.id, &channel.history));
+        let histories = of_channels.chain(self.rooms.values().map(|room| (room.id, &room.history)));
+        let mut total = Held::default();
+        for (id, history) in histories {
+            self.retention.check(id, history);
+            total.messages += history.held().messages;
+            total.bytes += history.held().bytes;
+        }
+        assert_eq!(self.retention.total(), total, "what is held is counted right");
         for channel in self.channels.values() {
             channel.check();
             assert_eq!(channel.id.home(), self.shard);
@@ -306,14 +329,32 @@ impl Home {
 
     fn remove_room(&mut self, name: &Name) {
         if let Some(room) = self.rooms.remove(name) {
-            self.kept -= room.history.len();
+            self.retention.forget(room.id, &room.history);
             self.whole_rooms.remove(&room.id);
-            self.rooms_on_node.give_back();
+            self.on_node.rooms.give_back();
+        }
+    }
+
+    /// Takes a place among the node's channels for a new one. If all are taken, the auto-created
+    /// channel that has been empty for longest goes before its time: who only makes channels and
+    /// leaves them can't keep others from having one.
+    fn take_channel_place(&mut self, told: &mut Told) -> Result<(), Refusal> {
+        let max = u64::from(self.limits.max_channels);
+        let is_taken = self.on_node.channels.take(max)
+            || self.remove_longest_empty(told) && self.on_node.channels.take(max);
+        match is_taken {
+            true => Ok(()),
+            false => Err(Refusal::of_field(
+                Fault::NodeChannelLimit,
+                "channel",
+                format!("The server has its {max} channels (limits.max_channels)."),
+            )),
         }
     }
 
     /// Makes a channel in a room that is there, and makes those members of it who joined the
-    /// whole room. Its type is general until the caller says otherwise.
+    /// whole room; the caller has taken its place. Its type is general until the caller says
+    /// otherwise.
     fn insert_channel(
         &mut self,
         now: Now,
@@ -344,7 +385,8 @@ impl Home {
 
     fn remove_channel(&mut self, id: ChannelId, told: &mut Told) {
         let Some(channel) = self.channels.remove(&id) else { return };
-        self.kept -= channel.history.len();
+        self.retention.forget(id, &channel.history);
+        self.on_node.channels.give_back();
         let address = (*channel.address).clone();
         if let Some(room) = self.rooms.get_mut(&address.room) {
             room.channels.remove(&address.channel);
@@ -381,6 +423,29 @@ impl Home {
         }
     }
 
+    /// Deletes the auto-created channel that has been empty for longest; false if there is none.
+    fn remove_longest_empty(&mut self, told: &mut Told) -> bool {
+        while let Some(mut entry) = self.expiries.first_entry() {
+            let (noted_ms, id) = (*entry.key(), entry.get_mut().pop());
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+            let Some(channel) = id.and_then(|id| self.channels.get_mut(&id)) else { continue };
+            channel.expiry_noted = false;
+            let Some(since_ms) = channel.empty_since_ms else { continue };
+            let due_ms = since_ms + u64::from(self.limits.empty_channel_ttl_ms);
+            let id = channel.id;
+            if due_ms <= noted_ms {
+                self.remove_channel(id, told);
+                return true;
+            }
+            // It was in use since it was noted: others were empty before it.
+            channel.expiry_noted = true;
+            self.expiries.entry(due_ms).or_default().push(id);
+        }
+        false
+    }
+
     /// Sees to it that a room has its channel for private messages.
     fn ensure_pm(&mut self, now: Now, room: &Name, sender: &Name, told: &mut Told) {
         let Some(known) = self.rooms.get(room) else { return };
@@ -389,6 +454,7 @@ impl Home {
             None => {
                 let channel = Name::fixed(PRIVATE_CHANNEL);
                 let address = Address { room: room.clone(), channel };
+                self.on_node.channels.take_anyway();
                 let channel = self.insert_channel(now, address, Some(sender.clone()), true, told);
                 channel.channel_type = ChannelType::Pm;
                 let id = channel.id;
@@ -435,16 +501,29 @@ impl Home {
         told.tell(ask.reply_to.shard, part);
     }
 
-    fn count_kept(&self) -> usize {
-        let of_channels = self.channels.values().map(|channel| channel.history.len());
-        let of_rooms = self.rooms.values().map(|room| room.history.len());
-        of_channels.chain(of_rooms).sum()
+    /// Gives up old messages as long as all histories together hold more than they may.
+    fn shed(&mut self, told: &mut Told) {
+        while self.retention.is_over() {
+            let Some(id) = self.retention.largest() else { return };
+            let history = match self.channels.get_mut(&id) {
+                Some(channel) => &mut channel.history,
+                None => {
+                    let room = self.whole_rooms.get(&id).and_then(|name| self.rooms.get_mut(name));
+                    let Some(room) = room else { return };
+                    &mut room.history
+                }
+            };
+            let before = history.held();
+            history.evict();
+            self.retention.account(id, before, history);
+            told.shed += 1;
+        }
     }
 
     fn new_history(&mut self, size: u32) -> History {
         // 16 characters: long enough that a channel never meets an old life's epoch again.
         let epoch = format!("{:016x}", self.rng.u64(..));
-        History::new(epoch, size, self.hasher.clone())
+        History::new(epoch, size, history_bytes_max(&self.limits), self.hasher.clone())
     }
 
     fn next_id(&mut self) -> ChannelId {
@@ -454,6 +533,14 @@ impl Home {
 
     fn stamp(&mut self, now: Now) -> Stamp {
         stamp(&mut self.rng, now)
+    }
+}
+
+/// The bytes that one channel's history may hold.
+fn history_bytes_max(limits: &Limits) -> usize {
+    match limits.history_bytes {
+        0 => usize::MAX,
+        bytes => bytes as usize,
     }
 }
 

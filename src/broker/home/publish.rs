@@ -9,6 +9,7 @@ use crate::broker::lane::{
     Accepted, Fanout, Listeners, PendingRef, Publish, RefusedEvent, Target, Tell,
 };
 use crate::broker::policy;
+use crate::broker::retention::Retention;
 use crate::broker::room::Room;
 use crate::protocol::command::{Address, ChannelType};
 use crate::protocol::fault::{Fault, Refusal};
@@ -24,30 +25,34 @@ impl Home {
         let Some(id) = target else {
             return refuse(publish, None, not_found(), told);
         };
-        if let Some(channel) = self.channels.get_mut(&id) {
+        let Home { channels, rooms, whole_rooms, retention, .. } = self;
+        if let Some(channel) = channels.get_mut(&id) {
             let verdict = match channel.open {
                 true => Ok(()),
-                false => may_publish(self.rooms.get(&channel.address.room), &publish),
+                false => may_publish(rooms.get(&channel.address.room), &publish),
             };
             let verdict = verdict.and_then(|()| is_for_events(channel));
-            return match verdict {
+            match verdict {
                 Ok(()) => {
                     let Channel { address, history, .. } = channel;
-                    let place = append(now, publish, id, address, history, &mut self.kept, told);
+                    let place = append(now, publish, id, address, history, retention, told);
                     spread(place, channel.spread(), told);
+                    self.shed(told);
                 }
                 Err(refusal) => refuse(publish, Some(&channel.address), refusal, told),
-            };
+            }
+            return;
         }
-        let name = self.whole_rooms.get(&id);
-        let Some(room) = name.and_then(|name| self.rooms.get_mut(name)) else {
+        let name = whole_rooms.get(&id);
+        let Some(room) = name.and_then(|name| rooms.get_mut(name)) else {
             return refuse(publish, None, not_found(), told);
         };
         match may_publish(Some(room), &publish) {
             Ok(()) => {
                 let (every, history) = (&room.every, &mut room.history);
-                let place = append(now, publish, id, every, history, &mut self.kept, told);
+                let place = append(now, publish, id, every, history, retention, told);
                 spread(place, &room.spread, told);
+                self.shed(told);
             }
             Err(refusal) => refuse(publish, Some(&room.every), refusal, told),
         }
@@ -74,16 +79,16 @@ fn append(
     channel: ChannelId,
     address: &Arc<Address>,
     history: &mut History,
-    kept: &mut usize,
+    retention: &mut Retention,
     told: &mut Told,
 ) -> Placed {
-    let before = history.len();
+    let before = history.held();
     let Publish { draft, from, ack, trace, .. } = publish;
     let (frame, duplicate) = match history.append(draft, now.wall_us) {
         Verdict::Fresh(frame) => (frame, false),
         Verdict::Duplicate(frame) => (frame, true),
     };
-    *kept += history.len() - before;
+    retention.account(channel, before, history);
     let accepted = from.filter(|_| ack || trace.is_some()).map(|conn| {
         let accepted = Accepted {
             conn: conn.conn,

@@ -25,7 +25,7 @@ impl Home {
             RoomWish::CreateChannel(create) => self.create_channel(now, *create, &client, told),
             RoomWish::DeleteChannel(address) => self.delete_channel(address, &client, told),
             RoomWish::CreateRoom(room, config) => {
-                self.create_room_by_command(now, room, config, &client)
+                self.create_room_by_command(now, room, config, &client, told)
             }
             RoomWish::DeleteRoom(room) => self.delete_room(room, told),
             RoomWish::Pause(room, paused) => self.pause_room(&room, paused, &client),
@@ -91,13 +91,13 @@ impl Home {
                 format!("The channel {address} is there already."),
             ));
         }
-        match room {
-            Some(_) => self.has_room_for_channel(&address.room)?,
-            None => {
-                let creator = client.client_id.clone();
-                let config = RoomConfig::default();
-                self.create_room(now, &address.room, RoomType::User, creator, config)?;
-            }
+        self.has_room_for_channel(&address.room)?;
+        // An empty channel may go for it, and its room with it.
+        self.take_channel_place(told)?;
+        if !self.rooms.contains_key(&address.room) {
+            let (creator, config) = (client.client_id.clone(), RoomConfig::default());
+            self.create_room(now, &address.room, RoomType::User, creator, config, told)
+                .inspect_err(|_| self.on_node.channels.give_back())?;
         }
         let channel =
             self.insert_channel(now, address, Some(client.client_id.clone()), false, told);
@@ -144,6 +144,7 @@ impl Home {
         name: Name,
         config: RoomConfig,
         client: &ClientCard,
+        told: &mut Told,
     ) -> Result<RoomAnswer, Refusal> {
         if self.rooms.contains_key(&name) {
             return Err(Refusal::of_field(
@@ -152,7 +153,7 @@ impl Home {
                 format!("The room {name} is there already."),
             ));
         }
-        self.create_room(now, &name, RoomType::User, client.client_id.clone(), config)?;
+        self.create_room(now, &name, RoomType::User, client.client_id.clone(), config, told)?;
         self.room_answer(&name, client)
     }
 

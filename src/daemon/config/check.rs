@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 /// What must fit into an outbox besides the longest message: the envelope around it, and the
 /// notice that tells of what was dropped.
 const OUTBOX_SPARE_BYTES: u32 = 64 * 1024;
+/// What a kept message takes besides its own bytes.
+const HISTORY_SPARE_BYTES: u32 = 1_024;
 /// The descriptors a shard needs for itself: its poll, its waker and what it may listen on.
 const DESCRIPTORS_PER_SHARD: u64 = 4;
 /// The descriptors of everything else: listeners, the log, HTTP and telemetry connections.
@@ -26,6 +28,7 @@ pub(super) struct Contradiction {
 pub(super) fn contradictions(config: &Config) -> Vec<Contradiction> {
     let mut found = ports(config);
     found.extend(outbox(config));
+    found.extend(history(config));
     found.extend(origins(config));
     found.extend(rooms(config));
     found
@@ -64,6 +67,20 @@ fn outbox(config: &Config) -> Option<Contradiction> {
     })
 }
 
+fn history(config: &Config) -> Option<Contradiction> {
+    let limits = &config.limits;
+    let needed = limits.max_message_bytes.saturating_add(HISTORY_SPARE_BYTES);
+    let is_too_little = limits.history_size > 0 && (1..needed).contains(&limits.history_bytes);
+    is_too_little.then(|| Contradiction {
+        keys: vec!["limits.history_bytes", "limits.max_message_bytes"],
+        sentence: format!(
+            "`limits.history_bytes` is {}, too little for a message of `limits.max_message_bytes`, \
+             {}; it must be at least {needed}, or 0 for no limit",
+            limits.history_bytes, limits.max_message_bytes
+        ),
+    })
+}
+
 fn origins(config: &Config) -> Option<Contradiction> {
     let rules = config.allowed_origins.rules();
     (rules.len() > 1 && rules.contains(&Origin::Any)).then(|| Contradiction {
@@ -80,6 +97,19 @@ fn rooms(config: &Config) -> Vec<Contradiction> {
             keys: vec!["limits.max_rooms", "rooms", "bootstrap"],
             sentence: format!(
                 "`limits.max_rooms` is {limit}, but {count} rooms are there from the start \
+                 (`rooms`, `bootstrap` and the system's own)"
+            ),
+        });
+    }
+    let (count, limit) = (
+        config.rooms.iter().map(|room| room.channels.len() as u64).sum::<u64>(),
+        config.limits.max_channels,
+    );
+    if count > u64::from(limit) {
+        found.push(Contradiction {
+            keys: vec!["limits.max_channels", "rooms", "bootstrap"],
+            sentence: format!(
+                "`limits.max_channels` is {limit}, but {count} channels are there from the start \
                  (`rooms`, `bootstrap` and the system's own)"
             ),
         });

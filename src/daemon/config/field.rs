@@ -114,6 +114,16 @@ impl Whole for u32 {
     }
 }
 
+impl Whole for u64 {
+    fn from_u64(number: u64) -> Option<u64> {
+        Some(number)
+    }
+
+    fn to_u64(&self) -> Option<u64> {
+        Some(*self)
+    }
+}
+
 impl Whole for Option<u32> {
     fn from_u64(number: u64) -> Option<Option<u32>> {
         u32::from_u64(number).map(Some)

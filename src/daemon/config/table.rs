@@ -316,6 +316,8 @@ pub(super) static KEYS: &[Key] = &[
         "Connections from one address."),
     limit!(max_rooms "max-rooms" from 1 to 10_000_000:
         "Rooms on this node."),
+    limit!(max_channels "max-channels" from 1 to 10_000_000:
+        "Channels on this node."),
     limit!(max_channels_per_room "max-channels-per-room" from 1 to 1_000_000:
         "Channels in one room."),
     limit!(max_members_per_channel "max-members-per-channel" from 1 to 10_000_000:
@@ -326,6 +328,10 @@ pub(super) static KEYS: &[Key] = &[
         "The longest message."),
     limit!(history_size "history-size" from 0 to HISTORY_SIZE_MAX messages, 0 is "no history":
         "Messages kept for each channel."),
+    limit!(history_bytes "history-bytes" from 0 to 4_294_967_295 bytes, 0 is "no limit":
+        "Bytes kept for each channel; the oldest messages go first."),
+    limit!(history_bytes_total "history-bytes-total" from 0 to 1_099_511_627_776 bytes, 0 is "no limit":
+        "Bytes kept for all channels of this node; the channels that hold the most give up first."),
     limit!(outbox_bytes "outbox-bytes" from 66_560 to 1_073_741_824 bytes:
         "Bytes that may wait for one client before messages to it are dropped."),
     limit!(slow_grace_ms "slow-grace-ms" from 1 to 600_000 ms:

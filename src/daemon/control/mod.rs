@@ -23,6 +23,7 @@
 mod backlog;
 mod exposition;
 mod http;
+pub mod intake;
 mod metrics;
 mod reader;
 mod serve;
@@ -36,7 +37,7 @@ use crate::base::limits::{
     TELEMETRY_READERS_MAX, TELEMETRY_SEND_TIMEOUT_MS, TELEMETRY_SOCKETS_MAX,
 };
 use crate::base::time::Now;
-use crate::broker::telemetry::Telemetry;
+
 use crate::daemon::accept::AcceptCounts;
 use crate::protocol::close::CloseReason;
 use crate::protocol::command::Address;
@@ -50,7 +51,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 /// What the daemon hands over.
 pub struct Control {
@@ -63,7 +64,7 @@ pub struct Control {
     /// What the acceptor counts.
     pub accepts: Arc<AcceptCounts>,
     /// What the shards tell. Bounded; a shard that finds it full drops the event and counts it.
-    pub events: mpsc::Receiver<Telemetry>,
+    pub events: intake::Outlet,
     /// Puts a message into the bus without waiting; `false` if the lane to its home is full.
     pub publish: Box<dyn Fn(Publication) -> bool + Send>,
     /// Whether a web page of this origin (`None`: no web page) may connect.

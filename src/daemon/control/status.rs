@@ -189,6 +189,7 @@ fn row(shard: usize, meters: &Meters, busy_share: f64) -> Value {
         "rooms": meters.gauge(Gauge::Rooms),
         "channels": meters.gauge(Gauge::Channels),
         "history_messages": meters.gauge(Gauge::HistoryMessages),
+        "history_bytes": meters.gauge(Gauge::HistoryBytes),
         "ask_lane_depth": meters.gauge(Gauge::AskLane),
         "tell_lane_depth": meters.gauge(Gauge::TellLane),
         "lane_slots": LANE_SLOTS,

@@ -8,6 +8,7 @@
 //! the bus; an envelope's time never goes back; `agent_activity` goes to the dashboard channel and
 //! everything else to the telemetry channel, each to one of them once.
 
+use super::intake::Outlet;
 use super::status::{Totals, resident_bytes};
 use super::{Publication, Shared};
 use crate::base::limits::TELEMETRY_GATHER_MS;
@@ -26,7 +27,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use ulid::Ulid;
 
@@ -81,7 +82,7 @@ impl Spreader {
     /// Spreads until told to stop; what was told before that is still spread.
     pub(super) async fn run(
         mut self,
-        mut events: mpsc::Receiver<Telemetry>,
+        mut events: Outlet,
         stats_interval: Duration,
         mut stopped: oneshot::Receiver<()>,
     ) {
@@ -97,7 +98,7 @@ impl Spreader {
         loop {
             tokio::select! {
                 _ = &mut stopped => break,
-                count = events.recv_many(&mut batch, BATCH), if has_senders => {
+                count = events.take_many(&mut batch, BATCH), if has_senders => {
                     has_senders = count > 0;
                     self.spread(&mut batch);
                     if count < BATCH {
@@ -112,7 +113,7 @@ impl Spreader {
                 }
             }
         }
-        while let Ok(event) = events.try_recv() {
+        while let Some(event) = events.take() {
             batch.push(event);
         }
         self.spread(&mut batch);

@@ -25,13 +25,14 @@ mod output;
 use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};
-use crate::base::quota::Quota;
+use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::Deliveries;
 use crate::broker::edge::{Edge, Facts};
 use crate::broker::home::{Bootstrap, Home, Told};
 use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
+use crate::broker::staged::Staged;
 use crate::broker::telemetry::{Event, Telemetry};
 use crate::doors::HandshakePolicy;
 use crate::protocol::close::CloseReason;
@@ -59,8 +60,8 @@ pub struct Plan {
     pub origins: Origins,
     /// The rooms that are there from the start, on all shards together.
     pub rooms: Arc<Vec<Bootstrap>>,
-    /// How many rooms there are on all shards together.
-    pub rooms_on_node: Quota,
+    /// What all shards share.
+    pub on_node: NodeQuotas,
     /// Where its randomness comes from.
     pub seed: u64,
 }
@@ -81,7 +82,7 @@ pub struct Engine {
     retired: Vec<u32>,
     connection_count: usize,
     asks: Asks,
-    tells: Vec<VecDeque<Tell>>,
+    tells: Vec<Staged<Tell>>,
     staged_max: usize,
     deliveries: Deliveries,
     told: Told,
@@ -113,15 +114,16 @@ pub struct Engine {
 impl Engine {
     /// A shard without connections, with those rooms that are at home on it.
     pub fn new(plan: Plan, now: Now) -> Engine {
-        let Plan { shard, placement, limits, facts, origins, rooms, rooms_on_node, seed } = plan;
+        let Plan { shard, placement, limits, facts, origins, rooms, on_node, seed } = plan;
         let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(shard.0) << 48);
         let hasher = seeded(rng.u64(..));
-        let mut home = Home::new(shard, limits.clone(), rooms_on_node, hasher.clone(), rng.fork());
+        let shards = placement.shards();
+        let (limited, forked) = (limits.clone(), rng.fork());
+        let mut home = Home::new(shard, shards, limited, on_node, hasher.clone(), forked);
         for room in rooms.iter().filter(|room| placement.of_room(&room.name) == shard) {
             home.bootstrap(now, room);
         }
         let edge = Edge::new(shard, placement.clone(), limits.clone(), facts, hasher, rng.fork());
-        let shards = placement.shards();
         Engine {
             shard,
             limits,
@@ -134,7 +136,7 @@ impl Engine {
             retired: Vec::new(),
             connection_count: 0,
             asks: Asks::new(shards),
-            tells: (0..shards).map(|_| VecDeque::new()).collect(),
+            tells: (0..shards).map(|_| Staged::default()).collect(),
             staged_max: LANE_STAGED_MAX,
             deliveries: Deliveries::default(),
             told: Told::default(),
@@ -208,7 +210,7 @@ impl Engine {
 
     /// Whether asks may be handled: every edge has taken most of what it was told.
     pub fn may_take_asks(&self) -> bool {
-        self.tells.iter().all(|queue| queue.len() < self.staged_max)
+        !self.tells.iter().any(|queue| queue.is_full(self.staged_max))
     }
 
     /// Handles an ask of an edge.
@@ -225,7 +227,7 @@ impl Engine {
             Ask::Reconfigure(limits) => {
                 self.limits = limits.clone();
                 self.edge.reconfigure(limits.clone());
-                self.home.reconfigure(limits);
+                self.home.reconfigure(limits, &mut self.told);
                 // What is now due earlier than it was must be looked at earlier.
                 let open = self.connections.iter().flatten();
                 let open: Vec<ConnId> = open.map(|connection| connection.id).collect();
@@ -262,12 +264,12 @@ impl Engine {
     }
 
     /// What waits for the ask lane of another shard.
-    pub fn asks_for(&mut self, home: ShardId) -> &mut VecDeque<Ask> {
+    pub fn asks_for(&mut self, home: ShardId) -> &mut Staged<Ask> {
         self.asks.queue(home)
     }
 
     /// What waits for the tell lane of another shard.
-    pub fn tells_for(&mut self, edge: ShardId) -> &mut VecDeque<Tell> {
+    pub fn tells_for(&mut self, edge: ShardId) -> &mut Staged<Tell> {
         &mut self.tells[edge.index()]
     }
 
@@ -313,7 +315,9 @@ impl Engine {
         self.tally.set(Gauge::Clients, self.edge.client_count());
         self.tally.set(Gauge::Rooms, self.home.room_count() as u64);
         self.tally.set(Gauge::Channels, self.home.channel_count() as u64);
-        self.tally.set(Gauge::HistoryMessages, self.home.history_count() as u64);
+        let held = self.home.history_held();
+        self.tally.set(Gauge::HistoryMessages, held.messages as u64);
+        self.tally.set(Gauge::HistoryBytes, held.bytes as u64);
         self.tally.set(Gauge::Paused, self.paused);
         self.tally.set(Gauge::OutboxBytes, self.outbox_bytes);
     }
@@ -353,6 +357,7 @@ impl Engine {
     pub fn check(&self) {
         self.home.check();
         self.edge.check();
+        self.tells.iter().for_each(Staged::check);
         let connections = || self.connections.iter().flatten();
         for connection in connections() {
             connection.outbox.check();
@@ -391,6 +396,7 @@ impl Engine {
     fn stage_told(&mut self, now: Now) {
         self.tally.add(Counter::EventsAccepted, std::mem::take(&mut self.told.accepted));
         self.tally.add(Counter::EventsDuplicate, std::mem::take(&mut self.told.duplicates));
+        self.tally.add(Counter::HistoryShed, std::mem::take(&mut self.told.shed));
         for (shard, tell) in self.told.tells.drain(..) {
             self.tells[shard.index()].push_back(tell);
         }

@@ -36,7 +36,7 @@ impl Bus {
             facts: Arc::new(facts),
             origins: Origins::loopback(),
             rooms: Arc::new(Vec::new()),
-            rooms_on_node: Quota::default(),
+            on_node: NodeQuotas::default(),
             seed: 1,
         };
         Bus { engine: Engine::new(plan, now), now }

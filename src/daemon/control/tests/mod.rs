@@ -6,6 +6,7 @@ mod telemetry;
 
 use super::*;
 use crate::broker::telemetry::Event;
+use crate::broker::telemetry::Telemetry;
 use crate::protocol::names::Name;
 use crate::shard::meters::Tally;
 use serde_json::Value;
@@ -33,7 +34,7 @@ struct Node {
     telemetry: SocketAddr,
     meters: Vec<Arc<Meters>>,
     facts: Arc<Facts>,
-    events: mpsc::Sender<Telemetry>,
+    events: intake::Intake,
     published: Arc<Mutex<Vec<Publication>>>,
     thread: ControlThread,
 }
@@ -66,7 +67,7 @@ impl Node {
         let facts = Arc::new(Facts::new(about, limits));
         facts.set_phase(Phase::Ready);
         let meters: Vec<Arc<Meters>> = (0..2).map(|_| Arc::default()).collect();
-        let (events, receiver) = mpsc::channel(crate::base::limits::TELEMETRY_SLOTS);
+        let (events, receiver) = intake::queue();
         let published = Arc::new(Mutex::new(Vec::new()));
         let control = Control {
             http,
@@ -100,7 +101,7 @@ impl Node {
     }
 
     fn tell(&self, event: Event) {
-        self.events.try_send(Telemetry { at_us: 1_764_000_000_000_000, event }).unwrap();
+        assert!(self.events.offer(Telemetry { at_us: 1_764_000_000_000_000, event }));
     }
 
     fn read_telemetry(&self) -> Reader {

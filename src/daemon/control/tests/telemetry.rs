@@ -194,9 +194,7 @@ fn a_slow_reader_learns_what_it_missed_and_goes_on() {
     // More than the ring and the sockets' buffers hold.
     let count = TELEMETRY_BACKLOG * 2;
     for n in 0..count {
-        let mut event = Telemetry { at_us: 0, event: joined(n) };
-        while let Err(mpsc::error::TrySendError::Full(back)) = node.events.try_send(event) {
-            event = back;
+        while !node.events.offer(Telemetry { at_us: 0, event: joined(n) }) {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -1,0 +1,143 @@
+//! What waits for a lane, bounded by count and by bytes.
+//!
+//! *Invariant*: `bytes` is the sum over all that waits.
+
+use crate::base::limits::LANE_STAGED_BYTES_MAX;
+use crate::broker::lane::{Ask, RoomAnswer, RoomWish, Tell};
+use std::collections::VecDeque;
+
+/// Something whose memory counts where it waits.
+pub trait Weigh {
+    /// The bytes of the messages it carries; what is small whatever a client sends weighs nothing.
+    fn weight(&self) -> usize;
+}
+
+/// What waits for one lane, in order.
+#[derive(Debug)]
+pub struct Staged<T> {
+    items: VecDeque<T>,
+    bytes: usize,
+}
+
+impl<T> Default for Staged<T> {
+    fn default() -> Staged<T> {
+        Staged { items: VecDeque::new(), bytes: 0 }
+    }
+}
+
+impl<T: Weigh> Staged<T> {
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Whether no more should come, where so many may wait.
+    pub fn is_full(&self, count_max: usize) -> bool {
+        self.items.len() >= count_max || self.bytes >= LANE_STAGED_BYTES_MAX
+    }
+
+    /// Adds one at the end.
+    pub fn push_back(&mut self, item: T) {
+        self.bytes += item.weight();
+        self.items.push_back(item);
+    }
+
+    /// Puts one back that was taken and found no room.
+    pub fn push_front(&mut self, item: T) {
+        self.bytes += item.weight();
+        self.items.push_front(item);
+    }
+
+    /// Takes the first one.
+    pub fn pop_front(&mut self) -> Option<T> {
+        let item = self.items.pop_front()?;
+        self.bytes -= item.weight();
+        Some(item)
+    }
+
+    /// Changes what waits in any way; for the simulator, which loses and swaps some.
+    pub fn edit(&mut self, change: impl FnOnce(&mut VecDeque<T>)) {
+        change(&mut self.items);
+        self.bytes = self.items.iter().map(Weigh::weight).sum();
+    }
+
+    /// Asserts the invariant; for tests and the simulator.
+    pub fn check(&self) {
+        assert_eq!(self.bytes, self.items.iter().map(Weigh::weight).sum::<usize>());
+    }
+}
+
+impl Weigh for Ask {
+    fn weight(&self) -> usize {
+        match self {
+            Ask::Publish(publish) => publish.draft.length(),
+            Ask::Private(ask) => ask.frame.wire().len(),
+            Ask::Room(ask) => match &ask.wish {
+                RoomWish::CreateChannel(create) => {
+                    create.metadata.as_ref().map_or(0, |metadata| metadata.get().len())
+                }
+                RoomWish::Announce(_, frame) => frame.wire().len(),
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+}
+
+impl Weigh for Tell {
+    fn weight(&self) -> usize {
+        match self {
+            Tell::Fanout(fanout) => fanout.frame.wire().len(),
+            Tell::Deliver(_, frame) => frame.wire().len(),
+            Tell::Accepted(accepted) => accepted.frame.wire().len(),
+            Tell::Joined(joined) => joined.replay.iter().map(|frame| frame.wire().len()).sum(),
+            Tell::Answer(answer) => match &answer.outcome {
+                Ok(RoomAnswer::History(view)) => {
+                    view.messages.iter().map(|frame| frame.wire().len()).sum()
+                }
+                _ => 0,
+            },
+            _ => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Stone(usize);
+
+    impl Weigh for Stone {
+        fn weight(&self) -> usize {
+            self.0
+        }
+    }
+
+    #[test]
+    fn it_is_full_by_count_or_by_bytes() {
+        let mut staged = Staged::default();
+        for _ in 0..3 {
+            assert!(!staged.is_full(3));
+            staged.push_back(Stone(1));
+        }
+        assert!(staged.is_full(3) && !staged.is_full(4));
+        staged.push_back(Stone(LANE_STAGED_BYTES_MAX));
+        assert!(staged.is_full(100));
+        staged.check();
+        while let Some(stone) = staged.pop_front() {
+            staged.check();
+            if stone.0 > 1 {
+                staged.push_front(stone);
+                break;
+            }
+        }
+        staged.edit(VecDeque::clear);
+        assert!(staged.is_empty() && !staged.is_full(1));
+    }
+}
