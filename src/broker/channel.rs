@@ -4,6 +4,7 @@ use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::broker::history::History;
 use crate::broker::policy::{self, ClientCard};
+use crate::broker::telemetry::Place;
 use crate::protocol::command::{Address, ChannelType};
 use crate::protocol::names::Name;
 use crate::protocol::views::{ChannelLine, ChannelView, ParticipantView, Time};
@@ -47,6 +48,17 @@ pub struct Member {
     pub client: Arc<ClientCard>,
     /// How.
     pub ties: Ties,
+}
+
+/// What the edges of its members know of a channel.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its id.
+    pub channel: ChannelId,
+    /// Its names.
+    pub address: Arc<Address>,
+    /// Whether it is private.
+    pub is_private: bool,
 }
 
 /// How many members each shard has.
@@ -125,6 +137,17 @@ impl Channel {
     /// Whether the client may see and join it.
     pub fn admits(&self, client: &ClientCard) -> bool {
         policy::may_enter(client, self.channel_type, self.created_by.as_ref(), &self.guests)
+    }
+
+    /// What telemetry may tell of where it is.
+    pub fn place(&self) -> Place {
+        Place::of(&self.address, self.channel_type)
+    }
+
+    /// What an edge knows of it.
+    pub fn seen(&self) -> Seen {
+        let is_private = self.channel_type == ChannelType::Private;
+        Seen { channel: self.id, address: self.address.clone(), is_private }
     }
 
     /// The member of that connection.

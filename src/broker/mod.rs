@@ -28,3 +28,6 @@ pub mod policy;
 pub mod room;
 pub mod session;
 pub mod telemetry;
+
+#[cfg(test)]
+mod tests;

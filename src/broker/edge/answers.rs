@@ -3,7 +3,7 @@
 use crate::base::ids::{ChannelId, ConnId, ShardId};
 use crate::base::time::Now;
 use crate::broker::census::{self, Census};
-use crate::broker::channel::{Options, Ties};
+use crate::broker::channel::{Options, Seen, Ties};
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::Edge;
 use crate::broker::lane::{
@@ -101,8 +101,8 @@ impl Edge {
             whole_room.then_some(options),
             options.echo,
         );
-        for (channel, address) in &channels {
-            self.enter_channel(conn, *channel, address, ties);
+        for seen in &channels {
+            self.enter_channel(conn, seen, ties);
         }
         let address = (join.address.room.as_str(), join.address.channel.as_str());
         self.tell_activity(now, conn, "joined", address, out);
@@ -119,10 +119,10 @@ impl Edge {
     fn on_opened(&mut self, opened: &OpenedTell) {
         for &conn in &opened.conns {
             let Some(session) = self.session(conn) else { continue };
-            let Some(tie) = session.room(&opened.address.room) else { continue };
+            let Some(tie) = session.room(&opened.channel.address.room) else { continue };
             let ties = Ties { named: None, whole_room: tie.whole_room };
             if tie.whole_room.is_some() {
-                self.enter_channel(conn, opened.channel, &opened.address, ties);
+                self.enter_channel(conn, &opened.channel, ties);
             }
         }
     }
@@ -131,12 +131,13 @@ impl Edge {
         let LeftTell { conn, address, question, .. } = left;
         let Some(session) = self.session_mut(conn) else { return };
         session.leaves_in_flight -= 1;
+        // Before it is gone: only a member knows whether the channel is private.
+        self.tell_activity(now, conn, "left", (&address.room, &address.channel), out);
         match address.channel.is_every() {
             true => self.leave_whole_room(conn, &address.room),
             false => self.leave_channel(conn, &address, false),
         }
         self.forget_room_if_left(conn, &address.room);
-        self.tell_activity(now, conn, "left", (&address.room, &address.channel), out);
         let result = json!({"left": true, "room": address.room, "channel": address.channel});
         self.succeed(now, conn, &question, result, out);
     }
@@ -365,21 +366,16 @@ impl Edge {
         self.audiences.seat(id, &every, conn, options);
     }
 
-    fn enter_channel(
-        &mut self,
-        conn: ConnId,
-        channel: ChannelId,
-        address: &Arc<Address>,
-        ties: Ties,
-    ) {
+    fn enter_channel(&mut self, conn: ConnId, seen: &Seen, ties: Ties) {
+        let address = &seen.address;
         let hasher = self.hasher.clone();
         let Some(session) = self.session_mut(conn) else { return };
-        let (ties, is_new) = session.memberships.tie(&hasher, channel, address, ties);
+        let (ties, is_new) = session.memberships.tie(&hasher, seen, ties);
         if is_new && let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == address.room) {
             tie.channels += 1;
         }
         let options = ties.options().unwrap_or_default();
-        self.audiences.seat(channel, address, conn, options);
+        self.audiences.seat(seen.channel, address, conn, options);
     }
 
     fn leave_channel(&mut self, conn: ConnId, address: &Address, whole_room: bool) {

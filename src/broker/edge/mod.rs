@@ -24,7 +24,7 @@ use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Topic, TraceRepor
 use crate::broker::pending::{Gathers, PendingTable};
 use crate::broker::policy::{ClientCard, PublishAnywhere, Role};
 use crate::broker::session::{Phase, Session};
-use crate::broker::telemetry::Event;
+use crate::broker::telemetry::{Event, Place};
 use crate::protocol::close::CloseReason;
 use crate::protocol::command::{Address, ClientType};
 use crate::protocol::decode::Rejected;
@@ -185,7 +185,7 @@ impl Edge {
                 out.telemetry.extend(session.rooms.iter().take(1).map(|tie| {
                     let every = Address { room: tie.room.clone(), channel: Name::every() };
                     let (client_id, action) = (client_id.clone(), "left");
-                    Event::AgentActivity { client_id, action, address: every }
+                    Event::AgentActivity { client_id, action, place: Place::Open(every) }
                 }));
             }
             out.telemetry.push(Event::ClientDisconnected {
@@ -422,10 +422,26 @@ impl Edge {
         }
         session.activity_told_ms = Some(now.mono_ms());
         let client_id = session.card.client_id.clone();
-        let (Ok(room), Ok(channel)) = (Name::parse(room), Name::parse_channel(channel)) else {
-            return;
-        };
-        let address = Address { room, channel };
-        out.telemetry.push(Event::AgentActivity { client_id, action, address });
+        let place = self.place(conn, room, channel);
+        let event = |place| Event::AgentActivity { client_id, action, place };
+        out.telemetry.extend(place.map(event));
+    }
+
+    /// What telemetry may tell of where a client is active. A channel that it is no member of may
+    /// be a private one.
+    fn place(&self, conn: ConnId, room: &str, channel: &str) -> Option<Place> {
+        let session = self.session(conn)?;
+        if let Some(known) = session.memberships.find(&self.hasher, room, channel) {
+            let room = || known.address.room.clone();
+            return Some(match known.is_private {
+                true => Place::Private(room()),
+                false => Place::Open((*known.address).clone()),
+            });
+        }
+        let room = Name::parse(room).ok()?;
+        Some(match channel == EVERY_CHANNEL {
+            true => Place::Open(Address { room, channel: Name::every() }),
+            false => Place::Somewhere(room),
+        })
     }
 }

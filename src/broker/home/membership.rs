@@ -10,7 +10,7 @@ use crate::broker::lane::{
 };
 use crate::broker::policy::ClientCard;
 use crate::broker::room::RoomType;
-use crate::broker::telemetry::Event;
+use crate::broker::telemetry::{Event, Place};
 use crate::protocol::command::{Address, ChannelType, Join, RoomConfig};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
@@ -38,15 +38,14 @@ impl Home {
         match result {
             Ok(entry) => {
                 let room = self.rooms[&join.address.room].id;
-                let address = |id: &ChannelId| (*id, self.channels[id].address.clone());
-                told.telemetry.push(Event::Joined {
-                    client_id: client.client_id.clone(),
-                    address: join.address.clone(),
-                });
+                let seen = |id: &ChannelId| self.channels[id].seen();
+                let place = self.place(&join.address);
+                let client_id = place.known(&client.client_id);
+                told.telemetry.push(Event::Joined { client_id, place });
                 let joined = JoinedTell {
                     conn: conn.conn,
                     room,
-                    channels: entry.channels.iter().map(address).collect(),
+                    channels: entry.channels.iter().map(seen).collect(),
                     join,
                     view: entry.view,
                     question,
@@ -85,8 +84,8 @@ impl Home {
         }
         self.settle(&address.room, conn);
         if let Some(client) = client {
-            let client_id = client.client_id.clone();
-            told.telemetry.push(Event::Left { client_id, address: address.clone() });
+            let place = self.place(&address);
+            told.telemetry.push(Event::Left { client_id: place.known(&client.client_id), place });
         }
         let tell = LeftTell { conn: conn.conn, address, channels: left, question };
         told.tell(conn.shard, Tell::Left(Box::new(tell)));
@@ -99,15 +98,15 @@ impl Home {
             let Some(person) = room.people.get_mut(&conn) else { continue };
             let client_id = person.client.client_id.clone();
             if person.whole_room.take().is_some() {
-                let address = (*room.every).clone();
-                told.telemetry.push(Event::Left { client_id: client_id.clone(), address });
+                let place = Place::Open((*room.every).clone());
+                told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
             }
             let ids: Vec<ChannelId> = room.channels.values().copied().collect();
             for id in ids {
                 let Some(channel) = self.channels.get(&id) else { continue };
                 if channel.member(conn).is_some_and(|member| member.ties.named.is_some()) {
-                    let address = (*channel.address).clone();
-                    told.telemetry.push(Event::Left { client_id: client_id.clone(), address });
+                    let place = channel.place();
+                    told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
                 }
                 self.untie(now, id, conn, (true, true), told);
             }
@@ -117,11 +116,11 @@ impl Home {
 
     /// Makes those members of a new channel who joined its whole room and may enter.
     pub(super) fn open_to_room(&mut self, now: Now, id: ChannelId, told: &mut Told) {
-        let address = self.channels[&id].address.clone();
+        let seen = self.channels[&id].seen();
         if self.channels[&id].channel_type == ChannelType::Pm {
             return;
         }
-        let mut people: Vec<_> = self.rooms[&address.room]
+        let mut people: Vec<_> = self.rooms[&seen.address.room]
             .people
             .iter()
             .filter_map(|(conn, person)| Some((*conn, person.client.clone(), person.whole_room?)))
@@ -130,7 +129,7 @@ impl Home {
         people.sort_unstable_by_key(|(conn, ..)| *conn);
         for of_shard in people.chunk_by(|a, b| a.0.shard == b.0.shard) {
             let conns = of_shard.iter().map(|(conn, ..)| conn.conn).collect();
-            let opened = OpenedTell { channel: id, address: address.clone(), conns };
+            let opened = OpenedTell { channel: seen.clone(), conns };
             told.tell(of_shard[0].0.shard, Tell::Opened(Box::new(opened)));
         }
         for (conn, client, options) in people {
@@ -195,7 +194,8 @@ impl Home {
         self.has_room_for_channel(&address.room)?;
         self.has_room_for(&address.room, ask.conn)?;
         let creator = Some(ask.client.client_id.clone());
-        let id = self.insert_channel(now, address.clone(), creator, true, told).id;
+        let (address, general) = (address.clone(), ChannelType::General);
+        let id = self.insert_channel(now, address, general, creator, true, told).id;
         self.open_to_room(now, id, told);
         Ok(self.enter(now, ask, id, true, told))
     }
@@ -470,6 +470,14 @@ impl Home {
         if !rooms.contains(room) {
             rooms.push(room.clone());
         }
+    }
+
+    /// What telemetry may tell of an address: no channel is private that is not there.
+    fn place(&self, address: &Address) -> Place {
+        let room = self.rooms.get(&address.room);
+        let id = room.and_then(|room| room.channels.get(&address.channel));
+        let channel = id.and_then(|id| self.channels.get(id));
+        channel.map_or_else(|| Place::Open(address.clone()), Channel::place)
     }
 
     fn client_of(&self, room: &Name, conn: ConnRef) -> Option<Arc<ClientCard>> {

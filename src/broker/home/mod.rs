@@ -123,8 +123,8 @@ impl Home {
         };
         for name in &bootstrap.channels {
             let address = Address { room: room.clone(), channel: name.clone() };
-            let channel = self.insert_channel(now, address, None, false, &mut Told::default());
-            channel.channel_type = channel_type;
+            let told = &mut Told::default();
+            let channel = self.insert_channel(now, address, channel_type, None, false, told);
             channel.hardcoded = true;
         }
     }
@@ -312,12 +312,13 @@ impl Home {
         }
     }
 
-    /// Makes a channel in a room that is there, and makes those members of it who joined the
-    /// whole room. Its type is general until the caller says otherwise.
+    /// Makes a channel in a room that is there. Who joined the whole room becomes a member by
+    /// [`Home::open_to_room`].
     fn insert_channel(
         &mut self,
         now: Now,
         address: Address,
+        channel_type: ChannelType,
         created_by: Option<Name>,
         auto_created: bool,
         told: &mut Told,
@@ -333,26 +334,28 @@ impl Home {
         let history = self.new_history(size.unwrap_or(self.limits.history_size));
         let members = Map::with_hasher(self.hasher.clone());
         let mut channel = Channel::new(id, address, history, members);
+        channel.channel_type = channel_type;
         channel.created_us = now.wall_us;
-        channel.created_by = created_by.clone();
+        channel.created_by = created_by;
         channel.auto_created = auto_created;
         channel.open = open;
-        let address = (*channel.address).clone();
-        told.telemetry.push(Event::ChannelCreated { address, created_by, auto_created });
+        let place = channel.place();
+        let created_by = channel.created_by.as_ref().and_then(|creator| place.known(creator));
+        told.telemetry.push(Event::ChannelCreated { place, created_by, auto_created });
         self.channels.entry(id).insert(channel).into_mut()
     }
 
     fn remove_channel(&mut self, id: ChannelId, told: &mut Told) {
         let Some(channel) = self.channels.remove(&id) else { return };
         self.kept -= channel.history.len();
-        let address = (*channel.address).clone();
+        let address = &channel.address;
         if let Some(room) = self.rooms.get_mut(&address.room) {
             room.channels.remove(&address.channel);
             if room.is_abandoned() {
                 self.remove_room(&address.room);
             }
         }
-        told.telemetry.push(Event::ChannelDeleted { address });
+        told.telemetry.push(Event::ChannelDeleted { place: channel.place() });
     }
 
     /// Notes that a channel may have become empty, so that it can go in time.
@@ -389,9 +392,8 @@ impl Home {
             None => {
                 let channel = Name::fixed(PRIVATE_CHANNEL);
                 let address = Address { room: room.clone(), channel };
-                let channel = self.insert_channel(now, address, Some(sender.clone()), true, told);
-                channel.channel_type = ChannelType::Pm;
-                let id = channel.id;
+                let sender = Some(sender.clone());
+                let id = self.insert_channel(now, address, ChannelType::Pm, sender, true, told).id;
                 self.note_if_empty(now, id);
                 id
             }
