@@ -3,7 +3,7 @@
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::broker::history::History;
-use crate::broker::policy::{self, ClientCard};
+use crate::broker::policy::{self, ClientCard, Role};
 use crate::broker::telemetry::Place;
 use crate::protocol::command::{Address, ChannelType};
 use crate::protocol::names::Name;
@@ -136,7 +136,13 @@ impl Channel {
 
     /// Whether the client may see and join it.
     pub fn admits(&self, client: &ClientCard) -> bool {
-        policy::may_enter(client, self.channel_type, self.created_by.as_ref(), &self.guests)
+        self.admits_as(client.role, &client.client_id)
+    }
+
+    /// Whether a client of that role and id may see and join it.
+    pub fn admits_as(&self, role: Role, client_id: &str) -> bool {
+        let creator = self.created_by.as_ref();
+        policy::may_enter((role, client_id), self.channel_type, creator, &self.guests)
     }
 
     /// What telemetry may tell of where it is.

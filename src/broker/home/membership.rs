@@ -8,7 +8,7 @@ use crate::broker::home::{Home, Told};
 use crate::broker::lane::{
     Answer, Fanout, JoinAsk, JoinedTell, LeaveAsk, LeftTell, Listeners, OpenedTell, Tell,
 };
-use crate::broker::policy::ClientCard;
+use crate::broker::policy::{self, ClientCard};
 use crate::broker::room::RoomType;
 use crate::broker::telemetry::{Event, Place};
 use crate::protocol::command::{Address, ChannelType, Join, RoomConfig};
@@ -152,11 +152,7 @@ impl Home {
         if let Some(&id) = found {
             let channel = &self.channels[&id];
             if !channel.admits(&ask.client) {
-                return Err(Refusal::of_field(
-                    Fault::ChannelPrivate,
-                    "channel",
-                    "The channel is private; ask its creator or an admin to add your client id.",
-                ));
+                return Err(policy::private_channel());
             }
             if ask.join.recover.is_some() && channel.member(ask.conn).is_some() {
                 return Err(Refusal::of_field(
@@ -243,7 +239,7 @@ impl Home {
         let created = !self.rooms.contains_key(&address.room);
         self.ensure_room(now, &address.room, &ask.client)?;
         self.has_room_for(&address.room, ask.conn)?;
-        self.has_room_in_every_channel(&address.room, ask.conn)?;
+        self.has_room_in_every_channel(&address.room, ask.conn, &ask.client)?;
         let options = Options { echo: ask.join.echo, presence: ask.join.presence };
         let Some(room) = self.rooms.get_mut(&address.room) else {
             return Err(Refusal::new(Fault::Internal, "The room could not be made; try again."));
@@ -358,7 +354,7 @@ impl Home {
                 ),
             ));
         }
-        if names::is_system_room(room) && client.role != crate::broker::policy::Role::Admin {
+        if names::is_system_room(room) && client.role != policy::Role::Admin {
             return Err(Refusal::of_field(
                 Fault::RoomProtected,
                 "room",
@@ -382,12 +378,20 @@ impl Home {
     }
 
     /// Whether every channel of the room, present and future, can take one more member.
-    fn has_room_in_every_channel(&self, room: &Name, conn: ConnRef) -> Result<(), Refusal> {
+    fn has_room_in_every_channel(
+        &self,
+        room: &Name,
+        conn: ConnRef,
+        client: &ClientCard,
+    ) -> Result<(), Refusal> {
         let max = self.limits.max_members_per_channel;
         let Some(room) = self.rooms.get(room) else { return Ok(()) };
         let is_full = |id: &ChannelId| {
             let channel = &self.channels[id];
-            channel.member_count() >= max as usize && channel.member(conn).is_none()
+            // Of a channel that it may not see, the client learns not even that it is full.
+            channel.admits(client)
+                && channel.member_count() >= max as usize
+                && channel.member(conn).is_none()
         };
         let of_room = room.people.iter();
         let others =

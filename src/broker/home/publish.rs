@@ -25,10 +25,10 @@ impl Home {
             return refuse(publish, None, not_found(), told);
         };
         if let Some(channel) = self.channels.get_mut(&id) {
-            let verdict = match channel.open {
+            let verdict = may_reach(channel, &publish).and_then(|()| match channel.open {
                 true => Ok(()),
                 false => may_publish(self.rooms.get(&channel.address.room), &publish),
-            };
+            });
             let verdict = verdict.and_then(|()| is_for_events(channel));
             return match verdict {
                 Ok(()) => {
@@ -119,6 +119,16 @@ fn spread(placed: Placed, spread: &Spread, told: &mut Told) {
             *to_shards = shards;
         }
         told.tell(shard, Tell::Accepted(Box::new(accepted)));
+    }
+}
+
+/// Who may publish unjoined may do so where it could join. What is addressed by a channel's id comes
+/// from a member.
+fn may_reach(channel: &Channel, publish: &Publish) -> Result<(), Refusal> {
+    let is_stranger = publish.from.is_some() && matches!(publish.to, Target::Named(_));
+    match is_stranger && !channel.admits_as(publish.role, publish.draft.from()) {
+        true => Err(policy::private_channel()),
+        false => Ok(()),
     }
 }
 

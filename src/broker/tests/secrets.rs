@@ -76,3 +76,72 @@ fn telemetry_tells_of_a_private_channel_that_a_whole_room_got() {
     let told = bus.telemetry();
     assert!(told.contains("place: Open(Address { room: \"vault\", channel: \"*\""), "{told}");
 }
+
+#[test]
+fn who_may_publish_anywhere_may_not_in_what_it_could_not_join() {
+    let (mut bus, ann, bob, eve) =
+        vault(Bus::new(Limits::default(), PublishAnywhere { user: true, admin: true }));
+    bus.join(&ann, "vault:plan-b");
+    bus.heard(&ann);
+    let refused = bus.publish(&eve, "vault:plan-b");
+    assert_eq!((&refused["code"], &refused["error"]), (&json!(403), &json!("CHANNEL_PRIVATE")));
+    let join = bus.command(&eve, "join_channel", "vault:plan-b", json!({}));
+    assert_eq!((&refused["error"], &refused["message"]), (&join["error"], &join["message"]));
+    assert!(bus.heard(&ann).is_empty(), "what was refused reaches nobody");
+    // Whom it is for may, joined or not; and everyone in what is open, and in `*`.
+    for (client, address) in
+        [(&bob, "vault:plan-b"), (&ann, "vault:plan-b"), (&bob, "vault:lobby"), (&bob, "vault:*")]
+    {
+        assert_eq!(bus.publish(client, address)["status"], "success", "{address}");
+    }
+    let bob_heard = bus.heard(&bob);
+    assert!(bob_heard.iter().all(|message| message["type"] != "event"), "{bob_heard:?}");
+}
+
+#[test]
+fn to_others_a_private_channel_is_not_there() {
+    let (mut bus, ann, bob, eve) = vault(Bus::usual());
+    bus.join(&bob, "vault:plan-b");
+    let nothing = |address: &str, answer: &Value| {
+        let text = answer.to_string();
+        assert!(!text.contains(address.split_once(':').unwrap().1), "{text}");
+    };
+    for name in ["list_channels", "list_rooms"] {
+        let theirs = bus.done(&eve, name, "vault:*", json!({})).to_string();
+        assert!(theirs.contains("lobby") && !theirs.contains("plan-b"), "{theirs}");
+        let own = bus.done(&bob, name, "vault:*", json!({})).to_string();
+        assert!(own.contains("lobby") && own.contains("plan-b"), "{own}");
+    }
+    // Asked for by name it is refused in the words for one that is not there.
+    for name in ["channel_info", "history", "leave_channel"] {
+        let [there, not_there] = ["vault:plan-b", "vault:plan-x"].map(|address| {
+            bus.command(&eve, name, address, json!({})).to_string().replace(address, "…")
+        });
+        let id = |text: &str| text.split("\"request_id\"").next().unwrap().to_owned();
+        assert_eq!(id(&there), id(&not_there), "{name}");
+    }
+    let joined = bus.done(&eve, "join_channel", "vault:*", json!({"presence": true}));
+    nothing("vault:plan-b", &joined);
+    bus.heard(&eve);
+    bus.done(&bob, "leave_channel", "vault:plan-b", json!({}));
+    bus.done(&ann, "join_channel", "vault:plan-b", json!({}));
+    bus.publish(&ann, "vault:plan-b");
+    let heard = bus.heard(&eve);
+    assert!(heard.is_empty(), "{heard:?}");
+}
+
+#[test]
+fn a_full_private_channel_keeps_no_stranger_out_of_the_room() {
+    let limits = Limits { max_members_per_channel: 2, ..Limits::default() };
+    let mut bus = Bus::new(limits, PublishAnywhere::default());
+    let ann = bus.connect(0, "ann");
+    let [bob, eve] = [bus.connect(1, "bob"), bus.connect(1, "eve")];
+    let members = json!({"type": "private", "metadata": {"members": ["bob"]}});
+    bus.done(&ann, "create_channel", "vault:plan-b", members);
+    bus.join(&ann, "vault:plan-b");
+    bus.join(&bob, "vault:plan-b");
+    bus.done(&eve, "join_channel", "vault:*", json!({}));
+    let zoe = bus.connect(0, "zoe");
+    let refused = bus.command(&zoe, "join_channel", "vault:*", json!({}));
+    assert_eq!(refused["error"], "MEMBER_LIMIT", "who may enter it can't join all of the room");
+}

@@ -2,6 +2,7 @@
 
 use crate::conn::{Conn, Options, Replay, What, word};
 use crate::model::{Model, Publish};
+use crate::setup::VAULT;
 use crate::violation;
 use serde_json::Value;
 
@@ -143,6 +144,9 @@ impl Conn {
                     "ROOM_PAUSED" => !model.paused.contains(&publish.room),
                     "RATE_LIMITED" | "TIMEOUT" | "CHANNEL_IS_PM" | "SENDER_MISMATCH" => false,
                     "PUBLISH_FORBIDDEN" => false,
+                    "CHANNEL_PRIVATE" => {
+                        publish.room != VAULT || publish.is_admins || publish.is_joined
+                    }
                     _ => true,
                 };
                 if is_false {

@@ -364,6 +364,10 @@ impl Conn {
             violation!("sequenced", "{text}")
         };
         let is_own = publish.conn == self.number;
+        let from = std::slice::from_ref(&publish.from);
+        if !publish.is_admins && !is_for(model, room, channel, from) {
+            violation!("private channels", "{} published in {channel}: {text}", publish.from);
+        }
         let is_replay = message["metadata"]["replayed"] == true;
         self.check_secret(model, room, channel);
         let life = self.take_place(model, (room, channel), sequence, is_own, is_replay);
@@ -433,15 +437,21 @@ impl Conn {
     }
 
     fn check_secret(&self, model: &Model, room: &str, channel: &str) {
-        if room != VAULT || !SECRETS.contains(&channel) || self.is_admin {
-            return;
-        }
-        let mut allowed = guests(channel);
-        allowed.extend(model.creators.get(channel).into_iter().flatten().cloned());
-        if !self.ids.iter().any(|id| allowed.contains(id)) {
+        if !self.is_admin && !is_for(model, room, channel, &self.ids) {
             violation!("private channels", "{:?} heard of {channel}", self.ids);
         }
     }
+}
+
+/// Whether a channel is for a user that had one of these ids.
+fn is_for(model: &Model, room: &str, channel: &str, ids: &[String]) -> bool {
+    if room != VAULT || !SECRETS.contains(&channel) {
+        return true;
+    }
+    let guests = guests(channel);
+    let creators = model.creators.get(channel);
+    let is_creator = |id| creators.is_some_and(|creators| creators.contains(id));
+    ids.iter().any(|id| guests.contains(id) || is_creator(id))
 }
 
 /// A string of an object, empty if there is none.
