@@ -58,6 +58,8 @@ pub const CLOSE_LINGER_MS: u64 = 1_000;
 pub const SLOW_LINGER_MS: u64 = 10_000;
 /// The window in which `max_violations` counts.
 pub const VIOLATION_WINDOW_MS: u64 = 60_000;
+/// The most that `max_violations` may be: of a client that misbehaves, so many times are kept.
+pub const MAX_VIOLATIONS_MAX: u32 = 1_000;
 
 /// The most TCP connections the control plane's HTTP port holds at once, slow ones included.
 pub const HTTP_CONNECTIONS_MAX: usize = 4_096;

@@ -28,6 +28,7 @@ pub mod policy;
 pub mod room;
 pub mod session;
 pub mod telemetry;
+pub mod violations;
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,10 @@
 //! One client at its edge: who it is, what it joined, how fast it may talk.
 
 use crate::base::ids::{ChannelId, ConnId, ShardId};
-use crate::base::limits::VIOLATION_WINDOW_MS;
 use crate::base::time::Now;
 use crate::broker::channel::{Options, Seen, Ties};
 use crate::broker::policy::ClientCard;
+use crate::broker::violations::Violations;
 use crate::protocol::command::{Address, Identity};
 use crate::protocol::fault::Refusal;
 use crate::protocol::names::Name;
@@ -249,7 +249,7 @@ impl Session {
 
     /// Counts a malformed message; true if there were `max` of them within a minute.
     pub fn count_violation(&mut self, now: Now, max: u32) -> bool {
-        self.violations.count(now, max)
+        self.violations.count(now.mono_ms(), max)
     }
 
     /// What it joined, as `room:channel`, sorted.
@@ -417,22 +417,6 @@ impl Bucket {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Violations {
-    count: u32,
-    window_start_ms: u64,
-}
-
-impl Violations {
-    fn count(&mut self, now: Now, max: u32) -> bool {
-        if now.mono_ms() - self.window_start_ms > VIOLATION_WINDOW_MS {
-            *self = Violations { count: 0, window_start_ms: now.mono_ms() };
-        }
-        self.count += 1;
-        max > 0 && self.count >= max
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -452,16 +436,6 @@ mod tests {
         assert_eq!((0..20).filter(|_| take(&mut bucket, 1_500)).count(), 5);
         assert_eq!((0..20).filter(|_| take(&mut bucket, 99_000)).count(), 10);
         assert!((0..1_000).all(|_| bucket.take(99_000, 0)), "0 is no limit");
-    }
-
-    #[test]
-    fn violations_count_within_a_minute() {
-        let at = |ms: u64| Now { mono_ns: ms * 1_000_000, wall_us: 0 };
-        let mut violations = Violations::default();
-        assert!(!violations.count(at(1), 3) && !violations.count(at(2), 3));
-        assert!(violations.count(at(3), 3));
-        assert!(!violations.count(at(70_000), 3));
-        assert!(!violations.count(at(70_000), 0) && !violations.count(at(70_000), 0));
     }
 
     #[test]
