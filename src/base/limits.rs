@@ -50,7 +50,8 @@ pub const READ_BUDGET_BYTES: usize = 64 * 1024;
 pub const LANE_BUDGET: usize = 1_024;
 /// The telemetry events that may wait for the control plane; later ones are dropped and counted.
 pub const TELEMETRY_SLOTS: usize = 16_384;
-/// How long a question that every shard must answer may take before it is answered without them.
+/// How long the parts of an answer that shards tell of themselves are waited for: of a question to
+/// all of them from when it was asked, of a trace from when its event was accepted.
 pub const GATHER_DEADLINE_MS: u64 = 80;
 /// How long a connection that is being closed may take to read its last bytes.
 pub const CLOSE_LINGER_MS: u64 = 1_000;

@@ -29,9 +29,8 @@ impl Edge {
             Tell::Accepted(accepted) => self.on_accepted(now, *accepted, out),
             Tell::Refused(refused) => {
                 let RefusedEvent { conn, question, refusal, trace } = *refused;
-                if trace.is_some_and(|trace| self.pending.remove(trace).is_none()) {
-                    // Its deadline has passed, and with that it was answered.
-                    return;
+                if let Some(trace) = trace {
+                    self.pending.remove(trace);
                 }
                 self.refuse(now, conn, &question, refusal, out);
             }
@@ -70,15 +69,17 @@ impl Edge {
             let Some(pending) = self.pending.get_mut(key) else { return };
             if let Gathers::Trace(trace) = &mut pending.gathers {
                 trace.accepted = Some((sequence, duplicate, home, routed_ns, shards));
-                if trace.is_whole() {
-                    self.end_pending(now, key, out);
+                match trace.is_whole() {
+                    true => self.end_pending(now, key, out),
+                    false => self.pending.start_deadline(now.mono_ms(), key),
                 }
             }
             return;
         }
         if self.session(conn).is_some() {
             let question = Question::of_message(frame.id(), &address.room, &address.channel);
-            let ack = AckView { sequence, duplicate, trace: None, delivered: None };
+            let (trace, delivered, unreported) = (None, None, 0);
+            let ack = AckView { sequence, duplicate, trace, delivered, unreported };
             self.succeed(now, conn, &question, ack, out);
         }
     }
@@ -183,13 +184,7 @@ impl Edge {
             }
             Gathers::Trace(trace) => match trace.ack(self.shard) {
                 Some(ack) => self.succeed(now, conn, &question, ack, out),
-                None => {
-                    let refusal = Refusal::new(
-                        Fault::Timeout,
-                        "The room's home has not answered in time; send the message again with the same id.",
-                    );
-                    self.refuse(now, conn, &question, refusal, out);
-                }
+                None => unreachable!("a trace ends when its home has accepted the event"),
             },
         }
     }
@@ -211,28 +206,32 @@ impl Edge {
             }
             Census::Rooms(rooms, total) => {
                 let more = total > rooms.len() as u64;
-                let result = match brief {
+                let mut result = match brief {
                     true => {
                         let names: Vec<_> = rooms.iter().map(|room| &room.name).collect();
                         json!({"rooms": names, "count": total, "more": more})
                     }
                     false => json!({"rooms": rooms, "count": total, "more": more}),
                 };
+                name_unanswered(&mut result, &unanswered);
                 self.succeed(now, conn, question, result, out);
             }
             Census::Clients(clients, total) => {
                 let more = total > clients.len() as u64;
-                let result = match brief {
+                let mut result = match brief {
                     true => {
                         let ids: Vec<_> = clients.iter().map(|client| &client.client_id).collect();
                         json!({"clients": ids, "count": total, "more": more})
                     }
                     false => json!({"clients": clients, "count": total, "more": more}),
                 };
+                name_unanswered(&mut result, &unanswered);
                 self.succeed(now, conn, question, result, out);
             }
             Census::Announced(clients) => {
-                self.succeed(now, conn, question, json!({"clients": clients}), out);
+                let mut result = json!({"clients": clients});
+                name_unanswered(&mut result, &unanswered);
+                self.succeed(now, conn, question, result, out);
             }
         }
     }
@@ -425,5 +424,12 @@ impl Edge {
             let tie = session.rooms.swap_remove(position);
             self.audiences.unseat(tie.id, conn);
         }
+    }
+}
+
+/// An answer that lacks the parts of some shards says so.
+fn name_unanswered(result: &mut serde_json::Value, unanswered: &[u16]) {
+    if !unanswered.is_empty() {
+        result["unanswered_shards"] = json!(unanswered);
     }
 }

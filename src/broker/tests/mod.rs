@@ -2,6 +2,7 @@
 //!
 //! The clients of shard 0 are admins, all others are users.
 
+mod open_fates;
 mod secrets;
 
 use crate::base::hash::{Placement, seeded};
@@ -36,6 +37,8 @@ struct Bus {
     now: Now,
     /// A shard whose home answers nothing for now.
     stuck: Option<ShardId>,
+    /// A shard that does not report where traced messages went.
+    silent: Option<ShardId>,
     /// What every client heard and no test has looked at.
     heard: BTreeMap<(ShardId, ConnId), Vec<Value>>,
     telemetry: Vec<Event>,
@@ -73,8 +76,8 @@ impl Bus {
         }
         let asks = placement.all().map(|_| Asks::new(SHARDS)).collect();
         let (heard, telemetry) = (BTreeMap::new(), Vec::new());
-        let stuck = None;
-        Bus { placement, edges, homes, asks, now, stuck, heard, telemetry, slots: 0, sent: 0 }
+        let (stuck, silent, slots, sent) = (None, None, 0, 0);
+        Bus { placement, edges, homes, asks, now, stuck, silent, heard, telemetry, slots, sent }
     }
 
     /// A bus like any other.
@@ -259,7 +262,7 @@ impl Bus {
                     for conn in receivers.by_ref().take(count) {
                         self.hear(shard, conn, &frame);
                     }
-                    if let Some(to) = trace {
+                    if let Some(to) = trace.filter(|_| self.silent != Some(shard)) {
                         let (delivered_ns, members) = (self.now.mono_ns, count as u64);
                         let pending = to.pending;
                         let report = TraceReport { pending, shard, delivered_ns, members };

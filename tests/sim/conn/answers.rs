@@ -134,15 +134,14 @@ impl Conn {
         match what {
             What::Events(nonces) if is_single && nonces.len() == 1 => {
                 let publish = &mut model.publishes[nonces[0]];
-                // An answer that came too late says nothing about what became of the event.
-                publish.is_refused = error != "TIMEOUT";
-                if publish.is_refused && publish.place.is_some() {
+                publish.is_refused = true;
+                if publish.place.is_some() {
                     violation!("no means no", "it has a place: {text}");
                 }
                 let is_false = match error {
                     "NOT_JOINED" | "CHANNEL_NOT_FOUND" => publish.is_joined,
                     "ROOM_PAUSED" => !model.paused.contains(&publish.room),
-                    "RATE_LIMITED" | "TIMEOUT" | "CHANNEL_IS_PM" | "SENDER_MISMATCH" => false,
+                    "RATE_LIMITED" | "CHANNEL_IS_PM" | "SENDER_MISMATCH" => false,
                     "PUBLISH_FORBIDDEN" => false,
                     "CHANNEL_PRIVATE" => {
                         publish.room != VAULT || publish.is_admins || publish.is_joined
@@ -174,6 +173,9 @@ impl Conn {
         let Some(sequence) = result["sequence"].as_u64() else { violation!("acks", "{text}") };
         let is_traced = result["trace"].is_array();
         let is_duplicate = result["duplicate"] == true;
+        if result["unreported"].as_u64().is_some_and(|shards| shards > 0) {
+            model.see("trace with a hop missing".to_owned());
+        }
         if !is_single || nonces.len() != 1 {
             let places = nonces.iter().map(|&nonce| model.publishes[nonce].place);
             let is_known = places.clone().all(|place| place.is_some());
