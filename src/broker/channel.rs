@@ -36,6 +36,11 @@ impl Ties {
         self.named.or(self.whole_room)
     }
 
+    /// Whether it was asked for by name that the member's own events come back.
+    pub fn echoes_by_name(self) -> bool {
+        self.named.is_some_and(|options| options.echo)
+    }
+
     fn watches(self) -> bool {
         self.options().is_some_and(|options| options.presence)
     }

@@ -155,10 +155,18 @@ pub struct RoomTie {
     pub channels: u32,
     /// What it asked for when it joined `*`, if it did.
     pub whole_room: Option<Options>,
-    /// Whether it wants its own events to `*` back.
-    pub echo: bool,
+    /// In how many of its channels by a join that asked for echo.
+    pub echoing: u32,
     /// Whether it asked to leave `*` and the home has not answered.
     pub leaving: bool,
+}
+
+impl RoomTie {
+    /// Whether it wants its own events to `*` back: if its join of `*` said so, or, where it did
+    /// not join `*`, any join of a channel that it is still in.
+    pub fn echoes(&self) -> bool {
+        self.whole_room.map_or(self.echoing > 0, |options| options.echo)
+    }
 }
 
 impl RefusedJoin {

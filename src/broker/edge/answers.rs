@@ -95,16 +95,11 @@ impl Edge {
             true => Ties { named: None, whole_room: Some(options) },
             false => Ties { named: Some(options), whole_room: None },
         };
-        self.enter_room(
-            conn,
-            room,
-            &join.address.room,
-            whole_room.then_some(options),
-            options.echo,
-        );
+        self.enter_room(conn, room, &join.address.room, whole_room.then_some(options));
         for seen in &channels {
             self.enter_channel(conn, seen, ties);
         }
+        self.seat_in_room(conn, &join.address.room);
         let address = (join.address.room.as_str(), join.address.channel.as_str());
         self.tell_activity(now, conn, "joined", address, out);
         match question {
@@ -138,7 +133,9 @@ impl Edge {
             true => self.leave_whole_room(conn, &address.room),
             false => self.leave_channel(conn, &address, false),
         }
-        self.forget_room_if_left(conn, &address.room);
+        if !self.forget_room_if_left(conn, &address.room) {
+            self.seat_in_room(conn, &address.room);
+        }
         let result = json!({"left": true, "room": address.room, "channel": address.channel});
         self.succeed(now, conn, &question, result, out);
     }
@@ -341,7 +338,6 @@ impl Edge {
         id: ChannelId,
         room: &Name,
         whole_room: Option<Options>,
-        echo: bool,
     ) {
         let Some(session) = self.session_mut(conn) else { return };
         let position = session.rooms.iter().position(|tie| tie.room == *room);
@@ -352,15 +348,20 @@ impl Edge {
                 id,
                 channels: 0,
                 whole_room: None,
-                echo: false,
+                echoing: 0,
                 leaving: false,
             });
             session.rooms.len() - 1
         });
         let tie = &mut session.rooms[position];
         tie.whole_room = whole_room.or(tie.whole_room);
-        tie.echo |= echo;
-        let options = Options { echo: tie.echo, presence: false };
+    }
+
+    /// Gives a client its seat where events to the room's `*` come, with the echo that the joins ask
+    /// for by which it is there now.
+    fn seat_in_room(&mut self, conn: ConnId, room: &Name) {
+        let Some(tie) = self.session(conn).and_then(|session| session.room(room)) else { return };
+        let (id, options) = (tie.id, Options { echo: tie.echoes(), presence: false });
         let every = Arc::new(Address { room: room.clone(), channel: Name::every() });
         self.audiences.seat(id, &every, conn, options);
     }
@@ -369,9 +370,13 @@ impl Edge {
         let address = &seen.address;
         let hasher = self.hasher.clone();
         let Some(session) = self.session_mut(conn) else { return };
+        let known = session.memberships.find(&hasher, &address.room, &address.channel);
+        let echoed = known.is_some_and(|known| known.ties.echoes_by_name());
         let (ties, is_new) = session.memberships.tie(&hasher, seen, ties);
-        if is_new && let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == address.room) {
-            tie.channels += 1;
+        if let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == address.room) {
+            tie.channels += u32::from(is_new);
+            tie.echoing += u32::from(ties.echoes_by_name());
+            tie.echoing -= u32::from(echoed);
         }
         let options = ties.options().unwrap_or_default();
         self.audiences.seat(seen.channel, address, conn, options);
@@ -381,6 +386,11 @@ impl Edge {
         let hasher = self.hasher.clone();
         let Some(session) = self.session_mut(conn) else { return };
         let (room, channel) = (&address.room, &address.channel);
+        let known = session.memberships.find(&hasher, room, channel);
+        let echoed = known.is_some_and(|known| known.ties.echoes_by_name());
+        if !whole_room && let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) {
+            tie.echoing -= u32::from(echoed);
+        }
         match session.memberships.untie(&hasher, room, channel, whole_room) {
             Some(Ok(left)) => {
                 let known = session.memberships.find(&hasher, room, channel);
@@ -416,14 +426,15 @@ impl Edge {
         }
     }
 
-    fn forget_room_if_left(&mut self, conn: ConnId, room: &Name) {
-        let Some(session) = self.session_mut(conn) else { return };
+    /// Forgets a room that a client is in by nothing any more; true if it is forgotten.
+    fn forget_room_if_left(&mut self, conn: ConnId, room: &Name) -> bool {
+        let Some(session) = self.session_mut(conn) else { return true };
         let is_left =
             |tie: &RoomTie| tie.room == *room && tie.channels == 0 && tie.whole_room.is_none();
-        if let Some(position) = session.rooms.iter().position(is_left) {
-            let tie = session.rooms.swap_remove(position);
-            self.audiences.unseat(tie.id, conn);
-        }
+        let Some(position) = session.rooms.iter().position(is_left) else { return false };
+        let tie = session.rooms.swap_remove(position);
+        self.audiences.unseat(tie.id, conn);
+        true
     }
 }
 

@@ -311,8 +311,13 @@ impl Edge {
         for session in sessions() {
             for tie in &session.rooms {
                 let of_room = session.memberships.iter();
-                let of_room = of_room.filter(|membership| membership.address.room == tie.room);
-                assert_eq!(of_room.count(), tie.channels as usize);
+                let of_room: Vec<_> =
+                    of_room.filter(|membership| membership.address.room == tie.room).collect();
+                assert_eq!(of_room.len(), tie.channels as usize);
+                let echoing = of_room.iter().filter(|known| known.ties.echoes_by_name());
+                assert_eq!(echoing.count(), tie.echoing as usize);
+                let seat = self.audiences.options(tie.id, session.conn);
+                assert_eq!(seat.map(|options| options.echo), Some(tie.echoes()));
                 assert!(tie.channels > 0 || tie.whole_room.is_some());
             }
         }

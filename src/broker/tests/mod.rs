@@ -2,6 +2,7 @@
 //!
 //! The clients of shard 0 are admins, all others are users.
 
+mod echo;
 mod open_fates;
 mod secrets;
 

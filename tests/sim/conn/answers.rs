@@ -294,15 +294,15 @@ impl Conn {
         self.check_secret(model, &room, &channel);
         let was_in = self.rooms.contains_key(&room);
         let known = self.rooms.entry(room.clone()).or_default();
-        known.echo |= options.echo;
+        let echoed = known.echoes();
         if channel == "*" {
-            known.whole = Some(options);
             // A client that came into the room by an earlier join of its welcome may have got
             // events to `*` since, which follow the welcome.
             if !(was_in && self.is_entering) {
                 self.reach(model, (&room, "*"), life, sequence);
             }
-            let known = &self.rooms[&room];
+            let Some(known) = self.rooms.get_mut(&room) else { return };
+            known.whole = Some(options);
             let listed = |name: &str| {
                 let positions = view["channels"].as_array().into_iter().flatten();
                 positions.into_iter().any(|position| position["channel"] == name)
@@ -330,6 +330,10 @@ impl Conn {
         member.named = Some(options);
         // Who joined the whole room is a member of a new channel by that as well.
         member.whole = member.whole.or(whole);
+        if let Some(known) = self.rooms.get_mut(&room) {
+            known.note_echo(echoed);
+        }
+        let Some(member) = self.member_mut(&room, &channel) else { return };
         let missed = view["missed"].as_u64().unwrap_or(0);
         match (&recover, view["recovered"] == true) {
             (None, true) => violation!("recovery", "{number} did not ask for it: {view}"),

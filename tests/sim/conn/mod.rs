@@ -80,9 +80,24 @@ pub struct Options {
 pub struct Room {
     pub whole: Option<Options>,
     pub channels: BTreeMap<String, Member>,
-    /// Whether any join asked for echo.
-    echo: bool,
     star: Option<Cursor>,
+}
+
+impl Room {
+    /// Whether its own events to `*` come back: as it joined `*`, or else any channel.
+    fn echoes(&self) -> bool {
+        let mut named = self.channels.values().filter_map(|member| member.named);
+        self.whole.map_or_else(|| named.any(|options| options.echo), |options| options.echo)
+    }
+
+    /// Notes that it may have changed, in a way that leaves open when.
+    fn note_echo(&mut self, before: bool) {
+        if self.echoes() != before
+            && let Some(star) = &mut self.star
+        {
+            star.is_echo_unsure = true;
+        }
+    }
 }
 
 /// What a client knows of a channel it is a member of.
@@ -392,14 +407,16 @@ impl Conn {
             violation!("nothing to a stranger", "{number} got {sequence} of {room}:{channel}")
         };
         if channel == "*" {
+            let echoes = known.echoes();
             let new = || Cursor::new(model.new_life(), sequence - 1);
             let cursor = known.star.get_or_insert_with(new);
-            if is_own && !known.echo {
+            let may_be_own = !echoes || cursor.is_echo_unsure;
+            if is_own && !echoes {
                 violation!("echo", "{number} got its own {sequence} of {room}:*");
             }
             let missing = cursor.step(sequence);
             let life = cursor.life;
-            self.miss((room, channel), life, missing, (true, true));
+            self.miss((room, channel), life, missing, (may_be_own, true));
             return life;
         }
         if !known.channels.contains_key(channel) {
