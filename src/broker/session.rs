@@ -42,7 +42,7 @@ pub struct Session {
     pub leaves_in_flight: u32,
     /// The command whose answer may be long and has not come, by the id of its message.
     pub awaited: Option<Box<str>>,
-    /// Whether a message of its waits for an answer, to a join or to that command.
+    /// Whether a message of its waits for an answer, to a join, a leave or that command.
     pub waits_for_answer: bool,
     /// When it connected, in microseconds since 1970.
     pub connected_us: u64,

@@ -127,6 +127,7 @@ impl Edge {
         let LeftTell { conn, address, question, .. } = left;
         let Some(session) = self.session_mut(conn) else { return };
         session.leaves_in_flight -= 1;
+        let waits = std::mem::take(&mut session.waits_for_answer);
         // Before it is gone: only a member knows whether the channel is private.
         self.tell_activity(now, conn, "left", (&address.room, &address.channel), out);
         match address.channel.is_every() {
@@ -138,6 +139,9 @@ impl Edge {
         }
         let result = json!({"left": true, "room": address.room, "channel": address.channel});
         self.succeed(now, conn, &question, result, out);
+        if waits {
+            out.list.push(Delivery::Resume(conn));
+        }
     }
 
     fn on_part(&mut self, now: Now, key: u32, shard: ShardId, part: Part, out: &mut Deliveries) {

@@ -125,6 +125,24 @@ impl Bus {
         payload: Value,
         metadata: Value,
     ) -> String {
+        let (id, text) = self.message(client, kind, address, payload, metadata);
+        let mut flow = self.offer(client, &text, false);
+        if flow == Flow::Waiting {
+            flow = self.offer(client, &text, true);
+        }
+        assert_eq!(flow, Flow::Done, "one answer is enough to wait for");
+        id
+    }
+
+    /// A message that nobody has sent yet: its id and its text.
+    fn message(
+        &mut self,
+        client: &Client,
+        kind: &str,
+        address: &str,
+        payload: Value,
+        metadata: Value,
+    ) -> (String, String) {
         self.sent += 1;
         let id = format!("arq_{}", self.sent);
         let (room, channel) = address.split_once(':').unwrap();
@@ -133,22 +151,19 @@ impl Bus {
             "from": client.id, "timestamp": "2025-11-24T16:00:00Z", "payload": payload,
             "metadata": metadata,
         });
-        let (text, mut is_again) = (text.to_string(), false);
-        let envelope = decode(&text).unwrap();
+        (id, text.to_string())
+    }
+
+    /// Offers a message to the edge of its client, and lets happen what follows from it.
+    fn offer(&mut self, client: &Client, text: &str, again: bool) -> Flow {
+        let (envelope, mut out) = (decode(text).unwrap(), Deliveries::default());
         let at = client.shard.index();
-        while {
-            let mut out = Deliveries::default();
-            let (edge, asks) = (&mut self.edges[at], &mut self.asks[at]);
-            let flow = edge.on_message(self.now, client.conn, &envelope, is_again, asks, &mut out);
-            edge.note_parsed(self.now);
-            self.deliver(client.shard, out);
-            self.settle();
-            flow != Flow::Done
-        } {
-            assert!(!is_again, "one answer is enough to wait for");
-            is_again = true;
-        }
-        id
+        let (edge, asks) = (&mut self.edges[at], &mut self.asks[at]);
+        let flow = edge.on_message(self.now, client.conn, &envelope, again, asks, &mut out);
+        edge.note_parsed(self.now);
+        self.deliver(client.shard, out);
+        self.settle();
+        flow
     }
 
     /// Publishes an event; its ack or refusal.

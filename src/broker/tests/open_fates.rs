@@ -83,3 +83,29 @@ fn a_list_without_a_shards_part_says_so() {
     bus.settle();
     assert!(bus.done(&ann, "list_rooms", "*:*", json!({})).get("unanswered_shards").is_none());
 }
+
+#[test]
+fn a_join_is_one_too_many_only_when_that_is_sure() {
+    let limits = Limits { max_joins_per_client: 2, ..Limits::default() };
+    let mut bus = Bus::new(limits, PublishAnywhere::default());
+    let ann = bus.connect(1, "ann");
+    bus.join(&ann, "r:a");
+    bus.join(&ann, "r:b");
+    assert_eq!(bus.command(&ann, "join_channel", "r:c", json!({}))["error"], "JOIN_LIMIT");
+    bus.join(&ann, "r:a");
+    bus.done(&ann, "leave_channel", "r:b", json!({}));
+    // Behind a join that is no join more, and behind a leave.
+    for (command, address) in [("join_channel", "r:a"), ("leave_channel", "r:c")] {
+        bus.stuck = Some(bus.placement.of_room("r"));
+        let payload = |command| json!({"command": command, "parameters": {}});
+        bus.say(&ann, "command", address, payload(command), json!({}));
+        let join = payload("join_channel");
+        let (id, text) = bus.message(&ann, "command", "r:c", join, json!({}));
+        assert_eq!(bus.offer(&ann, &text, false), Flow::Waiting, "{command}");
+        bus.stuck = None;
+        bus.settle();
+        assert_eq!(bus.offer(&ann, &text, true), Flow::Done);
+        assert_eq!(bus.reply(&ann, &id).unwrap()["status"], "success", "{command}");
+    }
+    assert_eq!(bus.command(&ann, "join_channel", "r:*", json!({}))["error"], "JOIN_LIMIT");
+}
