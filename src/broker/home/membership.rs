@@ -189,6 +189,10 @@ impl Home {
         self.may_create_by_join(&address.room, &ask.client)?;
         self.has_room_for_channel(&address.room)?;
         self.has_room_for(&address.room, ask.conn)?;
+        if self.is_whole_room_full(&address.room, ask.conn) {
+            // Who joined the whole room is in a new channel first, and fills it.
+            return Err(member_limit(self.limits.max_members_per_channel, "channel"));
+        }
         let creator = Some(ask.client.client_id.clone());
         let (address, general) = (address.clone(), ChannelType::General);
         let id = self.insert_channel(now, address, general, creator, true, told).id;
@@ -393,15 +397,21 @@ impl Home {
                 && channel.member_count() >= max as usize
                 && channel.member(conn).is_none()
         };
+        if room.channels.values().any(is_full) || self.is_whole_room_full(room.name(), conn) {
+            return Err(member_limit(max, "channel"));
+        }
+        Ok(())
+    }
+
+    /// Whether the others who joined the whole room are as many as a channel may have members.
+    fn is_whole_room_full(&self, room: &Name, conn: ConnRef) -> bool {
+        let max = self.limits.max_members_per_channel as usize;
+        let Some(room) = self.rooms.get(room) else { return false };
         let of_room = room.people.iter();
         let others =
             of_room.filter(|(other, person)| person.whole_room.is_some() && **other != conn);
         // Who is in is counted one by one only where there are enough to matter.
-        let may_be_full = room.people.len() >= max as usize;
-        if room.channels.values().any(is_full) || may_be_full && others.count() >= max as usize {
-            return Err(member_limit(max, "channel"));
-        }
-        Ok(())
+        room.people.len() >= max && others.count() >= max
     }
 
     fn tie(

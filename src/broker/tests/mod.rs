@@ -3,6 +3,7 @@
 //! The clients of shard 0 are admins, all others are users.
 
 mod echo;
+mod limits;
 mod open_fates;
 mod secrets;
 
