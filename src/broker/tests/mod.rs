@@ -2,6 +2,7 @@
 //!
 //! The clients of shard 0 are admins, all others are users.
 
+mod arrivals;
 mod echo;
 mod limits;
 mod open_fates;
