@@ -228,7 +228,7 @@ impl Channel {
             name: self.address.channel.clone(),
             room: self.address.room.clone(),
             channel_type: self.channel_type,
-            state: if self.members.is_empty() { "empty" } else { "active" },
+            state: self.state(),
             participants,
             participant_count: self.members.len() as u64,
             created_at: Time(self.created_us),
@@ -237,6 +237,14 @@ impl Channel {
             hardcoded: self.hardcoded,
             auto_created: self.auto_created,
             history: (self.channel_type != ChannelType::Pm).then(|| self.history.span()),
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        match self.channel_type {
+            ChannelType::Pm => "private",
+            _ if self.members.is_empty() => "empty",
+            _ => "active",
         }
     }
 

@@ -111,7 +111,7 @@ pub struct ChannelView {
     /// Its type.
     #[serde(rename = "type")]
     pub channel_type: ChannelType,
-    /// `active`, or `empty` while nobody is in it.
+    /// `active`, or `empty` while nobody is in it; `private` if it is for private messages.
     pub state: &'static str,
     /// Its members.
     pub participants: Vec<ParticipantView>,
