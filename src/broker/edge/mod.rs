@@ -26,7 +26,7 @@ use crate::broker::policy::{ClientCard, PublishAnywhere, Role};
 use crate::broker::session::{Phase, Session};
 use crate::broker::telemetry::{Event, Place};
 use crate::protocol::close::CloseReason;
-use crate::protocol::command::{Address, ClientType};
+use crate::protocol::command::{self, Address, ClientType};
 use crate::protocol::decode::Rejected;
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
@@ -376,6 +376,10 @@ impl Edge {
     ) {
         let text = reply::success(self.stamp(now), question, result);
         if text.len() > self.limits.outbox_bytes as usize {
+            if question.command.is_some_and(command::changes_something) {
+                // It is done, whether or not all can be told of it.
+                return self.succeed(now, conn, question, json!({"more": true}), out);
+            }
             let refusal = Refusal::new(
                 Fault::MessageTooLarge,
                 format!(
