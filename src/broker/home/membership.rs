@@ -29,6 +29,7 @@ struct Entry {
 
 impl Home {
     pub(super) fn join(&mut self, now: Now, ask: JoinAsk, told: &mut Told) {
+        let was_joined = self.is_joined(&ask.join.address, ask.conn);
         let result = if ask.join.address.channel.is_every() {
             self.join_room(now, &ask, told)
         } else {
@@ -41,7 +42,8 @@ impl Home {
                 let seen = |id: &ChannelId| self.channels[id].seen();
                 let place = self.place(&join.address);
                 let client_id = place.known(&client.client_id);
-                told.telemetry.push(Event::Joined { client_id, place });
+                // Whoever only asks for something else now is no news.
+                told.telemetry.extend((!was_joined).then_some(Event::Joined { client_id, place }));
                 let joined = JoinedTell {
                     conn: conn.conn,
                     room,
@@ -492,6 +494,17 @@ impl Home {
         let id = room.and_then(|room| room.channels.get(&address.channel));
         let channel = id.and_then(|id| self.channels.get(id));
         channel.map_or_else(|| Place::Open(address.clone()), Channel::place)
+    }
+
+    /// Whether the connection joined just this: the channel by its name, or the room as a whole.
+    fn is_joined(&self, address: &Address, conn: ConnRef) -> bool {
+        let Some(room) = self.rooms.get(&address.room) else { return false };
+        if address.channel.is_every() {
+            return room.people.get(&conn).is_some_and(|person| person.whole_room.is_some());
+        }
+        let id = room.channels.get(&address.channel);
+        let member = id.and_then(|id| self.channels[id].member(conn));
+        member.is_some_and(|member| member.ties.named.is_some())
     }
 
     fn client_of(&self, room: &Name, conn: ConnRef) -> Option<Arc<ClientCard>> {

@@ -25,3 +25,23 @@ fn a_client_that_was_refused_an_identity_may_ask_for_another() {
     assert_eq!(refused["error"], "ALREADY_IDENTIFIED");
     bus.done(&bob, "ping", "*:*", json!({}));
 }
+
+#[test]
+fn a_join_and_a_leave_are_told_once() {
+    let mut bus = Bus::usual();
+    let ann = bus.connect(1, "ann");
+    for address in ["r:a", "r:*"] {
+        for (command, parameters, joined, left) in [
+            ("join_channel", json!({}), 1, 0),
+            ("join_channel", json!({"echo": true}), 0, 0),
+            ("leave_channel", json!({}), 0, 1),
+            ("join_channel", json!({}), 1, 0),
+        ] {
+            bus.telemetry();
+            bus.done(&ann, command, address, parameters);
+            let told = bus.telemetry();
+            let count = |event| told.matches(event).count();
+            assert_eq!((count("Joined {"), count("Left {")), (joined, left), "{address} {told}");
+        }
+    }
+}
