@@ -178,6 +178,22 @@ impl Home {
             }
         }
         self.kept = self.count_kept();
+        self.plan_expiries();
+    }
+
+    /// Notes anew when channels are to be looked at for having been empty too long.
+    fn plan_expiries(&mut self) {
+        self.expiries.clear();
+        let ttl_ms = u64::from(self.limits.empty_channel_ttl_ms);
+        for channel in self.channels.values_mut().filter(|channel| channel.expiry_noted) {
+            match channel.empty_since_ms {
+                Some(since_ms) => {
+                    self.expiries.entry(since_ms + ttl_ms).or_default().push(channel.id);
+                }
+                None => channel.expiry_noted = false,
+            }
+        }
+        self.expiries.values_mut().for_each(|ids| ids.sort_unstable());
     }
 
     /// Handles an ask. Surveys and what concerns the whole shard are the engine's.

@@ -32,3 +32,28 @@ fn what_was_done_is_not_refused_for_the_length_of_its_answer() {
     assert_eq!(bus.done(&ann, "pause_room", "r:*", json!({})), json!({"more": true}));
     assert_eq!(bus.publish(&bob, "r:channel-1")["error"], "ROOM_PAUSED");
 }
+
+#[test]
+fn a_new_time_to_stay_empty_holds_at_once() {
+    let mut bus = Bus::usual();
+    let ann = bus.connect(0, "ann");
+    for address in ["r:a", "r:b", "r:kept"] {
+        bus.join(&ann, address);
+    }
+    for address in ["r:a", "r:b"] {
+        bus.done(&ann, "leave_channel", address, json!({}));
+    }
+    bus.join(&ann, "r:b");
+    let count = |bus: &mut Bus| bus.done(&ann, "list_channels", "r:*", json!({}))["count"].clone();
+    bus.pass(1_000);
+    assert_eq!(count(&mut bus), 3);
+    bus.reconfigure(Limits { empty_channel_ttl_ms: 500, ..Limits::default() });
+    bus.pass(1);
+    assert_eq!(count(&mut bus), 2, "it was empty for longer than that");
+    bus.done(&ann, "leave_channel", "r:b", json!({}));
+    bus.reconfigure(Limits { empty_channel_ttl_ms: 5_000, ..Limits::default() });
+    bus.pass(4_999);
+    assert_eq!(count(&mut bus), 2);
+    bus.pass(1);
+    assert_eq!(count(&mut bus), 1);
+}

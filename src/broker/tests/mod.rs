@@ -210,6 +210,13 @@ impl Bus {
         format!("{:?}", std::mem::take(&mut self.telemetry))
     }
 
+    /// New limits, everywhere.
+    fn reconfigure(&mut self, limits: Limits) {
+        let limits = Arc::new(limits);
+        self.homes.iter_mut().for_each(|home| home.reconfigure(limits.clone()));
+        self.edges.iter_mut().for_each(|edge| edge.reconfigure(limits.clone()));
+    }
+
     /// Time passes.
     fn pass(&mut self, ms: u64) {
         self.now = self.now.after(Duration::from_millis(ms));
@@ -217,6 +224,9 @@ impl Bus {
             let mut out = Deliveries::default();
             self.edges[shard.index()].tick(self.now, &mut out);
             self.deliver(shard, out);
+            let mut told = Told::default();
+            self.homes[shard.index()].expire(self.now, &mut told);
+            self.telemetry.append(&mut told.telemetry);
         }
         self.settle();
     }
