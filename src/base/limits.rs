@@ -58,7 +58,8 @@ pub const TELEMETRY_SLOTS: usize = 16_384;
 pub const TELEMETRY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// How much of `history_bytes_total` a shard borrows at a time, beyond what is its own.
 pub const HISTORY_LOAN_BYTES: u64 = 256 * 1024;
-/// How long a question that every shard must answer may take before it is answered without them.
+/// How long the parts of an answer that shards tell of themselves are waited for: of a question to
+/// all of them from when it was asked, of a trace from when its event was accepted.
 pub const GATHER_DEADLINE_MS: u64 = 80;
 /// How long a connection that is being closed may take to read its last bytes.
 pub const CLOSE_LINGER_MS: u64 = 1_000;
@@ -66,6 +67,8 @@ pub const CLOSE_LINGER_MS: u64 = 1_000;
 pub const SLOW_LINGER_MS: u64 = 10_000;
 /// The window in which `max_violations` counts.
 pub const VIOLATION_WINDOW_MS: u64 = 60_000;
+/// The most that `max_violations` may be: of a client that misbehaves, so many times are kept.
+pub const MAX_VIOLATIONS_MAX: u32 = 1_000;
 
 /// The most TCP connections the control plane's HTTP port holds at once, slow ones included.
 pub const HTTP_CONNECTIONS_MAX: usize = 4_096;

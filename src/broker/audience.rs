@@ -100,6 +100,12 @@ impl Audiences {
         }
     }
 
+    /// What a connection asked for, if it has a seat; for the simulator.
+    pub fn options(&self, channel: ChannelId, conn: ConnId) -> Option<Options> {
+        let audience = self.of_channel.get(&channel)?;
+        Some(audience.seats[*audience.places.get(&conn)? as usize].options)
+    }
+
     /// How many seats there are in all; for the simulator.
     pub fn seat_count(&self) -> usize {
         self.of_channel.values().map(|audience| audience.seats.len()).sum()

@@ -3,7 +3,8 @@
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::broker::history::History;
-use crate::broker::policy::{self, ClientCard};
+use crate::broker::policy::{self, ClientCard, Role};
+use crate::broker::telemetry::Place;
 use crate::protocol::command::{Address, ChannelType};
 use crate::protocol::names::Name;
 use crate::protocol::views::{ChannelLine, ChannelView, ParticipantView, Time};
@@ -35,6 +36,11 @@ impl Ties {
         self.named.or(self.whole_room)
     }
 
+    /// Whether it was asked for by name that the member's own events come back.
+    pub fn echoes_by_name(self) -> bool {
+        self.named.is_some_and(|options| options.echo)
+    }
+
     fn watches(self) -> bool {
         self.options().is_some_and(|options| options.presence)
     }
@@ -47,6 +53,17 @@ pub struct Member {
     pub client: Arc<ClientCard>,
     /// How.
     pub ties: Ties,
+}
+
+/// What the edges of its members know of a channel.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its id.
+    pub channel: ChannelId,
+    /// Its names.
+    pub address: Arc<Address>,
+    /// Whether it is private.
+    pub is_private: bool,
 }
 
 /// How many members each shard has.
@@ -124,7 +141,24 @@ impl Channel {
 
     /// Whether the client may see and join it.
     pub fn admits(&self, client: &ClientCard) -> bool {
-        policy::may_enter(client, self.channel_type, self.created_by.as_ref(), &self.guests)
+        self.admits_as(client.role, &client.client_id)
+    }
+
+    /// Whether a client of that role and id may see and join it.
+    pub fn admits_as(&self, role: Role, client_id: &str) -> bool {
+        let creator = self.created_by.as_ref();
+        policy::may_enter((role, client_id), self.channel_type, creator, &self.guests)
+    }
+
+    /// What telemetry may tell of where it is.
+    pub fn place(&self) -> Place {
+        Place::of(&self.address, self.channel_type)
+    }
+
+    /// What an edge knows of it.
+    pub fn seen(&self) -> Seen {
+        let is_private = self.channel_type == ChannelType::Private;
+        Seen { channel: self.id, address: self.address.clone(), is_private }
     }
 
     /// The member of that connection.
@@ -194,7 +228,7 @@ impl Channel {
             name: self.address.channel.clone(),
             room: self.address.room.clone(),
             channel_type: self.channel_type,
-            state: if self.members.is_empty() { "empty" } else { "active" },
+            state: self.state(),
             participants,
             participant_count: self.members.len() as u64,
             created_at: Time(self.created_us),
@@ -203,6 +237,14 @@ impl Channel {
             hardcoded: self.hardcoded,
             auto_created: self.auto_created,
             history: (self.channel_type != ChannelType::Pm).then(|| self.history.span()),
+        }
+    }
+
+    fn state(&self) -> &'static str {
+        match self.channel_type {
+            ChannelType::Pm => "private",
+            _ if self.members.is_empty() => "empty",
+            _ => "active",
         }
     }
 

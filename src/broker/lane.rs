@@ -5,6 +5,7 @@
 
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};
+use crate::broker::channel::Seen;
 use crate::broker::policy::{ClientCard, Role};
 use crate::broker::staged::Staged;
 use crate::protocol::command::{Address, CreateChannel, HistoryQuery, Join, RoomConfig};
@@ -341,7 +342,7 @@ pub struct JoinedTell {
     /// What was asked for.
     pub join: Join,
     /// The channels it is a member of now: one, or all that `*` stands for.
-    pub channels: Vec<(ChannelId, Arc<Address>)>,
+    pub channels: Vec<Seen>,
     /// The answer.
     pub view: JoinView,
     /// What is answered; `None` for a join that was part of connecting.
@@ -354,9 +355,7 @@ pub struct JoinedTell {
 #[derive(Debug)]
 pub struct OpenedTell {
     /// The channel.
-    pub channel: ChannelId,
-    /// Its names.
-    pub address: Arc<Address>,
+    pub channel: Seen,
     /// The connections.
     pub conns: Vec<ConnId>,
 }

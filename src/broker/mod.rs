@@ -30,3 +30,7 @@ pub mod room;
 pub mod session;
 pub mod staged;
 pub mod telemetry;
+pub mod violations;
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,9 @@
 //! Answers of an edge that need more than one shard's word: surveys, private messages, traces.
 //!
 //! *Invariants*: an entry ends once, when its last part is in or its deadline has passed; a part
-//! for an entry that has ended finds nothing, because keys are never used twice.
+//! for an entry that has ended finds nothing, because keys are never used twice. A deadline cuts
+//! short what is only told, never the question whether something was done: what a home will still
+//! decide is waited for.
 
 use crate::base::hash::Map;
 use crate::base::ids::{ConnId, ShardId};
@@ -60,7 +62,7 @@ pub struct Trace {
     pub received_ns: u64,
     /// When it was parsed and on its way, once that is known.
     pub parsed_ns: Option<u64>,
-    /// What its home said: sequence, duplicate, when and to how many shards it was routed.
+    /// What its home said: sequence, duplicate, where, when and to how many shards it was routed.
     pub accepted: Option<(u64, bool, ShardId, u64, u16)>,
     /// What the shards of its members said.
     pub reports: Vec<TraceReport>,
@@ -73,9 +75,9 @@ impl Trace {
         self.parsed_ns.is_some() && expected.is_some_and(|shards| self.reports.len() >= shards)
     }
 
-    /// The ack, with what is known; `None` if the event was not even accepted.
+    /// The ack, with what is known; `None` while the event is not accepted.
     pub fn ack(&self, edge: ShardId) -> Option<AckView> {
-        let (sequence, duplicate, home, routed_ns, _) = self.accepted?;
+        let (sequence, duplicate, home, routed_ns, shards) = self.accepted?;
         let since = |ns: u64| ns.saturating_sub(self.received_ns);
         let hop = |at, shard: ShardId, ns, members| Hop { at, shard: shard.0, ns, members };
         let parsed = self.parsed_ns.map(|ns| hop("parsed", edge, since(ns), None));
@@ -86,8 +88,9 @@ impl Trace {
         hops.extend(reports.iter().map(|report| {
             hop("delivered", report.shard, since(report.delivered_ns), Some(report.members))
         }));
-        let delivered = reports.iter().map(|report| report.members).sum();
-        Some(AckView { sequence, duplicate, trace: Some(hops), delivered: Some(delivered) })
+        let delivered = Some(reports.iter().map(|report| report.members).sum());
+        let unreported = usize::from(shards).saturating_sub(reports.len()) as u64;
+        Some(AckView { sequence, duplicate, trace: Some(hops), delivered, unreported })
     }
 }
 
@@ -97,15 +100,21 @@ impl PendingTable {
         PendingTable { entries: Map::with_hasher(hasher), deadlines: VecDeque::new(), next: 0 }
     }
 
-    /// Adds an entry and gives its key. Private messages have no deadline: every directory
-    /// answers, and an answer that says who was missed is worth waiting for.
+    /// Adds an entry and gives its key. A survey has a deadline from now on. A private message has
+    /// none: every directory answers. A trace has one once its home has decided.
     pub fn insert(&mut self, now_ms: u64, pending: Pending) -> u32 {
         self.next = self.next.wrapping_add(1);
-        if !matches!(pending.gathers, Gathers::Private { .. }) {
-            self.deadlines.push_back((now_ms + GATHER_DEADLINE_MS, self.next));
-        }
+        let is_survey = matches!(pending.gathers, Gathers::Survey(..));
         self.entries.insert(self.next, pending);
+        if is_survey {
+            self.start_deadline(now_ms, self.next);
+        }
         self.next
+    }
+
+    /// From now on an entry is only waited for so long.
+    pub fn start_deadline(&mut self, now_ms: u64, key: u32) {
+        self.deadlines.push_back((now_ms + GATHER_DEADLINE_MS, key));
     }
 
     /// The entry of that key, if it has not ended.

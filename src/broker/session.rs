@@ -1,10 +1,10 @@
 //! One client at its edge: who it is, what it joined, how fast it may talk.
 
 use crate::base::ids::{ChannelId, ConnId, ShardId};
-use crate::base::limits::VIOLATION_WINDOW_MS;
 use crate::base::time::Now;
-use crate::broker::channel::{Options, Ties};
+use crate::broker::channel::{Options, Seen, Ties};
 use crate::broker::policy::ClientCard;
+use crate::broker::violations::Violations;
 use crate::protocol::command::{Address, Identity};
 use crate::protocol::fault::Refusal;
 use crate::protocol::names::Name;
@@ -42,7 +42,7 @@ pub struct Session {
     pub leaves_in_flight: u32,
     /// The command whose answer may be long and has not come, by the id of its message.
     pub awaited: Option<Box<str>>,
-    /// Whether a message of its waits for an answer, to a join or to that command.
+    /// Whether a message of its waits for an answer, to a join, a leave or that command.
     pub waits_for_answer: bool,
     /// When it connected, in microseconds since 1970.
     pub connected_us: u64,
@@ -136,6 +136,8 @@ pub struct Membership {
     pub channel: ChannelId,
     /// Its names.
     pub address: Arc<Address>,
+    /// Whether it is private.
+    pub is_private: bool,
     /// How it became one.
     pub ties: Ties,
     /// Whether it asked to leave it by name and the home has not answered.
@@ -153,10 +155,18 @@ pub struct RoomTie {
     pub channels: u32,
     /// What it asked for when it joined `*`, if it did.
     pub whole_room: Option<Options>,
-    /// Whether it wants its own events to `*` back.
-    pub echo: bool,
+    /// In how many of its channels by a join that asked for echo.
+    pub echoing: u32,
     /// Whether it asked to leave `*` and the home has not answered.
     pub leaving: bool,
+}
+
+impl RoomTie {
+    /// Whether it wants its own events to `*` back: if its join of `*` said so, or, where it did
+    /// not join `*`, any join of a channel that it is still in.
+    pub fn echoes(&self) -> bool {
+        self.whole_room.map_or(self.echoing > 0, |options| options.echo)
+    }
 }
 
 impl RefusedJoin {
@@ -247,7 +257,7 @@ impl Session {
 
     /// Counts a malformed message; true if there were `max` of them within a minute.
     pub fn count_violation(&mut self, now: Now, max: u32) -> bool {
-        self.violations.count(now, max)
+        self.violations.count(now.mono_ms(), max)
     }
 
     /// What it joined, as `room:channel`, sorted.
@@ -313,17 +323,13 @@ impl Memberships {
     }
 
     /// Adds ties to a channel; gives all of them, and whether the membership is new.
-    pub fn tie(
-        &mut self,
-        hasher: &RandomState,
-        channel: ChannelId,
-        address: &Arc<Address>,
-        ties: Ties,
-    ) -> (Ties, bool) {
+    pub fn tie(&mut self, hasher: &RandomState, seen: &Seen, ties: Ties) -> (Ties, bool) {
+        let Seen { channel, address, is_private } = seen;
+        let (channel, is_private) = (*channel, *is_private);
         let was_named = |membership: &Membership| membership.ties.named.is_some();
         if let Some(known) = self.find_mut(hasher, &address.room, &address.channel) {
             let before = was_named(known);
-            known.channel = channel;
+            (known.channel, known.is_private) = (channel, is_private);
             known.ties.named = ties.named.or(known.ties.named);
             known.ties.whole_room = ties.whole_room.or(known.ties.whole_room);
             // A leave that is under way ends what was joined by name before, whenever the answer to
@@ -333,8 +339,9 @@ impl Memberships {
             return (ties, false);
         }
         self.named += u32::from(ties.named.is_some());
-        let membership = Membership { channel, address: address.clone(), ties, leaving: false };
-        let key = hash(hasher, &address.room, &address.channel);
+        let address = address.clone();
+        let membership = Membership { channel, address, is_private, ties, leaving: false };
+        let key = hash(hasher, &seen.address.room, &seen.address.channel);
         self.table.insert_unique(key, membership, |kept| {
             hash(hasher, &kept.address.room, &kept.address.channel)
         });
@@ -418,26 +425,16 @@ impl Bucket {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Violations {
-    count: u32,
-    window_start_ms: u64,
-}
-
-impl Violations {
-    fn count(&mut self, now: Now, max: u32) -> bool {
-        if now.mono_ms() - self.window_start_ms > VIOLATION_WINDOW_MS {
-            *self = Violations { count: 0, window_start_ms: now.mono_ms() };
-        }
-        self.count += 1;
-        max > 0 && self.count >= max
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::hash::seeded;
+
+    fn channel() -> Seen {
+        let address = Address { room: Name::fixed("r"), channel: Name::fixed("c") };
+        let channel = ChannelId::new(ShardId(0), 1);
+        Seen { channel, address: Arc::new(address), is_private: false }
+    }
 
     #[test]
     fn a_bucket_holds_one_second_and_refills_evenly() {
@@ -450,27 +447,16 @@ mod tests {
     }
 
     #[test]
-    fn violations_count_within_a_minute() {
-        let at = |ms: u64| Now { mono_ns: ms * 1_000_000, wall_us: 0 };
-        let mut violations = Violations::default();
-        assert!(!violations.count(at(1), 3) && !violations.count(at(2), 3));
-        assert!(violations.count(at(3), 3));
-        assert!(!violations.count(at(70_000), 3));
-        assert!(!violations.count(at(70_000), 0) && !violations.count(at(70_000), 0));
-    }
-
-    #[test]
     fn memberships_by_name_and_by_whole_room_add_up() {
         let hasher = seeded(1);
-        let address = Arc::new(Address { room: Name::fixed("r"), channel: Name::fixed("c") });
-        let id = ChannelId::new(ShardId(0), 1);
+        let seen = channel();
         let options = Some(Options::default());
         let mut memberships = Memberships::default();
         let whole = Ties { named: None, whole_room: options };
-        assert!(memberships.tie(&hasher, id, &address, whole).1);
+        assert!(memberships.tie(&hasher, &seen, whole).1);
         assert_eq!(memberships.named_count(), 0);
         let named = Ties { named: options, whole_room: None };
-        assert!(!memberships.tie(&hasher, id, &address, named).1);
+        assert!(!memberships.tie(&hasher, &seen, named).1);
         assert_eq!((memberships.named_count(), memberships.len()), (1, 1));
         assert!(matches!(memberships.untie(&hasher, "r", "c", false), Some(Ok(_))));
         assert!(matches!(memberships.untie(&hasher, "r", "c", true), Some(Err(_))));
@@ -481,12 +467,11 @@ mod tests {
     #[test]
     fn only_the_answer_to_a_leave_by_name_ends_it() {
         let hasher = seeded(1);
-        let address = Arc::new(Address { room: Name::fixed("r"), channel: Name::fixed("c") });
-        let id = ChannelId::new(ShardId(0), 1);
+        let seen = channel();
         let options = Some(Options::default());
         let both = Ties { named: options, whole_room: options };
         let mut memberships = Memberships::default();
-        memberships.tie(&hasher, id, &address, both);
+        memberships.tie(&hasher, &seen, both);
         memberships.find_mut(&hasher, "r", "c").unwrap().leaving = true;
         let is_leaving = |memberships: &Memberships| {
             memberships.find(&hasher, "r", "c").is_some_and(|membership| membership.leaving)
@@ -496,12 +481,12 @@ mod tests {
             Ties { named: options, whole_room: None },
             Ties { named: None, whole_room: options },
         ] {
-            memberships.tie(&hasher, id, &address, ties);
+            memberships.tie(&hasher, &seen, ties);
             assert!(is_leaving(&memberships), "{ties:?}");
         }
         memberships.untie(&hasher, "r", "c", true);
         assert!(is_leaving(&memberships), "leaving the whole room is another leave");
-        memberships.tie(&hasher, id, &address, both);
+        memberships.tie(&hasher, &seen, both);
         memberships.untie(&hasher, "r", "c", false);
         assert!(!is_leaving(&memberships));
     }

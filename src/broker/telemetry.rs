@@ -1,8 +1,11 @@
 //! What the bus tells about itself. A shard hands each event to the control plane and forgets it;
 //! the control plane makes an envelope of it and spreads it.
+//!
+//! *Invariant*: an event names no private channel, nor who made it or is in it: whoever may read
+//! telemetry is told that something happened in the room and nothing more.
 
 use crate::protocol::close::CloseReason;
-use crate::protocol::command::{Address, ClientType};
+use crate::protocol::command::{Address, ChannelType, ClientType};
 use crate::protocol::fault::Fault;
 use crate::protocol::names::Name;
 
@@ -21,6 +24,37 @@ impl Telemetry {
         match &self.event {
             Event::OfClient { payload, metadata, .. } => payload.len() + metadata.len(),
             _ => 0,
+        }
+    }
+}
+
+/// Where something happened, as far as whoever reads telemetry may know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In a channel that everyone may see, or in the room as a whole.
+    Open(Address),
+    /// In some private channel of this room.
+    Private(Name),
+    /// In this room; in which channel, the teller does not know to be open.
+    Somewhere(Name),
+}
+
+impl Place {
+    /// The place that a channel of this type is.
+    pub fn of(address: &Address, channel_type: ChannelType) -> Place {
+        match channel_type {
+            ChannelType::Private => Place::Private(address.room.clone()),
+            ChannelType::General | ChannelType::System | ChannelType::Pm => {
+                Place::Open(address.clone())
+            }
+        }
+    }
+
+    /// The client, unless that would tell who has to do with a private channel.
+    pub fn known(&self, client_id: &Name) -> Option<Name> {
+        match self {
+            Place::Private(_) => None,
+            Place::Open(_) | Place::Somewhere(_) => Some(client_id.clone()),
         }
     }
 }
@@ -58,8 +92,8 @@ pub enum Event {
     /// A channel was made.
     ChannelCreated {
         /// Which.
-        address: Address,
-        /// By whom, if a client made it.
+        place: Place,
+        /// By whom, if a client made it and it is not private.
         created_by: Option<Name>,
         /// Whether a join made it.
         auto_created: bool,
@@ -67,21 +101,21 @@ pub enum Event {
     /// A channel is gone.
     ChannelDeleted {
         /// Which.
-        address: Address,
+        place: Place,
     },
     /// A client joined a channel.
     Joined {
-        /// Who.
-        client_id: Name,
+        /// Who, unless the channel is private.
+        client_id: Option<Name>,
         /// Where.
-        address: Address,
+        place: Place,
     },
     /// A client left a channel.
     Left {
-        /// Who.
-        client_id: Name,
+        /// Who, unless the channel is private.
+        client_id: Option<Name>,
         /// Where.
-        address: Address,
+        place: Place,
     },
     /// A message was refused.
     MessageRefused {
@@ -104,7 +138,7 @@ pub enum Event {
         /// What it did: `joined`, `left` or `published`.
         action: &'static str,
         /// Where.
-        address: Address,
+        place: Place,
     },
     /// A client's own telemetry, checked: `payload` is a JSON object's text.
     OfClient {

@@ -9,6 +9,8 @@ struct Traced {
     sequence: Option<u64>,
     delivered: Option<u64>,
     #[serde(default)]
+    unreported: u64,
+    #[serde(default)]
     trace: Vec<Hop>,
 }
 
@@ -42,6 +44,9 @@ fn describe(id: &str, result: &str) -> Vec<String> {
         let who = members.map_or(String::new(), |count| format!("  to {count}"));
         lines.push(format!("  {at:<9}  shard {shard:<3}  {micros:>10.1} µs{who}"));
     }
+    if traced.unreported > 0 {
+        lines.push(format!("  shards that did not report in time: {}", traced.unreported));
+    }
     lines
 }
 
@@ -62,6 +67,8 @@ mod tests {
             ]
         );
         assert_eq!(describe("arq_1", r#"{"sequence":7}"#), ["arq_1  sequence 7"]);
+        let late = "  shards that did not report in time: 2";
+        assert_eq!(describe("", r#"{"unreported":2}"#), ["", late]);
         assert_eq!(describe("arq_1", "null").len(), 1);
     }
 }

@@ -16,7 +16,9 @@ mod table;
 
 pub use identity::identity_field;
 pub use parse::{known_name, parse};
-pub use table::{CommandSpec, ParameterSpec, ParameterType, Scope, help, help_brief};
+pub use table::{
+    CommandSpec, ParameterSpec, ParameterType, Scope, changes_something, help, help_brief,
+};
 
 use crate::protocol::names::Name;
 use serde::Serialize;

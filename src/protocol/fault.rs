@@ -133,8 +133,6 @@ faults! {
     ConnectionLimit = 503 "CONNECTION_LIMIT",
     /// The server is going away.
     Draining = 503 "DRAINING",
-    /// A question was not answered in time.
-    Timeout = 503 "TIMEOUT",
 }
 
 impl Fault {

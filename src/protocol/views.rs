@@ -111,7 +111,7 @@ pub struct ChannelView {
     /// Its type.
     #[serde(rename = "type")]
     pub channel_type: ChannelType,
-    /// `active`, or `empty` while nobody is in it.
+    /// `active`, or `empty` while nobody is in it; `private` if it is for private messages.
     pub state: &'static str,
     /// Its members.
     pub participants: Vec<ParticipantView>,
@@ -287,4 +287,11 @@ pub struct AckView {
     /// How many members got it, if it was traced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivered: Option<u64>,
+    /// If it was traced, how many shards have not reported in time.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub unreported: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

@@ -333,7 +333,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.add(Counter::Gaps, 3);
         tally.set(Gauge::Paused, 7);
-        tally.fault(Fault::Timeout);
+        tally.fault(Fault::Draining);
         tally.close(CloseReason::HandshakeRefused);
         tally.delivery(60_000, 2);
         tally.delivery(u64::MAX / 4, 1);
@@ -342,7 +342,7 @@ mod tests {
         meters.publish(&tally);
         assert_eq!(meters.counter(Counter::Gaps), 3);
         assert_eq!(meters.gauge(Gauge::Paused), 7);
-        assert_eq!(meters.fault(Fault::Timeout), 1);
+        assert_eq!(meters.fault(Fault::Draining), 1);
         assert_eq!(meters.close(CloseReason::HandshakeRefused), 1);
         assert_eq!(meters.delivery().buckets[3], 2);
         assert_eq!(meters.delivery().buckets[BUCKETS - 1], 1);

@@ -287,8 +287,14 @@ fn identify_renames_joins_and_frees(daemon: Daemon) {
     let mut client = daemon.client("old");
     let refused = client.refused("identify", json!({"client_id": "taken"}));
     assert_eq!(refused.what(), (409, "CLIENT_ID_IN_USE"));
-    // It is who it was, and `from` must say so.
+    // It is who it was, `from` must say so, and it may choose another id as it was told to.
+    let refused = client.refused("identify", json!({"client_id": "b a d"}));
+    assert_eq!(refused.what(), (400, "BAD_IDENTITY"));
+    client.command("identify", json!({"client_id": "another"}));
+    client.id = "another".into();
     client.command("ping", json!({}));
+    let refused = client.refused("identify", json!({"client_id": "one-more"}));
+    assert_eq!(refused.what(), (409, "ALREADY_IDENTIFIED"));
 
     let mut second = daemon.client("second");
     second.command("identify", json!({"client_id": "new", "join": "science:general"}));

@@ -578,3 +578,46 @@ fn readers_hear_the_end() {
     reader.send(&raw::frame(raw::CLOSE, 1001u16.to_be_bytes()));
     assert!(daemon.wait().success());
 }
+
+#[test]
+fn of_private_channels_telemetry_tells_the_room_alone() {
+    let daemon = Daemon::with_shards(4);
+    let mut reader = TelemetryReader::connect(&daemon);
+    let mut ann = daemon.client_with("client_id=ann&client_type=service");
+    let members =
+        json!({"channel": "vault:plan-b", "type": "private", "metadata": {"members": ["spy"]}});
+    ann.command("create_channel", members);
+    let mut spy = daemon.client_with("client_id=spy&client_type=ai-agent&join=vault:plan-b");
+    // Its members are told who comes and goes as before.
+    spy.join_with("vault:plan-b", json!({"presence": true}));
+    ann.join("vault:plan-b");
+    assert_eq!(spy.notice("joined")["payload"]["client_id"], "ann");
+    ann.leave("vault:plan-b");
+    spy.close();
+    eventually("the last member to be gone", || {
+        ann.ask("delete_channel", json!({"channel": "vault:plan-b"})).ok()
+    });
+    ann.join("lab:end");
+
+    reader.find("joined", |told| told["channel"] == "end");
+    let hidden = |told: &Value| {
+        (&told["room"], &told["channel"], &told["private"])
+            == (&json!("vault"), &json!(null), &json!(true))
+    };
+    let mut told = BTreeMap::new();
+    for envelope in &reader.heard {
+        assert!(!envelope.to_string().contains("plan-b"), "{envelope}");
+        let payload = &envelope["payload"];
+        // An agent whose connection ends is told to have left the room as a whole.
+        if payload["payload"]["room"] == "vault" && payload["payload"]["channel"] != "*" {
+            assert!(hidden(&payload["payload"]), "{envelope}");
+            let who = [&payload["payload"]["client_id"], &payload["payload"]["created_by"]];
+            let is_agent = payload["eventType"] == "agent_activity";
+            assert_eq!(who, [&json!(is_agent.then_some("spy")), &json!(null)], "{envelope}");
+            *told.entry(payload["eventType"].as_str().unwrap()).or_insert(0) += 1;
+        }
+    }
+    assert!(told.remove("agent_activity").is_some(), "{told:?}");
+    let expected = [("channel_created", 1), ("channel_deleted", 1), ("joined", 2), ("left", 2)];
+    assert_eq!(told, BTreeMap::from(expected));
+}

@@ -14,6 +14,7 @@ on_shards! {
     nobody_publishes_where_it_is_not_joined
     a_trace_tells_which_way_a_message_went
     a_paused_room_takes_no_events
+    echo_of_a_whole_room_is_of_what_is_joined_now
 }
 
 const ADDRESS: &str = "science:general";
@@ -407,4 +408,30 @@ fn a_clients_own_telemetry_reaches_the_stream() {
     assert_eq!((&message["room"], &message["channel"]), (&json!("lab"), &json!("x")));
     assert_eq!(message["payload"], payload);
     assert!(message["metadata"]["sequence"].is_u64());
+}
+
+fn echo_of_a_whole_room_is_of_what_is_joined_now(daemon: Daemon) {
+    let mut ann = daemon.client("ann");
+    let echo_after = |ann: &mut Client| {
+        ann.publish_acked("lab:*", json!({}));
+        ann.command("ping", json!({}));
+        let heard = ann.take_kept();
+        assert!(ann.take_kept().is_none(), "at most its own event");
+        heard.is_some_and(|message| message["type"] == "event")
+    };
+    ann.join_with("lab:a", json!({"echo": true}));
+    assert!(echo_after(&mut ann));
+    ann.join("lab:a");
+    assert!(!echo_after(&mut ann), "joining again without echo ends it");
+    ann.join_with("lab:b", json!({"echo": true}));
+    assert!(echo_after(&mut ann));
+    ann.leave("lab:b");
+    assert!(!echo_after(&mut ann), "leaving ends it");
+    ann.join_with("lab:*", json!({"echo": true}));
+    assert!(echo_after(&mut ann));
+    ann.join_with("lab:b", json!({"echo": true}));
+    ann.join("lab:*");
+    assert!(!echo_after(&mut ann), "whoever joined * said there what it wants of it");
+    ann.leave("lab:*");
+    assert!(echo_after(&mut ann));
 }

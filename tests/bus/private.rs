@@ -110,6 +110,6 @@ fn nobody_joins_where_they_travel(daemon: Daemon) {
     );
     assert_eq!(ann.publish_refused("lab:pm", json!({})).what(), (403, "NOT_JOINED"));
     let info = ann.command("channel_info", json!({"channel": "lab:pm"}));
-    assert_eq!(info["history"], Value::Null);
+    assert_eq!((&info["history"], &info["state"]), (&Value::Null, &json!("private")));
     ann.assert_quiet();
 }

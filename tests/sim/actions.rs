@@ -147,6 +147,7 @@ impl Sim {
             payload,
             is_joined: conn.is_surely_member(&room, &channel),
             from: from.clone(),
+            is_admins: conn.is_admin,
             id: id.clone(),
             room: room.clone(),
             channel: channel.clone(),

@@ -66,7 +66,7 @@ const MUST_SEE: &[&str] = &[
     "event granted",
     "event ROOM_PAUSED",
     "event CHANNEL_NOT_FOUND",
-    "event TIMEOUT",
+    "trace with a hop missing",
     "join ALREADY_JOINED",
     "join MEMBER_LIMIT",
     "private granted",

@@ -39,6 +39,8 @@ pub struct Publish {
     /// Its sender knew that it was a member.
     pub is_joined: bool,
     pub from: String,
+    /// Its sender was an admin.
+    pub is_admins: bool,
     pub id: String,
     pub room: String,
     pub channel: String,

@@ -3,7 +3,7 @@
 use crate::base::ids::{ChannelId, ConnId, ShardId};
 use crate::base::time::Now;
 use crate::broker::census::{self, Census};
-use crate::broker::channel::{Options, Ties};
+use crate::broker::channel::{Options, Seen, Ties};
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::Edge;
 use crate::broker::lane::{
@@ -29,9 +29,8 @@ impl Edge {
             Tell::Accepted(accepted) => self.on_accepted(now, *accepted, out),
             Tell::Refused(refused) => {
                 let RefusedEvent { conn, question, refusal, trace } = *refused;
-                if trace.is_some_and(|trace| self.pending.remove(trace).is_none()) {
-                    // Its deadline has passed, and with that it was answered.
-                    return;
+                if let Some(trace) = trace {
+                    self.pending.remove(trace);
                 }
                 self.refuse(now, conn, &question, refusal, out);
             }
@@ -70,15 +69,17 @@ impl Edge {
             let Some(pending) = self.pending.get_mut(key) else { return };
             if let Gathers::Trace(trace) = &mut pending.gathers {
                 trace.accepted = Some((sequence, duplicate, home, routed_ns, shards));
-                if trace.is_whole() {
-                    self.end_pending(now, key, out);
+                match trace.is_whole() {
+                    true => self.end_pending(now, key, out),
+                    false => self.pending.start_deadline(now.mono_ms(), key),
                 }
             }
             return;
         }
         if self.session(conn).is_some() {
             let question = Question::of_message(frame.id(), &address.room, &address.channel);
-            let ack = AckView { sequence, duplicate, trace: None, delivered: None };
+            let (trace, delivered, unreported) = (None, None, 0);
+            let ack = AckView { sequence, duplicate, trace, delivered, unreported };
             self.succeed(now, conn, &question, ack, out);
         }
     }
@@ -94,16 +95,11 @@ impl Edge {
             true => Ties { named: None, whole_room: Some(options) },
             false => Ties { named: Some(options), whole_room: None },
         };
-        self.enter_room(
-            conn,
-            room,
-            &join.address.room,
-            whole_room.then_some(options),
-            options.echo,
-        );
-        for (channel, address) in &channels {
-            self.enter_channel(conn, *channel, address, ties);
+        self.enter_room(conn, room, &join.address.room, whole_room.then_some(options));
+        for seen in &channels {
+            self.enter_channel(conn, seen, ties);
         }
+        self.seat_in_room(conn, &join.address.room);
         let address = (join.address.room.as_str(), join.address.channel.as_str());
         self.tell_activity(now, conn, "joined", address, out);
         match question {
@@ -119,10 +115,10 @@ impl Edge {
     fn on_opened(&mut self, opened: &OpenedTell) {
         for &conn in &opened.conns {
             let Some(session) = self.session(conn) else { continue };
-            let Some(tie) = session.room(&opened.address.room) else { continue };
+            let Some(tie) = session.room(&opened.channel.address.room) else { continue };
             let ties = Ties { named: None, whole_room: tie.whole_room };
             if tie.whole_room.is_some() {
-                self.enter_channel(conn, opened.channel, &opened.address, ties);
+                self.enter_channel(conn, &opened.channel, ties);
             }
         }
     }
@@ -131,14 +127,21 @@ impl Edge {
         let LeftTell { conn, address, question, .. } = left;
         let Some(session) = self.session_mut(conn) else { return };
         session.leaves_in_flight -= 1;
+        let waits = std::mem::take(&mut session.waits_for_answer);
+        // Before it is gone: only a member knows whether the channel is private.
+        self.tell_activity(now, conn, "left", (&address.room, &address.channel), out);
         match address.channel.is_every() {
             true => self.leave_whole_room(conn, &address.room),
             false => self.leave_channel(conn, &address, false),
         }
-        self.forget_room_if_left(conn, &address.room);
-        self.tell_activity(now, conn, "left", (&address.room, &address.channel), out);
+        if !self.forget_room_if_left(conn, &address.room) {
+            self.seat_in_room(conn, &address.room);
+        }
         let result = json!({"left": true, "room": address.room, "channel": address.channel});
         self.succeed(now, conn, &question, result, out);
+        if waits {
+            out.list.push(Delivery::Resume(conn));
+        }
     }
 
     fn on_part(&mut self, now: Now, key: u32, shard: ShardId, part: Part, out: &mut Deliveries) {
@@ -182,13 +185,7 @@ impl Edge {
             }
             Gathers::Trace(trace) => match trace.ack(self.shard) {
                 Some(ack) => self.succeed(now, conn, &question, ack, out),
-                None => {
-                    let refusal = Refusal::new(
-                        Fault::Timeout,
-                        "The room's home has not answered in time; send the message again with the same id.",
-                    );
-                    self.refuse(now, conn, &question, refusal, out);
-                }
+                None => unreachable!("a trace ends when its home has accepted the event"),
             },
         }
     }
@@ -210,28 +207,32 @@ impl Edge {
             }
             Census::Rooms(rooms, total) => {
                 let more = total > rooms.len() as u64;
-                let result = match brief {
+                let mut result = match brief {
                     true => {
                         let names: Vec<_> = rooms.iter().map(|room| &room.name).collect();
                         json!({"rooms": names, "count": total, "more": more})
                     }
                     false => json!({"rooms": rooms, "count": total, "more": more}),
                 };
+                name_unanswered(&mut result, &unanswered);
                 self.succeed(now, conn, question, result, out);
             }
             Census::Clients(clients, total) => {
                 let more = total > clients.len() as u64;
-                let result = match brief {
+                let mut result = match brief {
                     true => {
                         let ids: Vec<_> = clients.iter().map(|client| &client.client_id).collect();
                         json!({"clients": ids, "count": total, "more": more})
                     }
                     false => json!({"clients": clients, "count": total, "more": more}),
                 };
+                name_unanswered(&mut result, &unanswered);
                 self.succeed(now, conn, question, result, out);
             }
             Census::Announced(clients) => {
-                self.succeed(now, conn, question, json!({"clients": clients}), out);
+                let mut result = json!({"clients": clients});
+                name_unanswered(&mut result, &unanswered);
+                self.succeed(now, conn, question, result, out);
             }
         }
     }
@@ -341,7 +342,6 @@ impl Edge {
         id: ChannelId,
         room: &Name,
         whole_room: Option<Options>,
-        echo: bool,
     ) {
         let Some(session) = self.session_mut(conn) else { return };
         let position = session.rooms.iter().position(|tie| tie.room == *room);
@@ -352,40 +352,49 @@ impl Edge {
                 id,
                 channels: 0,
                 whole_room: None,
-                echo: false,
+                echoing: 0,
                 leaving: false,
             });
             session.rooms.len() - 1
         });
         let tie = &mut session.rooms[position];
         tie.whole_room = whole_room.or(tie.whole_room);
-        tie.echo |= echo;
-        let options = Options { echo: tie.echo, presence: false };
+    }
+
+    /// Gives a client its seat where events to the room's `*` come, with the echo that the joins ask
+    /// for by which it is there now.
+    fn seat_in_room(&mut self, conn: ConnId, room: &Name) {
+        let Some(tie) = self.session(conn).and_then(|session| session.room(room)) else { return };
+        let (id, options) = (tie.id, Options { echo: tie.echoes(), presence: false });
         let every = Arc::new(Address { room: room.clone(), channel: Name::every() });
         self.audiences.seat(id, &every, conn, options);
     }
 
-    fn enter_channel(
-        &mut self,
-        conn: ConnId,
-        channel: ChannelId,
-        address: &Arc<Address>,
-        ties: Ties,
-    ) {
+    fn enter_channel(&mut self, conn: ConnId, seen: &Seen, ties: Ties) {
+        let address = &seen.address;
         let hasher = self.hasher.clone();
         let Some(session) = self.session_mut(conn) else { return };
-        let (ties, is_new) = session.memberships.tie(&hasher, channel, address, ties);
-        if is_new && let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == address.room) {
-            tie.channels += 1;
+        let known = session.memberships.find(&hasher, &address.room, &address.channel);
+        let echoed = known.is_some_and(|known| known.ties.echoes_by_name());
+        let (ties, is_new) = session.memberships.tie(&hasher, seen, ties);
+        if let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == address.room) {
+            tie.channels += u32::from(is_new);
+            tie.echoing += u32::from(ties.echoes_by_name());
+            tie.echoing -= u32::from(echoed);
         }
         let options = ties.options().unwrap_or_default();
-        self.audiences.seat(channel, address, conn, options);
+        self.audiences.seat(seen.channel, address, conn, options);
     }
 
     fn leave_channel(&mut self, conn: ConnId, address: &Address, whole_room: bool) {
         let hasher = self.hasher.clone();
         let Some(session) = self.session_mut(conn) else { return };
         let (room, channel) = (&address.room, &address.channel);
+        let known = session.memberships.find(&hasher, room, channel);
+        let echoed = known.is_some_and(|known| known.ties.echoes_by_name());
+        if !whole_room && let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) {
+            tie.echoing -= u32::from(echoed);
+        }
         match session.memberships.untie(&hasher, room, channel, whole_room) {
             Some(Ok(left)) => {
                 let known = session.memberships.find(&hasher, room, channel);
@@ -421,13 +430,21 @@ impl Edge {
         }
     }
 
-    fn forget_room_if_left(&mut self, conn: ConnId, room: &Name) {
-        let Some(session) = self.session_mut(conn) else { return };
+    /// Forgets a room that a client is in by nothing any more; true if it is forgotten.
+    fn forget_room_if_left(&mut self, conn: ConnId, room: &Name) -> bool {
+        let Some(session) = self.session_mut(conn) else { return true };
         let is_left =
             |tie: &RoomTie| tie.room == *room && tie.channels == 0 && tie.whole_room.is_none();
-        if let Some(position) = session.rooms.iter().position(is_left) {
-            let tie = session.rooms.swap_remove(position);
-            self.audiences.unseat(tie.id, conn);
-        }
+        let Some(position) = session.rooms.iter().position(is_left) else { return false };
+        let tie = session.rooms.swap_remove(position);
+        self.audiences.unseat(tie.id, conn);
+        true
+    }
+}
+
+/// An answer that lacks the parts of some shards says so.
+fn name_unanswered(result: &mut serde_json::Value, unanswered: &[u16]) {
+    if !unanswered.is_empty() {
+        result["unanswered_shards"] = json!(unanswered);
     }
 }

@@ -83,7 +83,6 @@ impl Edge {
             return Flow::Blocked(full);
         }
         let Some(session) = self.session_mut(conn) else { return Flow::Done };
-        session.messages += 1;
         let claim = Claim { client_id: wanted.clone(), conn: here };
         let claiming = Claiming { identity, client_id: wanted, identify: Some(question) };
         session.phase = Phase::Claiming(Box::new(claiming));
@@ -121,6 +120,7 @@ impl Edge {
         let release = (before.client_id != card.client_id).then(|| before.client_id.clone());
         let card = Arc::new(card);
         session.card = card.clone();
+        session.messages += u64::from(identify.is_some());
         session.profile.avatar = avatar.map(Into::into).or(session.profile.avatar.take());
         session.profile.personality =
             personality.map(Into::into).or(session.profile.personality.take());

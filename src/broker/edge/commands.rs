@@ -169,7 +169,10 @@ impl Edge {
         let is_joined = self.is_subscribed(conn, &join.address);
         let Some(session) = self.session_mut(conn) else { return Ok(Flow::Done) };
         if session.join_count() >= max && !is_joined {
-            return Err(join_limit(max));
+            // What is under way may turn out to be no join more, or one less.
+            let is_open = session.joins_in_flight + session.leaves_in_flight > 0;
+            session.waits_for_answer |= is_open;
+            return if is_open { Ok(Flow::Waiting) } else { Err(join_limit(max)) };
         }
         session.joins_in_flight += 1;
         if !session.homes.contains(&home) {

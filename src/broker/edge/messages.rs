@@ -8,7 +8,7 @@ use crate::broker::lane::{Ask, Asks, PendingRef, PrivateAsk, Publish, Target};
 use crate::broker::pending::{Gathers, Pending, Trace};
 use crate::broker::session::Session;
 use crate::broker::telemetry::Event;
-use crate::protocol::command::Address;
+use crate::protocol::command::{self, Address};
 use crate::protocol::decode;
 use crate::protocol::envelope::{Envelope, MessageType};
 use crate::protocol::fault::{Fault, Refusal};
@@ -68,21 +68,26 @@ impl Edge {
                     let address = (&*envelope.room, &*envelope.channel);
                     self.tell_activity(now, conn, "published", address, out);
                 }
-                // `identify` has to be first, so it counts itself.
-                if let Some(session) = self.session_mut(conn) {
-                    session.messages += 1;
-                }
+                self.count_message(conn, envelope);
                 Flow::Done
             }
             Ok(blocked) => blocked,
             Err(refusal) => {
                 self.refuse(now, conn, &question_of(envelope), refusal, out);
-                if let Some(session) = self.session_mut(conn) {
-                    session.messages += 1;
-                }
+                self.count_message(conn, envelope);
                 Flow::Done
             }
         }
+    }
+
+    /// Counts a well-formed message. An `identify` that comes first counts when it is granted, so
+    /// that a client that was refused an identity may ask for another.
+    fn count_message(&mut self, conn: ConnId, envelope: &Envelope<'_>) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let is_first_identify = session.messages == 0
+            && envelope.kind == MessageType::Command
+            && command::known_name(envelope.payload) == Some("identify");
+        session.messages += u64::from(!is_first_identify);
     }
 
     fn on_event(

@@ -24,9 +24,9 @@ use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Topic, TraceRepor
 use crate::broker::pending::{Gathers, PendingTable};
 use crate::broker::policy::{ClientCard, PublishAnywhere, Role};
 use crate::broker::session::{Phase, Session};
-use crate::broker::telemetry::Event;
+use crate::broker::telemetry::{Event, Place};
 use crate::protocol::close::CloseReason;
-use crate::protocol::command::{Address, ClientType};
+use crate::protocol::command::{self, Address, ClientType};
 use crate::protocol::decode::Rejected;
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
@@ -185,7 +185,7 @@ impl Edge {
                 out.telemetry.extend(session.rooms.iter().take(1).map(|tie| {
                     let every = Address { room: tie.room.clone(), channel: Name::every() };
                     let (client_id, action) = (client_id.clone(), "left");
-                    Event::AgentActivity { client_id, action, address: every }
+                    Event::AgentActivity { client_id, action, place: Place::Open(every) }
                 }));
             }
             out.telemetry.push(Event::ClientDisconnected {
@@ -311,8 +311,13 @@ impl Edge {
         for session in sessions() {
             for tie in &session.rooms {
                 let of_room = session.memberships.iter();
-                let of_room = of_room.filter(|membership| membership.address.room == tie.room);
-                assert_eq!(of_room.count(), tie.channels as usize);
+                let of_room: Vec<_> =
+                    of_room.filter(|membership| membership.address.room == tie.room).collect();
+                assert_eq!(of_room.len(), tie.channels as usize);
+                let echoing = of_room.iter().filter(|known| known.ties.echoes_by_name());
+                assert_eq!(echoing.count(), tie.echoing as usize);
+                let seat = self.audiences.options(tie.id, session.conn);
+                assert_eq!(seat.map(|options| options.echo), Some(tie.echoes()));
                 assert!(tie.channels > 0 || tie.whole_room.is_some());
             }
         }
@@ -371,6 +376,10 @@ impl Edge {
     ) {
         let text = reply::success(self.stamp(now), question, result);
         if text.len() > self.limits.outbox_bytes as usize {
+            if question.command.is_some_and(command::changes_something) {
+                // It is done, whether or not all can be told of it.
+                return self.succeed(now, conn, question, json!({"more": true}), out);
+            }
             let refusal = Refusal::new(
                 Fault::MessageTooLarge,
                 format!(
@@ -422,10 +431,26 @@ impl Edge {
         }
         session.activity_told_ms = Some(now.mono_ms());
         let client_id = session.card.client_id.clone();
-        let (Ok(room), Ok(channel)) = (Name::parse(room), Name::parse_channel(channel)) else {
-            return;
-        };
-        let address = Address { room, channel };
-        out.telemetry.push(Event::AgentActivity { client_id, action, address });
+        let place = self.place(conn, room, channel);
+        let event = |place| Event::AgentActivity { client_id, action, place };
+        out.telemetry.extend(place.map(event));
+    }
+
+    /// What telemetry may tell of where a client is active. A channel that it is no member of may
+    /// be a private one.
+    fn place(&self, conn: ConnId, room: &str, channel: &str) -> Option<Place> {
+        let session = self.session(conn)?;
+        if let Some(known) = session.memberships.find(&self.hasher, room, channel) {
+            let room = || known.address.room.clone();
+            return Some(match known.is_private {
+                true => Place::Private(room()),
+                false => Place::Open((*known.address).clone()),
+            });
+        }
+        let room = Name::parse(room).ok()?;
+        Some(match channel == EVERY_CHANNEL {
+            true => Place::Open(Address { room, channel: Name::every() }),
+            false => Place::Somewhere(room),
+        })
     }
 }

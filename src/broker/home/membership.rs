@@ -8,9 +8,9 @@ use crate::broker::home::{Home, Told};
 use crate::broker::lane::{
     Answer, Fanout, JoinAsk, JoinedTell, LeaveAsk, LeftTell, Listeners, OpenedTell, Tell,
 };
-use crate::broker::policy::ClientCard;
+use crate::broker::policy::{self, ClientCard};
 use crate::broker::room::RoomType;
-use crate::broker::telemetry::Event;
+use crate::broker::telemetry::{Event, Place};
 use crate::protocol::command::{Address, ChannelType, Join, RoomConfig};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
@@ -29,6 +29,7 @@ struct Entry {
 
 impl Home {
     pub(super) fn join(&mut self, now: Now, ask: JoinAsk, told: &mut Told) {
+        let was_joined = self.is_joined(&ask.join.address, ask.conn);
         let result = if ask.join.address.channel.is_every() {
             self.join_room(now, &ask, told)
         } else {
@@ -38,15 +39,15 @@ impl Home {
         match result {
             Ok(entry) => {
                 let room = self.rooms[&join.address.room].id;
-                let address = |id: &ChannelId| (*id, self.channels[id].address.clone());
-                told.telemetry.push(Event::Joined {
-                    client_id: client.client_id.clone(),
-                    address: join.address.clone(),
-                });
+                let seen = |id: &ChannelId| self.channels[id].seen();
+                let place = self.place(&join.address);
+                let client_id = place.known(&client.client_id);
+                // Whoever only asks for something else now is no news.
+                told.telemetry.extend((!was_joined).then_some(Event::Joined { client_id, place }));
                 let joined = JoinedTell {
                     conn: conn.conn,
                     room,
-                    channels: entry.channels.iter().map(address).collect(),
+                    channels: entry.channels.iter().map(seen).collect(),
                     join,
                     view: entry.view,
                     question,
@@ -85,8 +86,8 @@ impl Home {
         }
         self.settle(&address.room, conn);
         if let Some(client) = client {
-            let client_id = client.client_id.clone();
-            told.telemetry.push(Event::Left { client_id, address: address.clone() });
+            let place = self.place(&address);
+            told.telemetry.push(Event::Left { client_id: place.known(&client.client_id), place });
         }
         let tell = LeftTell { conn: conn.conn, address, channels: left, question };
         told.tell(conn.shard, Tell::Left(Box::new(tell)));
@@ -99,15 +100,15 @@ impl Home {
             let Some(person) = room.people.get_mut(&conn) else { continue };
             let client_id = person.client.client_id.clone();
             if person.whole_room.take().is_some() {
-                let address = (*room.every).clone();
-                told.telemetry.push(Event::Left { client_id: client_id.clone(), address });
+                let place = Place::Open((*room.every).clone());
+                told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
             }
             let ids: Vec<ChannelId> = room.channels.values().copied().collect();
             for id in ids {
                 let Some(channel) = self.channels.get(&id) else { continue };
                 if channel.member(conn).is_some_and(|member| member.ties.named.is_some()) {
-                    let address = (*channel.address).clone();
-                    told.telemetry.push(Event::Left { client_id: client_id.clone(), address });
+                    let place = channel.place();
+                    told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
                 }
                 self.untie(now, id, conn, (true, true), told);
             }
@@ -117,11 +118,11 @@ impl Home {
 
     /// Makes those members of a new channel who joined its whole room and may enter.
     pub(super) fn open_to_room(&mut self, now: Now, id: ChannelId, told: &mut Told) {
-        let address = self.channels[&id].address.clone();
+        let seen = self.channels[&id].seen();
         if self.channels[&id].channel_type == ChannelType::Pm {
             return;
         }
-        let mut people: Vec<_> = self.rooms[&address.room]
+        let mut people: Vec<_> = self.rooms[&seen.address.room]
             .people
             .iter()
             .filter_map(|(conn, person)| Some((*conn, person.client.clone(), person.whole_room?)))
@@ -130,7 +131,7 @@ impl Home {
         people.sort_unstable_by_key(|(conn, ..)| *conn);
         for of_shard in people.chunk_by(|a, b| a.0.shard == b.0.shard) {
             let conns = of_shard.iter().map(|(conn, ..)| conn.conn).collect();
-            let opened = OpenedTell { channel: id, address: address.clone(), conns };
+            let opened = OpenedTell { channel: seen.clone(), conns };
             told.tell(of_shard[0].0.shard, Tell::Opened(Box::new(opened)));
         }
         for (conn, client, options) in people {
@@ -153,11 +154,7 @@ impl Home {
         if let Some(&id) = found {
             let channel = &self.channels[&id];
             if !channel.admits(&ask.client) {
-                return Err(Refusal::of_field(
-                    Fault::ChannelPrivate,
-                    "channel",
-                    "The channel is private; ask its creator or an admin to add your client id.",
-                ));
+                return Err(policy::private_channel());
             }
             if ask.join.recover.is_some() && channel.member(ask.conn).is_some() {
                 return Err(Refusal::of_field(
@@ -198,8 +195,13 @@ impl Home {
         self.may_create_by_join(&address.room, &ask.client)?;
         self.has_room_for_channel(&address.room)?;
         self.has_room_for(&address.room, ask.conn)?;
+        if self.is_whole_room_full(&address.room, ask.conn) {
+            // Who joined the whole room is in a new channel first, and fills it.
+            return Err(member_limit(self.limits.max_members_per_channel, "channel"));
+        }
         let creator = Some(ask.client.client_id.clone());
-        let id = self.insert_channel(now, address.clone(), creator, true, told).id;
+        let (address, general) = (address.clone(), ChannelType::General);
+        let id = self.insert_channel(now, address, general, creator, true, told).id;
         self.open_to_room(now, id, told);
         Ok(self.enter(now, ask, id, true, told))
     }
@@ -247,7 +249,7 @@ impl Home {
         let created = !self.rooms.contains_key(&address.room);
         self.ensure_room(now, &address.room, &ask.client, told)?;
         self.has_room_for(&address.room, ask.conn)?;
-        self.has_room_in_every_channel(&address.room, ask.conn)?;
+        self.has_room_in_every_channel(&address.room, ask.conn, &ask.client)?;
         let options = Options { echo: ask.join.echo, presence: ask.join.presence };
         let Some(room) = self.rooms.get_mut(&address.room) else {
             return Err(Refusal::new(Fault::Internal, "The room could not be made; try again."));
@@ -367,7 +369,7 @@ impl Home {
                 ),
             ));
         }
-        if names::is_system_room(room) && client.role != crate::broker::policy::Role::Admin {
+        if names::is_system_room(room) && client.role != policy::Role::Admin {
             return Err(Refusal::of_field(
                 Fault::RoomProtected,
                 "room",
@@ -391,22 +393,36 @@ impl Home {
     }
 
     /// Whether every channel of the room, present and future, can take one more member.
-    fn has_room_in_every_channel(&self, room: &Name, conn: ConnRef) -> Result<(), Refusal> {
+    fn has_room_in_every_channel(
+        &self,
+        room: &Name,
+        conn: ConnRef,
+        client: &ClientCard,
+    ) -> Result<(), Refusal> {
         let max = self.limits.max_members_per_channel;
         let Some(room) = self.rooms.get(room) else { return Ok(()) };
         let is_full = |id: &ChannelId| {
             let channel = &self.channels[id];
-            channel.member_count() >= max as usize && channel.member(conn).is_none()
+            // Of a channel that it may not see, the client learns not even that it is full.
+            channel.admits(client)
+                && channel.member_count() >= max as usize
+                && channel.member(conn).is_none()
         };
+        if room.channels.values().any(is_full) || self.is_whole_room_full(room.name(), conn) {
+            return Err(member_limit(max, "channel"));
+        }
+        Ok(())
+    }
+
+    /// Whether the others who joined the whole room are as many as a channel may have members.
+    fn is_whole_room_full(&self, room: &Name, conn: ConnRef) -> bool {
+        let max = self.limits.max_members_per_channel as usize;
+        let Some(room) = self.rooms.get(room) else { return false };
         let of_room = room.people.iter();
         let others =
             of_room.filter(|(other, person)| person.whole_room.is_some() && **other != conn);
         // Who is in is counted one by one only where there are enough to matter.
-        let may_be_full = room.people.len() >= max as usize;
-        if room.channels.values().any(is_full) || may_be_full && others.count() >= max as usize {
-            return Err(member_limit(max, "channel"));
-        }
-        Ok(())
+        room.people.len() >= max && others.count() >= max
     }
 
     fn tie(
@@ -479,6 +495,25 @@ impl Home {
         if !rooms.contains(room) {
             rooms.push(room.clone());
         }
+    }
+
+    /// What telemetry may tell of an address: no channel is private that is not there.
+    fn place(&self, address: &Address) -> Place {
+        let room = self.rooms.get(&address.room);
+        let id = room.and_then(|room| room.channels.get(&address.channel));
+        let channel = id.and_then(|id| self.channels.get(id));
+        channel.map_or_else(|| Place::Open(address.clone()), Channel::place)
+    }
+
+    /// Whether the connection joined just this: the channel by its name, or the room as a whole.
+    fn is_joined(&self, address: &Address, conn: ConnRef) -> bool {
+        let Some(room) = self.rooms.get(&address.room) else { return false };
+        if address.channel.is_every() {
+            return room.people.get(&conn).is_some_and(|person| person.whole_room.is_some());
+        }
+        let id = room.channels.get(&address.channel);
+        let member = id.and_then(|id| self.channels[id].member(conn));
+        member.is_some_and(|member| member.ties.named.is_some())
     }
 
     fn client_of(&self, room: &Name, conn: ConnRef) -> Option<Arc<ClientCard>> {

@@ -131,8 +131,8 @@ impl Home {
         for name in &bootstrap.channels {
             let address = Address { room: room.clone(), channel: name.clone() };
             self.on_node.channels.take_anyway();
-            let channel = self.insert_channel(now, address, None, false, &mut Told::default());
-            channel.channel_type = channel_type;
+            let told = &mut Told::default();
+            let channel = self.insert_channel(now, address, channel_type, None, false, told);
             channel.hardcoded = true;
         }
     }
@@ -193,6 +193,22 @@ impl Home {
             }
         }
         self.shed(told);
+        self.plan_expiries();
+    }
+
+    /// Notes anew when channels are to be looked at for having been empty too long.
+    fn plan_expiries(&mut self) {
+        self.expiries.clear();
+        let ttl_ms = u64::from(self.limits.empty_channel_ttl_ms);
+        for channel in self.channels.values_mut().filter(|channel| channel.expiry_noted) {
+            match channel.empty_since_ms {
+                Some(since_ms) => {
+                    self.expiries.entry(since_ms + ttl_ms).or_default().push(channel.id);
+                }
+                None => channel.expiry_noted = false,
+            }
+        }
+        self.expiries.values_mut().for_each(|ids| ids.sort_unstable());
     }
 
     /// Handles an ask. Surveys and what concerns the whole shard are the engine's.
@@ -352,13 +368,13 @@ impl Home {
         }
     }
 
-    /// Makes a channel in a room that is there, and makes those members of it who joined the
-    /// whole room; the caller has taken its place. Its type is general until the caller says
-    /// otherwise.
+    /// Makes a channel in a room that is there; the caller has taken its place. Who joined the
+    /// whole room becomes a member by [`Home::open_to_room`].
     fn insert_channel(
         &mut self,
         now: Now,
         address: Address,
+        channel_type: ChannelType,
         created_by: Option<Name>,
         auto_created: bool,
         told: &mut Told,
@@ -374,12 +390,14 @@ impl Home {
         let history = self.new_history(size.unwrap_or(self.limits.history_size));
         let members = Map::with_hasher(self.hasher.clone());
         let mut channel = Channel::new(id, address, history, members);
+        channel.channel_type = channel_type;
         channel.created_us = now.wall_us;
-        channel.created_by = created_by.clone();
+        channel.created_by = created_by;
         channel.auto_created = auto_created;
         channel.open = open;
-        let address = (*channel.address).clone();
-        told.telemetry.push(Event::ChannelCreated { address, created_by, auto_created });
+        let place = channel.place();
+        let created_by = channel.created_by.as_ref().and_then(|creator| place.known(creator));
+        told.telemetry.push(Event::ChannelCreated { place, created_by, auto_created });
         self.channels.entry(id).insert(channel).into_mut()
     }
 
@@ -387,14 +405,14 @@ impl Home {
         let Some(channel) = self.channels.remove(&id) else { return };
         self.retention.forget(id, &channel.history);
         self.on_node.channels.give_back();
-        let address = (*channel.address).clone();
+        let address = &channel.address;
         if let Some(room) = self.rooms.get_mut(&address.room) {
             room.channels.remove(&address.channel);
             if room.is_abandoned() {
                 self.remove_room(&address.room);
             }
         }
-        told.telemetry.push(Event::ChannelDeleted { address });
+        told.telemetry.push(Event::ChannelDeleted { place: channel.place() });
     }
 
     /// Notes that a channel may have become empty, so that it can go in time.
@@ -455,9 +473,8 @@ impl Home {
                 let channel = Name::fixed(PRIVATE_CHANNEL);
                 let address = Address { room: room.clone(), channel };
                 self.on_node.channels.take_anyway();
-                let channel = self.insert_channel(now, address, Some(sender.clone()), true, told);
-                channel.channel_type = ChannelType::Pm;
-                let id = channel.id;
+                let sender = Some(sender.clone());
+                let id = self.insert_channel(now, address, ChannelType::Pm, sender, true, told).id;
                 self.note_if_empty(now, id);
                 id
             }

@@ -27,10 +27,10 @@ impl Home {
         };
         let Home { channels, rooms, whole_rooms, retention, .. } = self;
         if let Some(channel) = channels.get_mut(&id) {
-            let verdict = match channel.open {
+            let verdict = may_reach(channel, &publish).and_then(|()| match channel.open {
                 true => Ok(()),
                 false => may_publish(rooms.get(&channel.address.room), &publish),
-            };
+            });
             let verdict = verdict.and_then(|()| is_for_events(channel));
             match verdict {
                 Ok(()) => {
@@ -124,6 +124,16 @@ fn spread(placed: Placed, spread: &Spread, told: &mut Told) {
             *to_shards = shards;
         }
         told.tell(shard, Tell::Accepted(Box::new(accepted)));
+    }
+}
+
+/// Who may publish unjoined may do so where it could join. What is addressed by a channel's id comes
+/// from a member.
+fn may_reach(channel: &Channel, publish: &Publish) -> Result<(), Refusal> {
+    let is_stranger = publish.from.is_some() && matches!(publish.to, Target::Named(_));
+    match is_stranger && !channel.admits_as(publish.role, publish.draft.from()) {
+        true => Err(policy::private_channel()),
+        false => Ok(()),
     }
 }
 

@@ -99,9 +99,8 @@ impl Home {
             self.create_room(now, &address.room, RoomType::User, creator, config, told)
                 .inspect_err(|_| self.on_node.channels.give_back())?;
         }
-        let channel =
-            self.insert_channel(now, address, Some(client.client_id.clone()), false, told);
-        channel.channel_type = channel_type;
+        let creator = Some(client.client_id.clone());
+        let channel = self.insert_channel(now, address, channel_type, creator, false, told);
         channel.metadata = metadata.map(Arc::from);
         channel.guests = members;
         let id = channel.id;

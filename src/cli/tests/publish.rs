@@ -91,7 +91,7 @@ fn refused_messages_are_told_and_the_others_arrive() {
 
 #[test]
 fn a_bus_that_can_take_no_more_gets_everything_later() {
-    for (code, word) in [(429, "RATE_LIMITED"), (503, "TIMEOUT")] {
+    for (code, word) in [(429, "RATE_LIMITED"), (503, "CONNECTION_LIMIT")] {
         let bus = Bus::start();
         bus.world().moods.refuse_every = Some((20, code, word));
         let (text, expected) = lines(300);

@@ -7,7 +7,7 @@
 //!
 //! *Not here*: what depends on two keys at once (`check`); the rooms (`rooms`).
 
-use crate::base::limits::{HISTORY_SIZE_MAX, SHARDS_MAX};
+use crate::base::limits::{HISTORY_SIZE_MAX, MAX_VIOLATIONS_MAX, SHARDS_MAX};
 use crate::broker::policy::Role;
 use crate::daemon::config::field::{Field, List, Number, Refused, Switch, Word, at};
 use crate::daemon::config::meaning::{Config, Pin, Storage};
@@ -340,7 +340,7 @@ pub(super) static KEYS: &[Key] = &[
         "Silence after which the server pings; twice as much closes the connection."),
     limit!(handshake_timeout_ms "handshake-timeout-ms" from 100 to 300_000 ms:
         "How long a new connection may take to become a WebSocket."),
-    limit!(max_violations "max-violations" from 0 to 1_000_000, 0 is "no limit":
+    limit!(max_violations "max-violations" from 0 to MAX_VIOLATIONS_MAX, 0 is "no limit":
         "Malformed messages within a minute that close a connection."),
     limit!(rate_messages "rate-messages" from 0 to 10_000_000, 0 is "no limit":
         "Messages a second from one client."),

@@ -13,7 +13,7 @@ use super::status::{Totals, resident_bytes};
 use super::{Publication, Shared};
 use crate::base::limits::TELEMETRY_GATHER_MS;
 use crate::base::time::Now;
-use crate::broker::telemetry::{Event, Telemetry};
+use crate::broker::telemetry::{Event, Place, Telemetry};
 use crate::protocol::command::Address;
 use crate::protocol::envelope::{Envelope, MessageType, Metadata};
 use crate::protocol::frame::{Draft, Origin};
@@ -286,20 +286,17 @@ fn describe(event: &Event) -> (&'static str, Value) {
                 "code": reason.code(),
             }),
         ),
-        Event::ChannelCreated { address, created_by, auto_created } => (
-            "channel_created",
-            json!({
-                "room": address.room,
-                "channel": address.channel,
-                "created_by": created_by,
-                "auto_created": auto_created,
-            }),
-        ),
-        Event::ChannelDeleted { address } => {
-            ("channel_deleted", json!({ "room": address.room, "channel": address.channel }))
+        Event::ChannelCreated { place, created_by, auto_created } => {
+            let made = json!({ "created_by": created_by, "auto_created": auto_created });
+            ("channel_created", told_of(place, made))
         }
-        Event::Joined { client_id, address } => ("joined", whereabouts(client_id, address)),
-        Event::Left { client_id, address } => ("left", whereabouts(client_id, address)),
+        Event::ChannelDeleted { place } => ("channel_deleted", told_of(place, json!({}))),
+        Event::Joined { client_id, place } => {
+            ("joined", told_of(place, json!({ "client_id": client_id })))
+        }
+        Event::Left { client_id, place } => {
+            ("left", told_of(place, json!({ "client_id": client_id })))
+        }
         Event::MessageRefused { client_id, fault } => (
             "message_refused",
             json!({ "client_id": client_id, "error": fault.word(), "code": fault.code() }),
@@ -307,16 +304,27 @@ fn describe(event: &Event) -> (&'static str, Value) {
         Event::SlowConsumer { client_id, waiting_bytes } => {
             ("slow_consumer", json!({ "client_id": client_id, "waiting_bytes": waiting_bytes }))
         }
-        Event::AgentActivity { client_id, action, address } => {
-            let mut told = whereabouts(client_id, address);
-            told["action"] = (*action).into();
-            ("agent_activity", told)
+        Event::AgentActivity { client_id, action, place } => {
+            let who = json!({ "client_id": client_id, "action": action });
+            ("agent_activity", told_of(place, who))
         }
         // A client says itself what it tells.
-        Event::OfClient { from, address, .. } => ("of_client", whereabouts(from, address)),
+        Event::OfClient { from, address, .. } => {
+            ("of_client", told_of(&Place::Open(address.clone()), json!({ "client_id": from })))
+        }
     }
 }
 
-fn whereabouts(client_id: &Name, address: &Address) -> Value {
-    json!({ "client_id": client_id, "room": address.room, "channel": address.channel })
+/// What is told, and where it happened: of a private channel the room alone.
+fn told_of(place: &Place, mut told: Value) -> Value {
+    let (room, channel) = match place {
+        Place::Open(address) => (&address.room, Some(&address.channel)),
+        Place::Private(room) | Place::Somewhere(room) => (room, None),
+    };
+    told["room"] = json!(room);
+    told["channel"] = json!(channel);
+    if let Place::Private(_) = place {
+        told["private"] = true.into();
+    }
+    told
 }

@@ -92,6 +92,13 @@ pub fn help_brief() -> impl Serialize + use<> {
     COMMANDS.iter().map(|spec| spec.name).collect::<Vec<_>>()
 }
 
+/// Whether the command of that name does more than to answer.
+pub fn changes_something(name: &str) -> bool {
+    let lists = ["list_channels", "list_rooms", "list_clients"];
+    let others = ["status", "ping", "help", "channel_info", "history"];
+    !lists.contains(&name) && !others.contains(&name)
+}
+
 /// The command of that name.
 pub(super) fn find(name: &str) -> Option<&'static CommandSpec> {
     COMMANDS.iter().find(|spec| spec.name == name)

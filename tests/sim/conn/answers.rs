@@ -2,6 +2,7 @@
 
 use crate::conn::{Conn, Options, Replay, What, word};
 use crate::model::{Model, Publish};
+use crate::setup::VAULT;
 use crate::violation;
 use serde_json::Value;
 
@@ -133,16 +134,18 @@ impl Conn {
         match what {
             What::Events(nonces) if is_single && nonces.len() == 1 => {
                 let publish = &mut model.publishes[nonces[0]];
-                // An answer that came too late says nothing about what became of the event.
-                publish.is_refused = error != "TIMEOUT";
-                if publish.is_refused && publish.place.is_some() {
+                publish.is_refused = true;
+                if publish.place.is_some() {
                     violation!("no means no", "it has a place: {text}");
                 }
                 let is_false = match error {
                     "NOT_JOINED" | "CHANNEL_NOT_FOUND" => publish.is_joined,
                     "ROOM_PAUSED" => !model.paused.contains(&publish.room),
-                    "RATE_LIMITED" | "TIMEOUT" | "CHANNEL_IS_PM" | "SENDER_MISMATCH" => false,
+                    "RATE_LIMITED" | "CHANNEL_IS_PM" | "SENDER_MISMATCH" => false,
                     "PUBLISH_FORBIDDEN" => false,
+                    "CHANNEL_PRIVATE" => {
+                        publish.room != VAULT || publish.is_admins || publish.is_joined
+                    }
                     _ => true,
                 };
                 if is_false {
@@ -170,6 +173,9 @@ impl Conn {
         let Some(sequence) = result["sequence"].as_u64() else { violation!("acks", "{text}") };
         let is_traced = result["trace"].is_array();
         let is_duplicate = result["duplicate"] == true;
+        if result["unreported"].as_u64().is_some_and(|shards| shards > 0) {
+            model.see("trace with a hop missing".to_owned());
+        }
         if !is_single || nonces.len() != 1 {
             let places = nonces.iter().map(|&nonce| model.publishes[nonce].place);
             let is_known = places.clone().all(|place| place.is_some());
@@ -288,15 +294,15 @@ impl Conn {
         self.check_secret(model, &room, &channel);
         let was_in = self.rooms.contains_key(&room);
         let known = self.rooms.entry(room.clone()).or_default();
-        known.echo |= options.echo;
+        let echoed = known.echoes();
         if channel == "*" {
-            known.whole = Some(options);
             // A client that came into the room by an earlier join of its welcome may have got
             // events to `*` since, which follow the welcome.
             if !(was_in && self.is_entering) {
                 self.reach(model, (&room, "*"), life, sequence);
             }
-            let known = &self.rooms[&room];
+            let Some(known) = self.rooms.get_mut(&room) else { return };
+            known.whole = Some(options);
             let listed = |name: &str| {
                 let positions = view["channels"].as_array().into_iter().flatten();
                 positions.into_iter().any(|position| position["channel"] == name)
@@ -324,6 +330,10 @@ impl Conn {
         member.named = Some(options);
         // Who joined the whole room is a member of a new channel by that as well.
         member.whole = member.whole.or(whole);
+        if let Some(known) = self.rooms.get_mut(&room) {
+            known.note_echo(echoed);
+        }
+        let Some(member) = self.member_mut(&room, &channel) else { return };
         let missed = view["missed"].as_u64().unwrap_or(0);
         match (&recover, view["recovered"] == true) {
             (None, true) => violation!("recovery", "{number} did not ask for it: {view}"),

@@ -80,9 +80,24 @@ pub struct Options {
 pub struct Room {
     pub whole: Option<Options>,
     pub channels: BTreeMap<String, Member>,
-    /// Whether any join asked for echo.
-    echo: bool,
     star: Option<Cursor>,
+}
+
+impl Room {
+    /// Whether its own events to `*` come back: as it joined `*`, or else any channel.
+    fn echoes(&self) -> bool {
+        let mut named = self.channels.values().filter_map(|member| member.named);
+        self.whole.map_or_else(|| named.any(|options| options.echo), |options| options.echo)
+    }
+
+    /// Notes that it may have changed, in a way that leaves open when.
+    fn note_echo(&mut self, before: bool) {
+        if self.echoes() != before
+            && let Some(star) = &mut self.star
+        {
+            star.is_echo_unsure = true;
+        }
+    }
 }
 
 /// What a client knows of a channel it is a member of.
@@ -364,6 +379,10 @@ impl Conn {
             violation!("sequenced", "{text}")
         };
         let is_own = publish.conn == self.number;
+        let from = std::slice::from_ref(&publish.from);
+        if !publish.is_admins && !is_for(model, room, channel, from) {
+            violation!("private channels", "{} published in {channel}: {text}", publish.from);
+        }
         let is_replay = message["metadata"]["replayed"] == true;
         self.check_secret(model, room, channel);
         let life = self.take_place(model, (room, channel), sequence, is_own, is_replay);
@@ -388,14 +407,16 @@ impl Conn {
             violation!("nothing to a stranger", "{number} got {sequence} of {room}:{channel}")
         };
         if channel == "*" {
+            let echoes = known.echoes();
             let new = || Cursor::new(model.new_life(), sequence - 1);
             let cursor = known.star.get_or_insert_with(new);
-            if is_own && !known.echo {
+            let may_be_own = !echoes || cursor.is_echo_unsure;
+            if is_own && !echoes {
                 violation!("echo", "{number} got its own {sequence} of {room}:*");
             }
             let missing = cursor.step(sequence);
             let life = cursor.life;
-            self.miss((room, channel), life, missing, (true, true));
+            self.miss((room, channel), life, missing, (may_be_own, true));
             return life;
         }
         if !known.channels.contains_key(channel) {
@@ -433,15 +454,21 @@ impl Conn {
     }
 
     fn check_secret(&self, model: &Model, room: &str, channel: &str) {
-        if room != VAULT || !SECRETS.contains(&channel) || self.is_admin {
-            return;
-        }
-        let mut allowed = guests(channel);
-        allowed.extend(model.creators.get(channel).into_iter().flatten().cloned());
-        if !self.ids.iter().any(|id| allowed.contains(id)) {
+        if !self.is_admin && !is_for(model, room, channel, &self.ids) {
             violation!("private channels", "{:?} heard of {channel}", self.ids);
         }
     }
+}
+
+/// Whether a channel is for a user that had one of these ids.
+fn is_for(model: &Model, room: &str, channel: &str, ids: &[String]) -> bool {
+    if room != VAULT || !SECRETS.contains(&channel) {
+        return true;
+    }
+    let guests = guests(channel);
+    let creators = model.creators.get(channel);
+    let is_creator = |id| creators.is_some_and(|creators| creators.contains(id));
+    ids.iter().any(|id| guests.contains(id) || is_creator(id))
 }
 
 /// A string of an object, empty if there is none.

@@ -135,6 +135,7 @@ impl Conn {
     ) {
         let known = self.rooms.entry(room.to_owned()).or_default();
         if channel == "*" {
+            let echoes = known.echoes();
             let Some(cursor) = &mut known.star else {
                 known.star = Some(Cursor::new(life, last));
                 return;
@@ -143,8 +144,9 @@ impl Conn {
             if self.is_entering {
                 return;
             }
+            let may_be_own = !echoes || cursor.is_echo_unsure;
             let missing = cursor.reach(last);
-            return self.miss((room, channel), life, missing, (true, false));
+            return self.miss((room, channel), life, missing, (may_be_own, false));
         }
         let Some(member) = known.channels.get_mut(channel) else {
             let cursor = Cursor::new(life, last);
@@ -189,6 +191,7 @@ impl Conn {
 
     pub(super) fn left(&mut self, room: &str, channel: &str) {
         let Some(known) = self.rooms.get_mut(room) else { return };
+        let echoed = known.echoes();
         if channel == "*" {
             known.whole = None;
             known.channels.retain(|_, member| {
@@ -202,6 +205,7 @@ impl Conn {
                 known.channels.remove(channel);
             }
         }
+        known.note_echo(echoed);
         if known.whole.is_none() && known.channels.is_empty() {
             self.rooms.remove(room);
         }

@@ -184,7 +184,7 @@ fn the_edges_of_every_range_hold() {
         ("limits.slow_grace_ms", 1, 600_000),
         ("limits.heartbeat_ms", 100, 3_600_000),
         ("limits.handshake_timeout_ms", 100, 300_000),
-        ("limits.max_violations", 0, 1_000_000),
+        ("limits.max_violations", 0, 1_000),
         ("limits.rate_messages", 0, 10_000_000),
         ("limits.rate_commands", 0, 10_000_000),
         ("limits.empty_channel_ttl_ms", 1, 604_800_000),

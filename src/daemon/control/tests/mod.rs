@@ -5,8 +5,7 @@ mod http;
 mod telemetry;
 
 use super::*;
-use crate::broker::telemetry::Event;
-use crate::broker::telemetry::Telemetry;
+use crate::broker::telemetry::{Event, Place, Telemetry};
 use crate::protocol::names::Name;
 use crate::shard::meters::Tally;
 use serde_json::Value;
@@ -207,8 +206,8 @@ fn close_code(reader: &mut Reader) -> u16 {
 
 fn joined(n: usize) -> Event {
     Event::Joined {
-        client_id: name(&format!("client-{n}")),
-        address: address("science", "general"),
+        client_id: Some(name(&format!("client-{n}"))),
+        place: Place::Open(address("science", "general")),
     }
 }
 

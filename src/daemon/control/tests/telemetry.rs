@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::base::limits::TELEMETRY_BACKLOG;
-use crate::protocol::command::ClientType;
+use crate::broker::telemetry::Place;
+use crate::protocol::command::{ChannelType, ClientType};
 use crate::protocol::fault::Fault;
 use crate::shard::meters::{Counter, Gauge};
+use serde_json::json;
 
 #[test]
 fn events_reach_readers_and_the_bus_in_order_under_one_id() {
@@ -47,7 +49,7 @@ fn events_reach_readers_and_the_bus_in_order_under_one_id() {
 fn every_event_has_its_type_and_its_channel() {
     let node = Node::start();
     let mut reader = node.read_telemetry();
-    let (who, place) = (name("ann"), address("science", "general"));
+    let (who, open) = (name("ann"), Place::Open(address("science", "general")));
     let client_type = ClientType::AiAgent;
     let told = [
         (
@@ -69,14 +71,14 @@ fn every_event_has_its_type_and_its_channel() {
         (
             "channel_created",
             Event::ChannelCreated {
-                address: place.clone(),
+                place: open.clone(),
                 created_by: Some(who.clone()),
                 auto_created: true,
             },
         ),
-        ("channel_deleted", Event::ChannelDeleted { address: place.clone() }),
-        ("joined", Event::Joined { client_id: who.clone(), address: place.clone() }),
-        ("left", Event::Left { client_id: who.clone(), address: place.clone() }),
+        ("channel_deleted", Event::ChannelDeleted { place: open.clone() }),
+        ("joined", Event::Joined { client_id: Some(who.clone()), place: open.clone() }),
+        ("left", Event::Left { client_id: Some(who.clone()), place: open.clone() }),
         (
             "message_refused",
             Event::MessageRefused { client_id: who.clone(), fault: Fault::NotJoined },
@@ -87,7 +89,7 @@ fn every_event_has_its_type_and_its_channel() {
             Event::AgentActivity {
                 client_id: who.clone(),
                 action: "published",
-                address: place.clone(),
+                place: open.clone(),
             },
         ),
     ];
@@ -106,6 +108,42 @@ fn every_event_has_its_type_and_its_channel() {
         let publication = node.published.lock().unwrap().pop().unwrap();
         assert_eq!(publication.address, address("integriguard", channel));
         assert!(node.published.lock().unwrap().is_empty(), "published once");
+    }
+}
+
+#[test]
+fn of_a_private_channel_only_the_room_is_told() {
+    let node = Node::start();
+    let mut reader = node.read_telemetry();
+    let place = Place::of(&address("vault", "plan-b"), ChannelType::Private);
+    let who = place.known(&name("ann"));
+    let nowhere = json!({"room": "vault", "channel": null, "private": true});
+    let told = [
+        (
+            Event::ChannelCreated {
+                place: place.clone(),
+                created_by: who.clone(),
+                auto_created: false,
+            },
+            json!({"created_by": null, "auto_created": false}),
+        ),
+        (
+            Event::Joined { client_id: who.clone(), place: place.clone() },
+            json!({"client_id": null}),
+        ),
+        (Event::Left { client_id: who, place: place.clone() }, json!({"client_id": null})),
+        (Event::ChannelDeleted { place: place.clone() }, json!({})),
+        (
+            Event::AgentActivity { client_id: name("bot"), action: "published", place },
+            json!({"client_id": "bot", "action": "published"}),
+        ),
+    ];
+    for (event, mut expected) in told {
+        node.tell(event);
+        let payload = &next(&mut reader)["payload"]["payload"];
+        let expected = expected.as_object_mut().unwrap();
+        expected.extend(nowhere.as_object().unwrap().clone());
+        assert_eq!(payload.as_object().unwrap(), expected);
     }
 }
 
