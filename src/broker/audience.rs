@@ -1,11 +1,11 @@
 //! Which connections of this shard are in which channel, as the list that a fan-out walks.
 //!
-//! *Invariant*: a connection has at most one seat in a channel, and `places` says where it is.
+//! *Invariants*: a connection has at most one seat in a channel, and `places` says where it is; a
+//! [`Mark`] does not outlive a change of the seats.
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnId};
 use crate::broker::channel::Options;
-use crate::broker::lane::Listeners;
 use crate::protocol::command::Address;
 use ahash::RandomState;
 use std::sync::Arc;
@@ -17,17 +17,32 @@ pub struct Audiences {
     hasher: RandomState,
 }
 
+/// The local members of one channel.
 #[derive(Debug)]
-struct Audience {
+pub struct Audience {
     address: Arc<Address>,
     seats: Vec<Seat>,
     places: Map<ConnId, u32>,
+    mark: Mark,
 }
 
+/// What whoever delivers leaves with an audience, so as to know it again for as long as nobody
+/// comes or goes. What it says is the deliverer's concern.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Until when it holds; 0 for never.
+    pub epoch: u64,
+    /// What was made for the audience.
+    pub batch: u32,
+}
+
+/// One local member of a channel.
 #[derive(Clone, Copy, Debug)]
-struct Seat {
-    conn: ConnId,
-    options: Options,
+pub struct Seat {
+    /// Who.
+    pub conn: ConnId,
+    /// What it asked for.
+    pub options: Options,
 }
 
 impl Audiences {
@@ -48,7 +63,9 @@ impl Audiences {
             address: address.clone(),
             seats: Vec::new(),
             places: Map::with_hasher(self.hasher.clone()),
+            mark: Mark::default(),
         });
+        audience.mark = Mark::default();
         match audience.places.get(&conn) {
             Some(&place) => audience.seats[place as usize].options = options,
             None => {
@@ -62,6 +79,7 @@ impl Audiences {
     pub fn unseat(&mut self, channel: ChannelId, conn: ConnId) {
         let Some(audience) = self.of_channel.get_mut(&channel) else { return };
         let Some(place) = audience.places.remove(&conn) else { return };
+        audience.mark = Mark::default();
         audience.seats.swap_remove(place as usize);
         if let Some(moved) = audience.seats.get(place as usize) {
             audience.places.insert(moved.conn, place);
@@ -76,28 +94,21 @@ impl Audiences {
         Some(&self.of_channel.get(&channel)?.address)
     }
 
-    /// Adds to `receivers` who of the listeners gets a message; the sender only if it wants to.
-    pub fn select(
+    /// The local members of a channel, if it has any.
+    pub fn of(&mut self, channel: ChannelId) -> Option<&mut Audience> {
+        self.of_channel.get_mut(&channel)
+    }
+
+    /// Adds to `receivers` who watches who comes and goes, but for the one who does.
+    pub fn watchers(
         &self,
         channel: ChannelId,
-        listeners: Listeners,
-        sender: Option<ConnId>,
+        subject: Option<ConnId>,
         receivers: &mut Vec<ConnId>,
     ) {
         let Some(audience) = self.of_channel.get(&channel) else { return };
-        match (listeners, sender) {
-            (Listeners::Members, None) => {
-                receivers.extend(audience.seats.iter().map(|seat| seat.conn));
-            }
-            (Listeners::Members, Some(sender)) => {
-                let gets = |seat: &&Seat| seat.conn != sender || seat.options.echo;
-                receivers.extend(audience.seats.iter().filter(gets).map(|seat| seat.conn));
-            }
-            (Listeners::PresenceWatchers, sender) => {
-                let gets = |seat: &&Seat| seat.options.presence && Some(seat.conn) != sender;
-                receivers.extend(audience.seats.iter().filter(gets).map(|seat| seat.conn));
-            }
-        }
+        let gets = |seat: &&Seat| seat.options.presence && Some(seat.conn) != subject;
+        receivers.extend(audience.seats.iter().filter(gets).map(|seat| seat.conn));
     }
 
     /// What a connection asked for, if it has a seat; for the simulator.
@@ -123,6 +134,29 @@ impl Audiences {
     }
 }
 
+impl Audience {
+    /// Its members.
+    pub fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+
+    /// Whether a member gets everything but what it sent itself.
+    pub fn is_deaf_to_itself(&self, conn: ConnId) -> bool {
+        let place = self.places.get(&conn);
+        place.is_some_and(|&place| !self.seats[place as usize].options.echo)
+    }
+
+    /// What was left with it, if nobody came or went since.
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Leaves something with it.
+    pub fn set_mark(&mut self, mark: Mark) {
+        self.mark = mark;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,16 +178,33 @@ mod tests {
         audiences.unseat(channel, conn(0));
         audiences.unseat(channel, conn(0));
         audiences.check();
-        let select = |audiences: &Audiences, listeners, sender| {
+        let audience = audiences.of(channel).unwrap();
+        let mut seats: Vec<u32> = audience.seats().iter().map(|seat| seat.conn.slot).collect();
+        seats.sort_unstable();
+        assert_eq!(seats, [1, 2, 3, 4]);
+        assert!(audience.is_deaf_to_itself(conn(2)) && !audience.is_deaf_to_itself(conn(4)));
+        assert!(!audience.is_deaf_to_itself(conn(9)), "who has no seat is no member");
+        let watchers = |audiences: &Audiences, subject| {
             let mut receivers = Vec::new();
-            audiences.select(channel, listeners, sender, &mut receivers);
-            receivers.sort_unstable();
+            audiences.watchers(channel, subject, &mut receivers);
             receivers.iter().map(|conn| conn.slot).collect::<Vec<_>>()
         };
-        assert_eq!(select(&audiences, Listeners::Members, None), [1, 2, 3, 4]);
-        assert_eq!(select(&audiences, Listeners::Members, Some(conn(2))), [1, 3, 4]);
-        assert_eq!(select(&audiences, Listeners::Members, Some(conn(4))), [1, 2, 3, 4]);
-        assert_eq!(select(&audiences, Listeners::PresenceWatchers, None), [4]);
+        assert_eq!(watchers(&audiences, None), [4]);
+        assert!(watchers(&audiences, Some(conn(4))).is_empty());
+        // A mark lasts until somebody comes, goes, or wants something else.
+        let mark = Mark { epoch: 7, batch: 1 };
+        let mut is_kept = |change: &dyn Fn(&mut Audiences)| {
+            audiences.of(channel).unwrap().set_mark(mark);
+            change(&mut audiences);
+            audiences.of(channel).unwrap().mark() == mark
+        };
+        assert!(is_kept(&|_| {}));
+        assert!(is_kept(&|audiences| audiences.unseat(channel, conn(9))));
+        assert!(!is_kept(&|audiences| audiences.unseat(channel, conn(1))));
+        assert!(!is_kept(&|audiences| audiences.seat(channel, &address, conn(1), echo)));
+        assert!(!is_kept(&|audiences| {
+            audiences.seat(channel, &address, conn(1), Options::default())
+        }));
         for slot in 1..5 {
             audiences.unseat(channel, conn(slot));
         }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub struct Deliveries {
     /// In the order in which it is to be done.
     pub list: Vec<Delivery>,
-    /// The receivers of every [`Delivery::Fanout`], one after the other.
+    /// The receivers of every [`Delivery::Chosen`], one after the other.
     pub receivers: Vec<ConnId>,
     /// What is to be told about the bus.
     pub telemetry: Vec<Event>,
@@ -24,16 +24,23 @@ pub struct Deliveries {
 /// One thing to be done.
 #[derive(Debug)]
 pub enum Delivery {
-    /// A frame for many.
+    /// A frame for every local member of a channel.
     Fanout {
         /// The frame.
         frame: Arc<Frame>,
-        /// The channel to name if it can't be delivered; `None` if it is not an event.
-        channel: Option<ChannelId>,
-        /// How many of the next receivers get it.
-        receivers: usize,
+        /// The channel.
+        channel: ChannelId,
+        /// The local connection that sent it, which gets it only if it asked for echo.
+        sender: Option<ConnId>,
         /// Where to report that it was delivered, if it is traced.
         trace: Option<PendingRef>,
+    },
+    /// A frame without an order for many.
+    Chosen {
+        /// The frame.
+        frame: Arc<Frame>,
+        /// How many of the next receivers get it.
+        receivers: usize,
     },
     /// A frame that may be dropped when its receiver does not keep up.
     Message(ConnId, Arc<Frame>),

@@ -114,6 +114,15 @@ impl Connection {
         matches!(self.stage, Stage::Closing { .. })
     }
 
+    /// Whether it takes what it is sent, and nothing about it waits for that.
+    pub fn keeps_up(&self) -> bool {
+        self.behind_since_ms.is_none()
+            && self.paused.is_none()
+            && self.is_open()
+            && !self.outbox.is_behind()
+            && !self.outbox.has_gaps()
+    }
+
     /// Whether messages flow.
     pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))

@@ -41,8 +41,8 @@ meter! {
     EventsAccepted = "events_accepted" "Events that were given a sequence",
     /// Events recognised as repeats.
     EventsDuplicate = "events_duplicate" "Events recognised as repeats by their id",
-    /// Deliveries of events to members.
-    Deliveries = "deliveries" "Events delivered into the outbox of a member",
+    /// Events put on their way to members.
+    Deliveries = "deliveries" "Events put on their way to a member, those dropped there included",
     /// Messages that histories gave up before their time.
     HistoryShed = "history_shed" "Messages given up because all histories together held too many bytes",
     /// Bytes read from sockets.

@@ -6,5 +6,6 @@ pub mod connection;
 pub mod driver;
 pub mod engine;
 pub mod lanes;
+pub mod mail;
 pub mod meters;
 pub mod outbox;

@@ -1,42 +1,25 @@
 //! What waits to be written to one connection, bounded in bytes.
 //!
-//! Within a turn a frame lies once in the shard's [`Mail`], and an outbox holds only its number
-//! there: four bytes a delivery, and no shared counter to touch. What a socket did not take by the
-//! end of the turn moves to the outbox's own backlog, which is empty for a client that keeps up.
+//! Within a turn an outbox holds only numbers: of letters, and of batches of letters, that lie in
+//! the shard's [`Mail`]. What a socket did not take by the end of the turn moves to the outbox's
+//! own backlog, which is empty for a client that keeps up.
 //!
-//! A message that would take the outbox past its bound is dropped, and so is every later one until
-//! half of the bound is free again; what is missing is remembered per channel as a [`Gap`], for a
-//! notice. Replies are never dropped: whoever does not read them is not read from either.
+//! Only what the socket was offered and did not take counts against the bound. A message that would
+//! take the backlog past it is dropped, and so is every later one until half of the bound is free
+//! again; what is missing is remembered per channel as a [`Gap`], for a notice. Answers are never
+//! dropped: whoever does not read them is not read from either.
 //!
-//! *Invariants*: `bytes` is the length of all that waits; the first frame of the backlog is never
-//! dropped once a byte of it was written; after a turn nothing is fresh.
+//! *Invariants*: `bytes` is what is left to write of the backlog; the first frame of the backlog is
+//! never dropped once a byte of it was written; after a turn nothing is fresh.
 
-use crate::base::ids::ChannelId;
-use crate::protocol::frame::Frame;
+use crate::base::ids::{ChannelId, ConnId};
+use crate::shard::mail::{Letter, Mail};
 use crate::shard::meters::Drop as DropReason;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// The bytes gathered for one write.
 pub const WRITE_BYTES: usize = 128 * 1024;
-
-/// The frames of one turn.
-#[derive(Debug, Default)]
-pub struct Mail {
-    letters: Vec<Letter>,
-}
-
-/// A frame, and the channel whose order it is part of.
-#[derive(Clone, Debug)]
-pub struct Letter {
-    /// The frame.
-    pub frame: Arc<Frame>,
-    /// The channel to name if it can't be delivered; `None` for what has no order.
-    pub channel: Option<ChannelId>,
-    /// How many outboxes it went into.
-    pub receivers: u32,
-}
 
 /// Messages that a connection did not get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,29 +36,39 @@ pub struct Gap {
     pub reason: DropReason,
 }
 
-/// What became of a message.
+/// Messages that were dropped because the outbox was full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// How many.
+    pub count: u64,
+    /// Whether the client fell behind with the first of them.
+    pub is_first: bool,
+}
+
+/// Something of this turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    /// It waits.
-    Queued,
-    /// It was dropped, as the first one of an episode or a later one.
-    Dropped {
-        /// Whether the client fell behind just now.
-        first: bool,
-    },
+enum Entry {
+    /// The letter of that number.
+    Letter(u32),
+    /// Every letter of that batch but those that the connection itself sent.
+    Batch(u32),
 }
 
 /// What waits for one connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    fresh: SmallVec<[u32; 4]>,
+    fresh: SmallVec<[Entry; 2]>,
+    /// The bytes of the fresh letters that stand alone.
+    fresh_bytes: usize,
+    /// Whether the connection sent a letter of a fresh batch itself.
+    has_own: bool,
     backlog: VecDeque<Letter>,
     /// How much of the backlog's first frame is written.
     written: usize,
     bytes: usize,
     /// Whether a message was dropped and half of the bound is not free yet.
     is_behind: bool,
-    /// Whether something that waits may expire.
+    /// Whether something of the backlog may expire.
     may_expire: bool,
     /// Whether the first frame of the backlog is the answer to the handshake, without which the
     /// peer can't read what follows.
@@ -83,32 +76,15 @@ pub struct Outbox {
     gaps: Vec<Gap>,
 }
 
-impl Mail {
-    /// Adds a frame and gives its number.
-    pub fn add(&mut self, frame: Arc<Frame>, channel: Option<ChannelId>) -> u32 {
-        self.letters.push(Letter { frame, channel, receivers: 0 });
-        (self.letters.len() - 1) as u32
-    }
-
-    /// The frames of this turn.
-    pub fn letters(&self) -> &[Letter] {
-        &self.letters
-    }
-
-    /// Forgets the turn's frames.
-    pub fn clear(&mut self) {
-        self.letters.clear();
-    }
-
-    fn letter(&self, number: u32) -> &Letter {
-        &self.letters[number as usize]
-    }
-}
-
 impl Outbox {
-    /// How many bytes wait.
+    /// How many bytes of the backlog wait.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// How many bytes wait, the answers of this turn included.
+    pub fn waiting_bytes(&self) -> usize {
+        self.bytes + self.fresh_bytes
     }
 
     /// Whether nothing waits.
@@ -121,58 +97,69 @@ impl Outbox {
         self.is_behind
     }
 
-    /// The numbers of this turn's frames, if nothing older waits: connections with the same list
-    /// get the same bytes.
-    pub fn only_fresh(&self) -> Option<&[u32]> {
-        self.backlog.is_empty().then_some(&self.fresh)
-    }
-
-    /// Queues a message, or drops it if the outbox would hold more than `bytes_max`.
-    pub fn put_message(&mut self, mail: &mut Mail, number: u32, bytes_max: usize) -> Put {
-        let letter = mail.letter(number);
-        let length = letter.frame.wire().len();
-        if self.is_behind || self.bytes + length > bytes_max {
-            let (channel, sequence) = (letter.channel, letter.frame.sequence);
-            self.note_gap(channel, sequence, DropReason::OutboxFull);
-            let first = !std::mem::replace(&mut self.is_behind, true);
-            return Put::Dropped { first };
+    /// The batch whose bytes are all that waits.
+    pub fn only_batch(&self) -> Option<u32> {
+        match self.fresh[..] {
+            [Entry::Batch(batch)] if !self.has_own && self.backlog.is_empty() => Some(batch),
+            _ => None,
         }
-        self.put_reply(mail, number);
-        Put::Queued
     }
 
-    /// Queues a frame that is never dropped.
-    pub fn put_reply(&mut self, mail: &mut Mail, number: u32) {
-        let letter = &mut mail.letters[number as usize];
-        letter.receivers += 1;
-        self.bytes += letter.frame.wire().len();
-        self.may_expire |= letter.frame.expires_ms.is_some();
-        self.fresh.push(number);
+    /// Queues a letter of this turn.
+    pub fn put(&mut self, mail: &Mail, number: u32) {
+        self.fresh_bytes += mail.letter(number).frame.wire().len();
+        self.fresh.push(Entry::Letter(number));
+    }
+
+    /// Queues a batch of this turn, with what joins it later.
+    pub fn put_batch(&mut self, batch: u32) {
+        self.fresh.push(Entry::Batch(batch));
+    }
+
+    /// The connection sent a letter of one of its batches itself.
+    pub fn note_own(&mut self) {
+        self.has_own = true;
     }
 
     /// Puts the answer to the handshake before everything else; only while nothing of the outbox
     /// was written. It is never dropped.
-    pub fn put_first(&mut self, mail: &Mail, frame: Arc<Frame>) {
+    pub fn put_first(&mut self, letter: Letter) {
         assert_eq!(self.written, 0, "nothing goes before what is half written");
-        self.settle(mail);
-        self.bytes += frame.wire().len();
-        self.backlog.push_front(Letter { frame, channel: None, receivers: 1 });
+        self.bytes += letter.frame.wire().len();
+        self.backlog.push_front(letter);
         self.has_greeting = true;
     }
 
-    /// Puts a frame behind the first one; only while nothing of the outbox was written.
-    pub fn put_second(&mut self, mail: &Mail, frame: Arc<Frame>) {
+    /// Puts a letter behind the first one; only while nothing of the outbox was written.
+    pub fn put_second(&mut self, letter: Letter) {
         assert_eq!(self.written, 0, "nothing goes between what is half written");
-        self.settle(mail);
-        self.bytes += frame.wire().len();
+        self.bytes += letter.frame.wire().len();
         let place = self.backlog.len().min(1);
-        self.backlog.insert(place, Letter { frame, channel: None, receivers: 1 });
+        self.backlog.insert(place, letter);
     }
 
-    /// Appends what waits to `out`, up to [`WRITE_BYTES`] or one whole frame.
-    pub fn gather(&self, mail: &Mail, out: &mut Vec<u8>) {
+    /// The numbers of this turn's letters, in order.
+    pub fn list(&self, mail: &Mail, conn: ConnId, numbers: &mut Vec<u32>) {
+        numbers.clear();
+        for entry in &self.fresh {
+            match *entry {
+                Entry::Letter(number) => numbers.push(number),
+                Entry::Batch(batch) if self.has_own => {
+                    let is_of_another = |number: &&u32| mail.letter(**number).sender != Some(conn);
+                    numbers.extend(mail.batch(batch).numbers().iter().filter(is_of_another));
+                }
+                Entry::Batch(batch) => numbers.extend_from_slice(mail.batch(batch).numbers()),
+            }
+        }
+        if self.fresh.len() > 1 {
+            numbers.sort_unstable();
+        }
+    }
+
+    /// Appends what waits to `out`, the listed letters last, up to [`WRITE_BYTES`] or one frame.
+    pub fn gather(&self, mail: &Mail, numbers: &[u32], out: &mut Vec<u8>) {
         let mut skip = self.written;
-        let fresh = self.fresh.iter().map(|&number| mail.letter(number));
+        let fresh = numbers.iter().map(|&number| mail.letter(number));
         for letter in self.backlog.iter().chain(fresh) {
             let wire = &letter.frame.wire()[skip..];
             if !out.is_empty() && out.len() + wire.len() > WRITE_BYTES {
@@ -183,74 +170,122 @@ impl Outbox {
         }
     }
 
-    /// The socket took `count` bytes of what [`Outbox::gather`] gave.
-    pub fn advance(&mut self, mail: &Mail, mut count: usize) {
-        self.bytes -= count;
-        if self.bytes == 0 {
-            self.fresh.clear();
-            self.backlog.clear();
-            self.written = 0;
-            self.may_expire = false;
-            self.has_greeting = false;
-            return;
-        }
+    /// The socket took everything that waited.
+    pub fn clear(&mut self) {
+        self.forget_fresh();
+        self.backlog.clear();
+        (self.written, self.bytes) = (0, 0);
+        (self.may_expire, self.has_greeting) = (false, false);
+    }
+
+    /// The socket took `count` bytes of what waits; listed letters that are left become backlog.
+    pub fn advance(&mut self, mail: &Mail, numbers: &[u32], mut count: usize) {
         while let Some(first) = self.backlog.front() {
             let left = first.frame.wire().len() - self.written;
+            let taken = count.min(left);
+            self.bytes -= taken;
             if count < left {
                 self.written += count;
-                return;
+                return self.settle(mail, numbers);
             }
-            count -= left;
+            count -= taken;
             self.written = 0;
             self.has_greeting = false;
             self.backlog.pop_front();
         }
-        let mut done = 0;
-        for &number in &self.fresh {
+        let mut taken = 0;
+        for &number in numbers {
             let length = mail.letter(number).frame.wire().len();
             if count < length {
                 break;
             }
             count -= length;
-            done += 1;
+            taken += 1;
         }
-        self.fresh.drain(..done);
+        self.settle(mail, &numbers[taken..]);
         if count > 0 {
-            self.settle(mail);
             self.written = count;
+            self.bytes -= count;
+        }
+        if self.backlog.is_empty() {
+            self.may_expire = false;
         }
     }
 
-    /// Ends a turn: what is fresh becomes backlog.
-    pub fn settle(&mut self, mail: &Mail) {
-        for number in self.fresh.drain(..) {
-            self.backlog.push_back(mail.letter(number).clone());
+    /// Listed letters become backlog; nothing is fresh any more.
+    pub fn settle(&mut self, mail: &Mail, numbers: &[u32]) {
+        for &number in numbers {
+            let letter = mail.letter(number);
+            self.bytes += letter.frame.wire().len();
+            self.may_expire |= letter.frame.expires_ms.is_some();
+            self.backlog.push_back(letter.clone());
         }
+        self.forget_fresh();
     }
 
-    /// Drops what has expired; how many messages that were.
-    pub fn prune(&mut self, mail: &Mail, now_ms: u64) -> u64 {
+    /// Takes the messages out of a list of letters, remembering that they are missing: the client
+    /// is behind. Gives how many they were.
+    pub fn drop_messages(&mut self, mail: &Mail, numbers: &mut Vec<u32>) -> u64 {
+        let before = numbers.len();
+        numbers.retain(|&number| {
+            let letter = mail.letter(number);
+            if letter.is_message {
+                self.note_gap(letter, DropReason::OutboxFull);
+            }
+            !letter.is_message
+        });
+        (before - numbers.len()) as u64
+    }
+
+    /// Drops the messages that would take the backlog past `bytes_max`, and all that follow them.
+    pub fn enforce(&mut self, bytes_max: usize) -> Dropped {
+        if self.bytes <= bytes_max {
+            return Dropped::default();
+        }
+        let keep = usize::from(self.written > 0);
+        let (mut bytes, mut place, mut is_over) = (0, 0, false);
+        let mut dropped = Vec::new();
+        self.backlog.retain(|letter| {
+            let length = letter.frame.wire().len();
+            place += 1;
+            is_over |= letter.is_message && bytes + length > bytes_max;
+            let stays = place <= keep || !is_over || !letter.is_message;
+            match stays {
+                true => bytes += length,
+                false => dropped.push(letter.clone()),
+            }
+            stays
+        });
+        self.bytes = bytes - self.written;
+        for letter in &dropped {
+            self.note_gap(letter, DropReason::OutboxFull);
+        }
+        let count = dropped.len() as u64;
+        let is_first = count > 0 && !std::mem::replace(&mut self.is_behind, true);
+        Dropped { count, is_first }
+    }
+
+    /// Drops what has expired of the backlog; how many messages that were.
+    pub fn prune(&mut self, now_ms: u64) -> u64 {
         if !self.may_expire {
             return 0;
         }
-        self.settle(mail);
         let keep = usize::from(self.written > 0);
-        let (mut dropped, mut place) = (0, 0);
+        let mut place = 0;
         let mut expired = Vec::new();
         self.backlog.retain(|letter| {
             place += 1;
             let stays = place <= keep || !letter.frame.is_expired(now_ms);
             if !stays {
-                dropped += 1;
-                expired.push((letter.channel, letter.frame.sequence, letter.frame.wire().len()));
+                expired.push(letter.clone());
             }
             stays
         });
-        for (channel, sequence, length) in expired {
-            self.bytes -= length;
-            self.note_gap(channel, sequence, DropReason::Expired);
+        for letter in &expired {
+            self.bytes -= letter.frame.wire().len();
+            self.note_gap(letter, DropReason::Expired);
         }
-        dropped
+        expired.len() as u64
     }
 
     /// The gaps to give notice of: none while the client is behind, for more would be added.
@@ -268,9 +303,9 @@ impl Outbox {
     }
 
     /// Drops everything but a first frame that is half written or answers the handshake; how many
-    /// frames that were.
-    pub fn abandon(&mut self, mail: &Mail) -> u64 {
-        self.settle(mail);
+    /// frames that were. Nothing may be fresh.
+    pub fn abandon(&mut self) -> u64 {
+        assert!(self.fresh.is_empty(), "what is fresh was settled");
         let keep = usize::from(self.written > 0 || self.has_greeting);
         let dropped = self.backlog.len().saturating_sub(keep);
         self.backlog.truncate(keep);
@@ -281,20 +316,28 @@ impl Outbox {
         dropped as u64
     }
 
-    /// How many frames wait.
+    /// How many frames of the backlog wait.
     pub fn len(&self) -> usize {
-        self.fresh.len() + self.backlog.len()
+        self.backlog.len()
     }
 
     /// Asserts every invariant; for tests and the simulator.
     pub fn check(&self) {
-        assert!(self.fresh.is_empty(), "nothing is fresh between turns");
+        assert!(self.fresh.is_empty() && !self.has_own, "nothing is fresh between turns");
+        assert_eq!(self.fresh_bytes, 0, "nothing is fresh between turns");
         let length: usize = self.backlog.iter().map(|letter| letter.frame.wire().len()).sum();
         assert_eq!(length - self.written, self.bytes, "the bytes are counted right");
         assert!(self.backlog.front().is_none_or(|first| self.written < first.frame.wire().len()));
     }
 
-    fn note_gap(&mut self, channel: Option<ChannelId>, sequence: u64, reason: DropReason) {
+    fn forget_fresh(&mut self) {
+        self.fresh.clear();
+        self.fresh_bytes = 0;
+        self.has_own = false;
+    }
+
+    fn note_gap(&mut self, letter: &Letter, reason: DropReason) {
+        let (channel, sequence) = (letter.channel, letter.frame.sequence);
         match self.gaps.iter_mut().find(|gap| gap.channel == channel && gap.reason == reason) {
             Some(gap) => {
                 gap.last = gap.last.max(sequence);
@@ -312,28 +355,52 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::base::ids::ShardId;
+    use crate::broker::audience::Mark;
     use crate::protocol::envelope::MessageType;
-    use crate::protocol::frame::{Draft, Origin};
+    use crate::protocol::frame::{Draft, Frame, Origin};
+
+    const CONN: ConnId = ConnId { slot: 0, generation: 0 };
 
     fn channel() -> ChannelId {
         ChannelId::new(ShardId(0), 1)
     }
 
-    fn put(outbox: &mut Outbox, mail: &mut Mail, sequence: u64, max: usize) -> Put {
+    fn letter(sequence: u64, sender: Option<ConnId>) -> Letter {
         let origin = Origin { received_ns: 0, ttl_ms: sequence.is_multiple_of(2).then_some(10) };
         let draft = Draft::of_server("arq_1", MessageType::Event, ("r", "c"), "{}", origin);
-        let number = mail.add(draft.stamp(sequence, 0), Some(channel()));
-        outbox.put_message(mail, number, max)
+        let frame = draft.stamp(sequence, 0);
+        Letter { channel: Some(channel()), sender, ..Letter::new(frame, true) }
+    }
+
+    fn put(outbox: &mut Outbox, mail: &mut Mail, sequence: u64) {
+        let number = mail.add(letter(sequence, None));
+        outbox.put(mail, number);
+    }
+
+    fn sequences(outbox: &Outbox, mail: &Mail) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        outbox.list(mail, CONN, &mut numbers);
+        numbers.iter().map(|&number| mail.letter(number).frame.sequence).collect()
+    }
+
+    /// What is fresh becomes backlog, as for a socket that takes nothing.
+    fn settle(outbox: &mut Outbox, mail: &Mail, bytes_max: usize) -> Dropped {
+        let mut numbers = Vec::new();
+        outbox.list(mail, CONN, &mut numbers);
+        outbox.settle(mail, &numbers);
+        outbox.enforce(bytes_max)
     }
 
     fn everything(outbox: &mut Outbox, mail: &Mail, step: usize) -> Vec<u8> {
-        let mut all = Vec::new();
+        let (mut all, mut numbers) = (Vec::new(), Vec::new());
         while !outbox.is_empty() {
-            let mut batch = Vec::new();
-            outbox.gather(mail, &mut batch);
-            let count = step.min(batch.len());
-            all.extend_from_slice(&batch[..count]);
-            outbox.advance(mail, count);
+            let mut gathered = Vec::new();
+            outbox.list(mail, CONN, &mut numbers);
+            outbox.gather(mail, &numbers, &mut gathered);
+            let count = step.min(gathered.len());
+            all.extend_from_slice(&gathered[..count]);
+            outbox.advance(mail, &numbers, count);
+            outbox.check();
         }
         all
     }
@@ -344,55 +411,96 @@ mod tests {
             let (mut outbox, mut mail) = (Outbox::default(), Mail::default());
             let mut expected = Vec::new();
             for sequence in 1..=5 {
-                assert_eq!(put(&mut outbox, &mut mail, sequence, 1 << 20), Put::Queued);
+                put(&mut outbox, &mut mail, sequence);
             }
             for letter in mail.letters() {
                 expected.extend_from_slice(letter.frame.wire());
             }
-            assert_eq!(outbox.bytes(), expected.len());
+            assert_eq!(outbox.waiting_bytes(), expected.len());
             assert_eq!(everything(&mut outbox, &mail, step), expected);
-            outbox.check();
         }
+    }
+
+    #[test]
+    fn letters_come_in_the_order_of_their_numbers_and_own_ones_not_at_all() {
+        let (mut outbox, mut mail) = (Outbox::default(), Mail::default());
+        let (one, two) = (mail.begin_batch(None), mail.begin_batch(Some(CONN)));
+        (0..2).for_each(|_| mail.count_member(two));
+        outbox.put_batch(one);
+        assert_eq!(outbox.only_batch(), Some(one));
+        let join = |mail: &mut Mail, batch, sequence, sender| {
+            let number = mail.add(letter(sequence, sender));
+            mail.join_batch(batch, number)
+        };
+        assert_eq!(join(&mut mail, one, 1, None), None);
+        assert_eq!(join(&mut mail, two, 2, Some(CONN)), None, "it still has nothing to get");
+        assert_eq!(join(&mut mail, two, 3, None), Some(CONN), "now it has");
+        outbox.put_batch(two);
+        outbox.note_own();
+        assert_eq!(outbox.only_batch(), None);
+        assert_eq!(join(&mut mail, one, 4, Some(CONN)), None);
+        put(&mut outbox, &mut mail, 5);
+        assert_eq!(join(&mut mail, one, 6, None), None);
+        assert_eq!(sequences(&outbox, &mail), [1, 3, 5, 6]);
+        assert_eq!(mail.letter(1).receivers, 1);
+        settle(&mut outbox, &mail, 1 << 20);
+        outbox.check();
+        assert_eq!(outbox.len(), 4);
+    }
+
+    #[test]
+    fn a_batch_is_open_until_the_turn_or_its_mark_ends() {
+        let mut mail = Mail::default();
+        assert_eq!(mail.open_batch(Mark::default()), None, "no mark opens nothing");
+        let batch = mail.begin_batch(None);
+        let mark = mail.mark(batch);
+        assert_eq!(mail.open_batch(mark), Some(batch));
+        mail.clear();
+        assert_eq!(mail.open_batch(mark), None);
     }
 
     #[test]
     fn a_full_outbox_drops_until_half_is_free_and_knows_what() {
         let (mut outbox, mut mail) = (Outbox::default(), Mail::default());
-        let mut sequence = 0;
-        while put(
-            &mut outbox,
-            &mut mail,
-            {
-                sequence += 1;
-                sequence
-            },
-            1_000,
-        ) == Put::Queued
-        {}
-        assert!(sequence > 3, "a few fit");
-        assert_eq!(put(&mut outbox, &mut mail, sequence + 1, 1_000), Put::Dropped { first: false });
+        for sequence in 1..=10 {
+            put(&mut outbox, &mut mail, sequence);
+        }
+        let answer = mail.add(Letter::new(Frame::of_text("{}", 0), false));
+        outbox.put(&mail, answer);
+        let dropped = settle(&mut outbox, &mail, 1_000);
+        assert!(dropped.is_first && (1..10).contains(&dropped.count), "a few fit: {dropped:?}");
+        let kept = 10 - dropped.count;
+        assert_eq!(outbox.len() as u64, kept + 1, "the answer stays");
         assert!(outbox.take_gaps(1_000).is_empty(), "more than half still waits");
-        outbox.advance(&mail, outbox.bytes() - 100);
-        let gaps = outbox.take_gaps(1_000);
+        mail.clear();
+        put(&mut outbox, &mut mail, 11);
+        let mut numbers = Vec::new();
+        outbox.list(&mail, CONN, &mut numbers);
+        assert_eq!(outbox.drop_messages(&mail, &mut numbers), 1);
+        outbox.settle(&mail, &numbers);
+        outbox.advance(&mail, &[], outbox.bytes() - 100);
         let (channel, reason) = (Some(channel()), DropReason::OutboxFull);
-        let (first, last) = (sequence, sequence + 1);
-        assert_eq!(gaps, [Gap { channel, first, last, count: 2, reason }]);
-        assert_eq!(put(&mut outbox, &mut mail, sequence + 2, 1_000), Put::Queued);
+        let (first, last, count) = (kept + 1, 11, dropped.count + 1);
+        assert_eq!(outbox.take_gaps(1_000), [Gap { channel, first, last, count, reason }]);
+        assert!(!outbox.is_behind());
+        outbox.check();
     }
 
     #[test]
     fn the_expired_go_but_not_what_is_half_written() {
         let (mut outbox, mut mail) = (Outbox::default(), Mail::default());
         for sequence in [2, 3, 4] {
-            put(&mut outbox, &mut mail, sequence, 1 << 20);
+            put(&mut outbox, &mut mail, sequence);
         }
-        outbox.advance(&mail, 5);
-        assert_eq!(outbox.prune(&mail, 9), 0);
-        assert_eq!(outbox.prune(&mail, 10), 1, "2 is half written, 3 never expires");
+        let mut numbers = Vec::new();
+        outbox.list(&mail, CONN, &mut numbers);
+        outbox.advance(&mail, &numbers, 5);
+        assert_eq!(outbox.prune(9), 0);
+        assert_eq!(outbox.prune(10), 1, "2 is half written, 3 never expires");
         outbox.check();
         let gaps = outbox.take_gaps(1 << 20);
         assert_eq!((gaps[0].first, gaps[0].last, gaps[0].reason), (4, 4, DropReason::Expired));
-        assert_eq!(outbox.abandon(&mail), 1);
+        assert_eq!(outbox.abandon(), 1);
         outbox.check();
         assert_eq!(outbox.len(), 1);
     }
@@ -400,12 +508,15 @@ mod tests {
     #[test]
     fn the_answer_to_the_handshake_is_kept_until_it_is_written() {
         let (mut outbox, mut mail) = (Outbox::default(), Mail::default());
-        put(&mut outbox, &mut mail, 1, 1 << 20);
-        outbox.put_first(&mail, Frame::of_wire(b"HTTP".to_vec(), 0));
-        assert_eq!(outbox.abandon(&mail), 1);
+        put(&mut outbox, &mut mail, 1);
+        settle(&mut outbox, &mail, 1 << 20);
+        outbox.put_first(Letter::new(Frame::of_wire(b"HTTP".to_vec(), 0), false));
+        outbox.put_second(Letter::new(Frame::of_wire(b"second".to_vec(), 0), false));
+        assert_eq!(outbox.abandon(), 2);
         assert_eq!(everything(&mut outbox, &mail, 3), b"HTTP");
-        put(&mut outbox, &mut mail, 2, 1 << 20);
-        assert_eq!(outbox.abandon(&mail), 1);
+        put(&mut outbox, &mut mail, 2);
+        settle(&mut outbox, &mail, 1 << 20);
+        assert_eq!(outbox.abandon(), 1);
         assert!(outbox.is_empty());
     }
 }

@@ -7,8 +7,8 @@ use crate::broker::channel::{Options, Seen, Ties};
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::Edge;
 use crate::broker::lane::{
-    Accepted, Answer, Fanout, JoinedTell, LeftTell, OpenedTell, Part, RefusedEvent, RoomAnswer,
-    Tell,
+    Accepted, Answer, Fanout, JoinedTell, LeftTell, Listeners, OpenedTell, Part, RefusedEvent,
+    RoomAnswer, Tell,
 };
 use crate::broker::pending::{Gathers, Pending};
 use crate::broker::session::RoomTie;
@@ -56,11 +56,17 @@ impl Edge {
     fn on_fanout(&mut self, fanout: Fanout, out: &mut Deliveries) {
         let Fanout { channel, frame, from, audience, trace } = fanout;
         let sender = from.filter(|conn| conn.shard == self.shard).map(|conn| conn.conn);
-        let before = out.receivers.len();
-        self.audiences.select(channel, audience, sender, &mut out.receivers);
-        let receivers = out.receivers.len() - before;
-        let channel = (frame.sequence > 0).then_some(channel);
-        out.list.push(Delivery::Fanout { frame, channel, receivers, trace });
+        match audience {
+            Listeners::Members => {
+                out.list.push(Delivery::Fanout { frame, channel, sender, trace });
+            }
+            Listeners::PresenceWatchers => {
+                let before = out.receivers.len();
+                self.audiences.watchers(channel, sender, &mut out.receivers);
+                let receivers = out.receivers.len() - before;
+                out.list.push(Delivery::Chosen { frame, receivers });
+            }
+        }
     }
 
     fn on_accepted(&mut self, now: Now, accepted: Accepted, out: &mut Deliveries) {

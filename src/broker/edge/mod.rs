@@ -16,7 +16,7 @@ use crate::base::hash::Placement;
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::Limits;
 use crate::base::time::Now;
-use crate::broker::audience::Audiences;
+use crate::broker::audience::{Audience, Audiences};
 use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::home::stamp;
@@ -128,6 +128,11 @@ impl Edge {
         self.audiences.address(channel).map(|address| (**address).clone())
     }
 
+    /// The local members of a channel, if it has any.
+    pub fn audience(&mut self, channel: ChannelId) -> Option<&mut Audience> {
+        self.audiences.of(channel)
+    }
+
     /// Applies new limits.
     pub fn reconfigure(&mut self, limits: Arc<Limits>) {
         self.limits = limits;
@@ -213,7 +218,7 @@ impl Edge {
         out.receivers.extend(clients.map(|session| session.conn));
         let receivers = out.receivers.len() - before;
         let frame = frame.clone();
-        out.list.push(Delivery::Fanout { frame, channel: None, receivers, trace: None });
+        out.list.push(Delivery::Chosen { frame, receivers });
         receivers as u64
     }
 

@@ -9,7 +9,7 @@ mod open_fates;
 mod secrets;
 
 use crate::base::hash::{Placement, seeded};
-use crate::base::ids::{ConnId, ShardId};
+use crate::base::ids::{ChannelId, ConnId, ShardId};
 use crate::base::limits::Limits;
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
@@ -287,15 +287,19 @@ impl Bus {
         let mut receivers = receivers.into_iter();
         for delivery in list {
             match delivery {
-                Delivery::Fanout { frame, receivers: count, trace, .. } => {
-                    for conn in receivers.by_ref().take(count) {
-                        self.hear(shard, conn, &frame);
-                    }
+                Delivery::Fanout { frame, channel, sender, trace } => {
+                    let conns = self.listeners(shard, channel, sender);
+                    conns.iter().for_each(|&conn| self.hear(shard, conn, &frame));
                     if let Some(to) = trace.filter(|_| self.silent != Some(shard)) {
-                        let (delivered_ns, members) = (self.now.mono_ns, count as u64);
+                        let (delivered_ns, members) = (self.now.mono_ns, conns.len() as u64);
                         let pending = to.pending;
                         let report = TraceReport { pending, shard, delivered_ns, members };
                         self.asks[shard.index()].push(to.shard, Ask::Traced(report));
+                    }
+                }
+                Delivery::Chosen { frame, receivers: count } => {
+                    for conn in receivers.by_ref().take(count) {
+                        self.hear(shard, conn, &frame);
                     }
                 }
                 Delivery::Message(conn, frame)
@@ -313,6 +317,19 @@ impl Bus {
                 Delivery::Reject(_, refusal) => panic!("{refusal:?}"),
             }
         }
+    }
+
+    /// Who on a shard gets what is sent to a channel.
+    fn listeners(
+        &mut self,
+        shard: ShardId,
+        channel: ChannelId,
+        sender: Option<ConnId>,
+    ) -> Vec<ConnId> {
+        let Some(audience) = self.edges[shard.index()].audience(channel) else { return Vec::new() };
+        let sender = sender.filter(|&sender| audience.is_deaf_to_itself(sender));
+        let conns = audience.seats().iter().map(|seat| seat.conn);
+        conns.filter(|&conn| Some(conn) != sender).collect()
     }
 
     fn hear(&mut self, shard: ShardId, conn: ConnId, frame: &Frame) {

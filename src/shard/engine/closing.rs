@@ -143,16 +143,18 @@ impl Engine {
         reason: CloseReason,
         words: Option<String>,
     ) {
-        let Engine { connections, mail, outbox_bytes, .. } = self;
-        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
-        if connection.id != conn || connection.is_closing() {
+        if self.connection(conn).is_none_or(|connection| connection.is_closing()) {
             return;
         }
+        // What joins its batches from now on is not for it.
+        self.settle_now(now, conn);
+        let Engine { connections, outbox_bytes, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
         let was_open = connection.is_open();
         if matches!(reason, CloseReason::TooSlow | CloseReason::Lost) || connection.is_held {
             let before = connection.outbox.bytes();
             // The answer to its handshake stays and goes before any goodbye.
-            let dropped = connection.outbox.abandon(mail);
+            let dropped = connection.outbox.abandon();
             *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
             self.tally.dropped(DropReason::Closed, dropped);
         }

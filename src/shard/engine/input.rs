@@ -76,7 +76,7 @@ impl Engine {
                 self.pause(conn, PausedBy::Arriving);
                 continue;
             }
-            if connection.is_open() && connection.outbox.bytes() > bytes_max / 2 {
+            if connection.is_open() && connection.outbox.waiting_bytes() > bytes_max / 2 {
                 // The answer it waited for has first to be read.
                 self.pause_if_unread(now, conn);
                 continue;
@@ -298,7 +298,7 @@ impl Engine {
     fn pause_if_unread(&mut self, now: Now, conn: ConnId) {
         let bytes_max = self.outbox_bytes_max();
         let Some(connection) = self.connection_mut(conn) else { return };
-        if connection.outbox.bytes() > bytes_max / 2
+        if connection.outbox.waiting_bytes() > bytes_max / 2
             && connection.paused.is_none()
             && connection.is_open()
         {

@@ -39,8 +39,8 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::origin::Origins;
 use crate::protocol::views::Counts;
 use crate::shard::connection::Connection;
+use crate::shard::mail::Mail;
 use crate::shard::meters::{Counter, Drop as DropReason, Gauge, Pause, Tally};
-use crate::shard::outbox::Mail;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -88,8 +88,10 @@ pub struct Engine {
     told: Told,
     mail: Mail,
     scratch: Vec<u8>,
-    /// The numbers that `scratch` was gathered from, if the next connection may use it too.
-    gathered: Vec<u32>,
+    /// What `scratch` holds.
+    offer: Offer,
+    /// The letters of this turn for the connection that was looked at last.
+    numbers: Vec<u32>,
     dirty: Vec<ConnId>,
     /// Connections whose input is to be looked at again.
     unread: VecDeque<ConnId>,
@@ -105,10 +107,19 @@ pub struct Engine {
     tally: Tally,
     paused: u64,
     outbox_bytes: u64,
-    /// Whether an outbox is nearly full that its socket was not offered yet.
+    /// Whether the mail of this turn is as much as an outbox holds.
     is_pressed: bool,
     is_draining: bool,
     rng: fastrand::Rng,
+}
+
+/// What was gathered for a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offer {
+    /// All letters of a batch: the next connection may be given the same bytes.
+    Batch(u32),
+    /// The backlog of one connection and the letters that were listed for it.
+    Listed,
 }
 
 impl Engine {
@@ -142,7 +153,8 @@ impl Engine {
             told: Told::default(),
             mail: Mail::default(),
             scratch: Vec::new(),
-            gathered: Vec::new(),
+            offer: Offer::Listed,
+            numbers: Vec::new(),
             dirty: Vec::new(),
             unread: VecDeque::new(),
             blocked: (0..shards).map(|_| Vec::new()).collect(),
@@ -202,8 +214,8 @@ impl Engine {
         self.deliver(now);
     }
 
-    /// Whether tells may be handled: what they bring fits beside what was not offered to its
-    /// socket yet. A burst of one turn must not cost a client messages that its socket would take.
+    /// Whether tells may be handled: what they bring fits beside the mail of this turn. A burst of
+    /// one turn must not cost a client messages that its socket would take.
     pub fn may_take_tells(&self) -> bool {
         !self.is_pressed
     }

@@ -9,10 +9,11 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::command::Address;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
-use crate::shard::connection::{PausedBy, Stage};
-use crate::shard::engine::Engine;
+use crate::shard::connection::{Connection, PausedBy, Stage};
+use crate::shard::engine::{Engine, Offer};
+use crate::shard::mail::Letter;
 use crate::shard::meters::{Counter, Drop as DropReason};
-use crate::shard::outbox::{Gap, Put};
+use crate::shard::outbox::{Gap, Outbox, WRITE_BYTES};
 use std::mem;
 use std::sync::Arc;
 
@@ -31,66 +32,147 @@ impl Engine {
     /// What is to be written to a connection now: at most some 128 KiB, or one frame if that is
     /// longer; nothing if there is nothing, or the socket is known to be full.
     pub fn output(&mut self, now: Now, conn: ConnId) -> &[u8] {
-        let dropped = match self.connection_mut(conn) {
-            Some(connection) => {
-                connection.is_dirty = false;
-                match connection.is_held || connection.is_blocked {
-                    // What waits is looked through when the socket takes some of it, not for
-                    // every message that joins it.
-                    true => 0,
-                    false => self.prune(now, conn),
-                }
-            }
-            None => return &[],
-        };
-        self.tally.dropped(DropReason::Expired, dropped);
-        let Engine { connections, mail, scratch, gathered, .. } = self;
-        let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return &[] };
-        if connection.is_held || connection.is_blocked || connection.outbox.is_empty() {
-            connection.outbox.settle(mail);
-            return &[];
+        if !self.gather_shared(conn) {
+            self.gather_own(now, conn);
         }
-        match connection.outbox.only_fresh() {
-            Some(fresh) if !gathered.is_empty() && fresh == gathered.as_slice() => {}
-            fresh => {
-                gathered.clear();
-                gathered.extend_from_slice(fresh.unwrap_or_default());
-                scratch.clear();
-                connection.outbox.gather(mail, scratch);
+        &self.scratch
+    }
+
+    /// Gathers what waits for a connection if that is one batch, which every member of its audience
+    /// may be given as it is; false if it is something else.
+    fn gather_shared(&mut self, conn: ConnId) -> bool {
+        let Engine { connections, mail, scratch, offer, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return false };
+        if connection.id != conn || connection.is_held || connection.is_blocked {
+            return false;
+        }
+        let Some(number) = connection.outbox.only_batch() else { return false };
+        let batch = mail.batch(number);
+        if batch.bytes() > WRITE_BYTES || batch.may_expire() {
+            return false;
+        }
+        connection.is_dirty = false;
+        if *offer != Offer::Batch(number) {
+            *offer = Offer::Batch(number);
+            scratch.clear();
+            mail.gather(number, scratch);
+        }
+        true
+    }
+
+    /// Gathers what waits for a connection that gets something of its own.
+    fn gather_own(&mut self, now: Now, conn: ConnId) {
+        self.offer = Offer::Listed;
+        self.scratch.clear();
+        let Some(connection) = self.connection_mut(conn) else { return };
+        connection.is_dirty = false;
+        let is_shut = connection.is_held || connection.is_blocked;
+        self.list_fresh(conn);
+        if is_shut {
+            return self.settle(now, conn);
+        }
+        let may_expire = |number: &u32| self.mail.letter(*number).frame.expires_ms.is_some();
+        if self.numbers.iter().any(may_expire) {
+            self.settle_listed(conn);
+        }
+        self.prune(now, conn);
+        // Once more, for the notice of what has expired.
+        self.list_fresh(conn);
+        let Engine { connections, mail, scratch, numbers, .. } = self;
+        if let Some(connection) = connections[conn.slot as usize].as_deref_mut() {
+            connection.outbox.gather(mail, numbers, scratch);
+            if scratch.is_empty() {
+                // Its batches held nothing but what it sent itself.
+                connection.outbox.clear();
             }
         }
-        scratch
+    }
+
+    /// Lists the letters of this turn for a connection; one that is behind gets no messages.
+    fn list_fresh(&mut self, conn: ConnId) {
+        let Engine { connections, mail, numbers, tally, .. } = self;
+        numbers.clear();
+        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
+        connection.outbox.list(mail, conn, numbers);
+        if connection.outbox.is_behind() && !numbers.is_empty() {
+            let dropped = connection.outbox.drop_messages(mail, numbers);
+            tally.dropped(DropReason::OutboxFull, dropped);
+            self.settle_listed(conn);
+        }
+    }
+
+    /// Listed letters become backlog, within its bound.
+    fn settle(&mut self, now: Now, conn: ConnId) {
+        self.settle_listed(conn);
+        let bytes_max = self.outbox_bytes_max();
+        let Engine { connections, outbox_bytes, tally, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
+        let before = connection.outbox.bytes();
+        let dropped = connection.outbox.enforce(bytes_max);
+        *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
+        tally.dropped(DropReason::OutboxFull, dropped.count);
+        if dropped.is_first {
+            self.note_slow(now, conn);
+        }
+    }
+
+    /// Listed letters become backlog, however much that is.
+    fn settle_listed(&mut self, conn: ConnId) {
+        let Engine { connections, mail, numbers, outbox_bytes, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
+        let before = connection.outbox.bytes();
+        connection.outbox.settle(mail, numbers);
+        *outbox_bytes += (connection.outbox.bytes() - before) as u64;
+        numbers.clear();
+    }
+
+    /// Makes backlog at once of what a connection was sent in this turn so far.
+    pub(super) fn settle_now(&mut self, now: Now, conn: ConnId) {
+        self.offer = Offer::Listed;
+        self.list_fresh(conn);
+        self.settle(now, conn);
     }
 
     /// A socket took `count` bytes of what [`Engine::output`] gave; `is_full` says that it takes
     /// no more now. True if there is more to write at once.
     pub fn wrote(&mut self, now: Now, conn: ConnId, count: usize, is_full: bool) -> bool {
         self.tally.add(Counter::BytesSent, count as u64);
-        let bytes_max = self.outbox_bytes_max();
-        let Engine { connections, mail, outbox_bytes, .. } = self;
-        let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return false };
+        let Some(Some(connection)) = self.connections.get_mut(conn.slot as usize) else {
+            return false;
+        };
         if connection.id != conn {
             return false;
         }
-        connection.outbox.advance(mail, count);
-        *outbox_bytes -= count as u64;
+        if count == self.scratch.len()
+            && matches!(self.offer, Offer::Batch(_))
+            && connection.keeps_up()
+        {
+            connection.outbox.clear();
+            return false;
+        }
+        self.note_written(now, conn, count, is_full)
+    }
+
+    /// Counts what was written to a connection whose mail was not all taken at once, or who has
+    /// been behind.
+    fn note_written(&mut self, now: Now, conn: ConnId, count: usize, is_full: bool) -> bool {
+        let bytes_max = self.outbox_bytes_max();
+        let Engine { connections, mail, numbers, outbox_bytes, offer, .. } = self;
+        let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return false };
+        if let Offer::Batch(_) = offer {
+            connection.outbox.list(mail, conn, numbers);
+        }
+        let before = connection.outbox.bytes();
+        connection.outbox.advance(mail, numbers, count);
+        *outbox_bytes = *outbox_bytes + connection.outbox.bytes() as u64 - before as u64;
+        // What was listed is written, or backlog.
+        numbers.clear();
         connection.is_blocked = is_full;
-        if is_full || connection.outbox.is_empty() {
-            connection.outbox.settle(mail);
-        }
         let has_more = !is_full && !connection.outbox.is_empty();
-        if has_more {
-            // A part of it was written: the same numbers no longer mean the same bytes.
-            self.gathered.clear();
+        if is_full {
+            self.settle(now, conn);
         }
-        if count > 0 && connection.behind_since_ms.is_some() && !connection.outbox.is_behind() {
-            // It reads, if slowly.
-            connection.behind_since_ms = Some(now.mono_ms());
-        }
-        if connection.outbox.bytes() <= bytes_max / 4 && !connection.outbox.is_behind() {
-            // It keeps up again, whether or not it was paused for not doing so.
-            connection.behind_since_ms = None;
-        }
+        self.note_pace(now, conn, count, bytes_max);
         self.resume_if_read(conn);
         self.finish_close_if_written(conn);
         let has_gaps = self.connection(conn).is_some_and(|known| known.outbox.has_gaps());
@@ -98,6 +180,22 @@ impl Engine {
             self.tell_gaps(now, conn);
         }
         has_more
+    }
+
+    /// Notes how well a client keeps up that has just taken some bytes.
+    fn note_pace(&mut self, now: Now, conn: ConnId, count: usize, bytes_max: usize) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        if connection.outbox.is_behind() {
+            return;
+        }
+        if count > 0 && connection.behind_since_ms.is_some() {
+            // It reads, if slowly.
+            connection.behind_since_ms = Some(now.mono_ms());
+        }
+        if connection.outbox.bytes() <= bytes_max / 4 {
+            // It keeps up again, whether or not it was paused for not doing so.
+            connection.behind_since_ms = None;
+        }
     }
 
     /// There was nothing to write: if the connection waited only for that, it ends.
@@ -130,7 +228,7 @@ impl Engine {
             }
         }
         self.mail.clear();
-        self.gathered.clear();
+        self.offer = Offer::Listed;
         self.is_pressed = false;
         if self.scratch.capacity() > 4 * crate::shard::outbox::WRITE_BYTES {
             self.scratch = Vec::new();
@@ -148,13 +246,16 @@ impl Engine {
         let mut next = 0;
         for delivery in deliveries.list.drain(..) {
             match delivery {
-                Delivery::Fanout { frame, channel, receivers, trace } => {
+                Delivery::Fanout { frame, channel, sender, trace } => {
+                    let receivers = self.fan_out(frame, channel, sender);
+                    self.traced.extend(trace.map(|reply_to| (reply_to, u64::from(receivers))));
+                }
+                Delivery::Chosen { frame, receivers } => {
                     let list = &deliveries.receivers[next..next + receivers];
                     next += receivers;
-                    self.fan_out(now, frame, channel, list);
-                    self.traced.extend(trace.map(|reply_to| (reply_to, receivers as u64)));
+                    list.iter().for_each(|&conn| self.send_message(conn, frame.clone()));
                 }
-                Delivery::Message(conn, frame) => self.fan_out(now, frame, None, &[conn]),
+                Delivery::Message(conn, frame) => self.send_message(conn, frame),
                 Delivery::Reply(conn, frame) => {
                     let is_replay = frame.sequence > 0;
                     self.tally.add(Counter::Replayed, u64::from(is_replay));
@@ -192,19 +293,36 @@ impl Engine {
     /// Puts a frame into an outbox, whatever waits there; how many bytes wait then, unless the
     /// connection is closing.
     pub(super) fn enqueue(&mut self, conn: ConnId, frame: Arc<Frame>) -> Option<usize> {
-        let length = frame.wire().len();
-        let Engine { connections, mail, outbox_bytes, .. } = self;
+        self.put(conn, Letter::new(frame, false))
+    }
+
+    /// Puts a frame into an outbox that may be dropped if its receiver does not keep up.
+    fn send_message(&mut self, conn: ConnId, frame: Arc<Frame>) {
+        if self.put(conn, Letter::new(frame, true)).is_none() {
+            self.tally.dropped(DropReason::Closed, 1);
+        }
+    }
+
+    fn put(&mut self, conn: ConnId, letter: Letter) -> Option<usize> {
+        let Engine { connections, mail, .. } = self;
         let connection = connections.get_mut(conn.slot as usize)?.as_deref_mut()?;
         if connection.id != conn || connection.is_closing() {
             return None;
         }
-        let number = mail.add(frame, None);
-        connection.outbox.put_reply(mail, number);
-        let waiting = connection.outbox.bytes();
-        *outbox_bytes += length as u64;
+        let number = mail.add(letter);
+        connection.outbox.put(mail, number);
+        let waiting = connection.outbox.waiting_bytes();
         self.tally.add(Counter::MessagesSent, 1);
         self.mark_dirty(conn);
+        self.note_pressure();
         Some(waiting)
+    }
+
+    /// The letters of one turn, however many there are for one connection, fit into its outbox:
+    /// no message is dropped that its socket was not offered.
+    fn note_pressure(&mut self) {
+        let next_bytes = self.limits.max_message_bytes as usize + FRAME_SPARE_BYTES;
+        self.is_pressed |= self.mail.bytes() + next_bytes > self.outbox_bytes_max();
     }
 
     /// Sends finished bytes, such as a pong or an HTTP answer.
@@ -220,54 +338,44 @@ impl Engine {
         }
     }
 
-    fn fan_out(
-        &mut self,
-        now: Now,
-        frame: Arc<Frame>,
-        channel: Option<ChannelId>,
-        receivers: &[ConnId],
-    ) {
-        let (length, bytes_max) = (frame.wire().len() as u64, self.outbox_bytes_max());
-        let next_bytes = self.limits.max_message_bytes as usize + FRAME_SPARE_BYTES;
-        let number = self.mail.add(frame, channel);
-        let Engine { connections, mail, outbox_bytes, is_pressed, dirty, tally, .. } = self;
-        let (mut delivered, mut slow) = (0, Vec::new());
-        for &conn in receivers {
-            let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { continue };
-            if connection.id != conn || connection.is_closing() {
-                tally.dropped(DropReason::Closed, 1);
-                continue;
-            }
-            match connection.outbox.put_message(mail, number, bytes_max) {
-                Put::Queued => {
-                    delivered += 1;
-                    *outbox_bytes += length;
-                    let may_be_written = !connection.is_blocked && !connection.is_held;
-                    *is_pressed |=
-                        may_be_written && connection.outbox.bytes() + next_bytes > bytes_max;
-                    if !mem::replace(&mut connection.is_dirty, true) {
-                        dirty.push(conn);
-                    }
-                }
-                Put::Dropped { first } => {
-                    tally.dropped(DropReason::OutboxFull, 1);
-                    if first {
-                        slow.push(conn);
-                        // Where nothing waits, nothing else would lead to the gap notice.
-                        if !mem::replace(&mut connection.is_dirty, true) {
-                            dirty.push(conn);
+    /// Gives a frame to every local member of a channel; how many get it.
+    fn fan_out(&mut self, frame: Arc<Frame>, channel: ChannelId, sender: Option<ConnId>) -> u32 {
+        let Engine { connections, edge, mail, dirty, tally, .. } = self;
+        let Some(audience) = edge.audience(channel) else { return 0 };
+        let sender = sender.filter(|&sender| audience.is_deaf_to_itself(sender));
+        let is_event = frame.sequence > 0;
+        let channel = is_event.then_some(channel);
+        let number = mail.add(Letter { channel, sender, ..Letter::new(frame, true) });
+        let batch = mail.open_batch(audience.mark()).unwrap_or_else(|| {
+            let batch = mail.begin_batch(sender);
+            audience.set_mark(mail.mark(batch));
+            for seat in audience.seats() {
+                match open(connections, seat.conn) {
+                    Some(connection) => {
+                        mail.count_member(batch);
+                        if Some(seat.conn) != sender {
+                            put_batch(connection, batch, dirty);
                         }
                     }
+                    None => tally.dropped(DropReason::Closed, 1),
                 }
             }
+            batch
+        });
+        let was_absent = mail.join_batch(batch, number);
+        if let Some(connection) = was_absent.and_then(|conn| open(connections, conn)) {
+            put_batch(connection, batch, dirty);
+            connection.outbox.note_own();
         }
-        tally.add(Counter::MessagesSent, delivered);
-        if channel.is_some() {
-            tally.add(Counter::Deliveries, delivered);
+        let present = sender.filter(|_| mail.batch(batch).absent() != sender);
+        if let Some(connection) = present.and_then(|conn| open(connections, conn)) {
+            connection.outbox.note_own();
         }
-        for conn in slow {
-            self.note_slow(now, conn);
-        }
+        let receivers = mail.letter(number).receivers;
+        tally.add(Counter::MessagesSent, u64::from(receivers));
+        tally.add(Counter::Deliveries, u64::from(receivers) * u64::from(is_event));
+        self.note_pressure();
+        receivers
     }
 
     /// A client fell behind: it has a while to catch up.
@@ -283,21 +391,21 @@ impl Engine {
         }
     }
 
-    /// Drops what has expired in an outbox, and gives notice; how many messages that were.
-    fn prune(&mut self, now: Now, conn: ConnId) -> u64 {
-        let Engine { connections, mail, outbox_bytes, .. } = self;
-        let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return 0 };
+    /// Drops what has expired in an outbox, and gives notice.
+    fn prune(&mut self, now: Now, conn: ConnId) {
+        let Engine { connections, outbox_bytes, .. } = self;
+        let Some(connection) = connections[conn.slot as usize].as_deref_mut() else { return };
         let before = connection.outbox.bytes();
-        let dropped = connection.outbox.prune(mail, now.mono_ms());
+        let dropped = connection.outbox.prune(now.mono_ms());
         *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
         let has_gaps = connection.outbox.has_gaps();
+        self.tally.dropped(DropReason::Expired, dropped);
         if has_gaps {
             self.tell_gaps(now, conn);
         }
         if dropped > 0 {
             self.resume_if_read(conn);
         }
-        dropped
     }
 
     /// Reads a client again that was not read because it did not read, once it has read enough.
@@ -351,32 +459,51 @@ impl Engine {
         // The answer goes first when the welcome comes, or at once if there is nothing to join.
         connection.last_heard_ms = now.mono_ms();
         connection.input.shrink_to_fit();
-        let frame = Frame::of_wire(accept, now.mono_ns);
-        let length = frame.wire().len() as u64;
-        let Engine { connections, mail, outbox_bytes, .. } = self;
-        if let Some(connection) = connections[conn.slot as usize].as_deref_mut() {
-            connection.outbox.put_first(mail, frame);
-            *outbox_bytes += length;
-        }
+        let greeting = Letter::new(Frame::of_wire(accept, now.mono_ns), false);
+        self.put_before(now, conn, |outbox| outbox.put_first(greeting));
         self.arm(conn);
+    }
+
+    /// Puts something before what a connection was sent so far.
+    fn put_before(&mut self, now: Now, conn: ConnId, put: impl FnOnce(&mut Outbox)) {
+        self.settle_now(now, conn);
+        // What is sent to its audiences later in this turn must find it anew.
+        self.mail.end_batches();
+        let Engine { connections, outbox_bytes, .. } = self;
+        if let Some(connection) = open(connections, conn) {
+            let before = connection.outbox.bytes();
+            put(&mut connection.outbox);
+            *outbox_bytes += (connection.outbox.bytes() - before) as u64;
+        }
     }
 
     /// Everything flows, behind the answer to the handshake and the welcome.
     fn welcome(&mut self, now: Now, conn: ConnId, frame: Arc<Frame>) {
-        let length = frame.wire().len() as u64;
-        let Engine { connections, mail, outbox_bytes, .. } = self;
-        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
-        if connection.id != conn || connection.is_closing() {
+        if self.connection(conn).is_none_or(|connection| connection.is_closing()) {
             return;
         }
-        connection.outbox.put_second(mail, frame);
-        connection.is_held = false;
-        *outbox_bytes += length;
+        self.put_before(now, conn, |outbox| outbox.put_second(Letter::new(frame, false)));
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.is_held = false;
+        }
         self.tally.add(Counter::MessagesSent, 1);
         self.mark_dirty(conn);
         if self.is_draining {
             // It came while everybody else was told to go.
             self.send_away(now, conn, now.mono_ms());
         }
+    }
+}
+
+/// A connection that is not closing.
+fn open(connections: &mut [Option<Box<Connection>>], conn: ConnId) -> Option<&mut Connection> {
+    let connection = connections.get_mut(conn.slot as usize)?.as_deref_mut()?;
+    (connection.id == conn && !connection.is_closing()).then_some(connection)
+}
+
+fn put_batch(connection: &mut Connection, batch: u32, dirty: &mut Vec<ConnId>) {
+    connection.outbox.put_batch(batch);
+    if !mem::replace(&mut connection.is_dirty, true) {
+        dirty.push(connection.id);
     }
 }
