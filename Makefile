@@ -5,7 +5,7 @@ CARGO ?= cargo
 CLIENTS := target/test-clients
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit sim soak lint bench perf perf-check profile doc clean \
+.PHONY: help run build test unit sim soak lint bench relay perf perf-check profile doc clean \
 	install-counters install-test-clients
 
 help: ## list the targets
@@ -25,7 +25,7 @@ build: ## build the release binary, target/release/arqonbus
 	$(CARGO) build --release
 
 test: install-test-clients ## install what the tests need, then run all of them
-	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --lib --test '*'
+	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --lib --test '*' --example relay
 
 unit: ## run the unit tests alone
 	$(CARGO) test --lib
@@ -42,6 +42,9 @@ lint: ## check the format and run clippy; a warning is an error
 
 bench: ## run the benchmarks
 	$(CARGO) bench
+
+relay: ## build the measuring stick, target/release/examples/relay
+	$(CARGO) build --release --example relay
 
 perf: install-counters ## count instructions and system calls a message; writes benches/perf.txt
 	$(CARGO) build --release --bin arqonbus --example perf

@@ -15,6 +15,8 @@ mod common;
 mod inputs;
 #[path = "perf/instructions.rs"]
 mod instructions;
+#[path = "perf/profile.rs"]
+mod profile;
 #[path = "perf/report.rs"]
 mod report;
 #[path = "perf/system_calls.rs"]
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         ["profile", input] => {
-            instructions::profile(inputs::find(input));
+            profile::show(inputs::find(input));
             ExitCode::SUCCESS
         }
         _ => {

@@ -22,6 +22,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// When every benchmark begins.
+pub(crate) const START: Now = Now { mono_ns: 1_000_000_000, wall_us: 1_764_000_000_000_000 };
 /// How far the clock goes on in one turn.
 const TURN: Duration = Duration::from_micros(20);
 
@@ -55,15 +57,7 @@ struct Shard {
 
 impl Bus {
     pub(crate) fn new(shards: u16, limits: Limits) -> Bus {
-        let now = Now { mono_ns: 1_000_000_000, wall_us: 1_764_000_000_000_000 };
-        let facts = Arc::new(Facts {
-            node: "node".into(),
-            version: "0",
-            started_ns: 0,
-            storage: "memory",
-            default_role: Role::Admin,
-            publish_anywhere: PublishAnywhere::default(),
-        });
+        let (now, facts) = (START, facts());
         let bells = (0..shards).map(|_| poll_with_bell().expect("a poll").1).collect();
         let (lanes, inboxes) = Lanes::new(bells);
         let plan = |shard| Plan {
@@ -204,6 +198,18 @@ fn send_lanes(engine: &mut Engine, lanes: &Lanes) {
             black_box(lanes.ring(shard));
         }
     }
+}
+
+/// What clients are told.
+pub(crate) fn facts() -> Arc<Facts> {
+    Arc::new(Facts {
+        node: "node".into(),
+        version: "0",
+        started_ns: 0,
+        storage: "memory",
+        default_role: Role::Admin,
+        publish_anywhere: PublishAnywhere::default(),
+    })
 }
 
 /// A steady load: who is where, and who says something in each turn.

@@ -6,10 +6,19 @@ pub(crate) mod bus;
 pub(crate) mod daemon;
 
 use bus::Client;
+use criterion::Criterion;
+use std::time::Duration;
 
 /// The id of every message; its last digits are its number.
 const ID: &str = "arq_01JDZ8Q6YH3V5K9T0000000000";
 const ID_DIGITS: usize = 10;
+
+/// How every benchmark measures: long enough to be repeatable, short enough to be run.
+pub(crate) fn criterion() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+}
 
 /// A payload of about so many bytes with one long text in it.
 pub(crate) fn text_payload(bytes: usize) -> String {
