@@ -5,7 +5,8 @@ CARGO ?= cargo
 CLIENTS := target/test-clients
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit sim soak lint bench doc clean install-test-clients
+.PHONY: help run build test unit sim soak lint bench relay perf perf-check profile doc clean \
+	install-counters install-test-clients
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -24,7 +25,7 @@ build: ## build the release binary, target/release/arqonbus
 	$(CARGO) build --release
 
 test: install-test-clients ## install what the tests need, then run all of them
-	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --lib --test '*'
+	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --lib --test '*' --example relay
 
 unit: ## run the unit tests alone
 	$(CARGO) test --lib
@@ -42,11 +43,29 @@ lint: ## check the format and run clippy; a warning is an error
 bench: ## run the benchmarks
 	$(CARGO) bench
 
+relay: ## build the measuring stick, target/release/examples/relay
+	$(CARGO) build --release --example relay
+
+perf: install-counters ## count instructions and system calls a message; writes benches/perf.txt
+	$(CARGO) build --release --bin arqonbus --example perf
+	target/release/examples/perf
+
+perf-check: install-counters ## the same; fails if instructions grew against what is committed
+	$(CARGO) build --release --bin arqonbus --example perf
+	target/release/examples/perf check
+
+profile: install-counters ## show where the instructions of an input go: make profile INPUT=fanout
+	$(CARGO) build --release --example perf
+	target/release/examples/perf profile $(or $(INPUT),fanout)
+
 doc: ## build the API documentation, target/doc/arqonbus
 	$(CARGO) doc --no-deps --lib
 
 clean: ## delete everything that was built or installed for tests
 	$(CARGO) clean
+
+install-counters:
+	@benches/perf/install
 
 install-test-clients:
 	@tests/clients/install $(CLIENTS)

@@ -4,38 +4,24 @@
 //! A tape only says that the text is JSON and where things are; the decoder's time includes the
 //! search for repeated keys and every rule of the envelope.
 
+mod common;
+
 use arqonbus::protocol::decode::decode;
 use arqonbus::protocol::{json, timestamp};
+use common::{event, records_payload, text_payload};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 
-/// A message with a payload of about so many bytes: one long text, or many small records.
-fn message(payload_bytes: usize, of_records: bool) -> String {
-    let payload = if of_records {
-        let record = r#"{"sensor":"t-17","at":1764504000.25,"ok":true,"tags":["a","b"]}"#;
-        let count = (payload_bytes / (record.len() + 1)).max(1);
-        format!(r#"{{"records":[{}]}}"#, vec![record; count].join(","))
-    } else {
-        let sentence = "The quick brown fox says \\\"hi\\\" and jumps over the lazy dog again. ";
-        let text: String =
-            sentence.chars().cycle().take(payload_bytes.saturating_sub(20)).collect();
-        format!(r#"{{"text":"{}"}}"#, text.trim_end_matches('\\'))
-    };
-    format!(
-        r#"{{"version":"1.0","id":"arq_01JDZ8Q6YH3V5K9T2N4W7X8B1C","type":"event","room":"science","channel":"general","from":"arq_client_01JDZ8Q6YH3V5K9T2N4W7X8B1C","timestamp":"2025-11-30T12:00:00.123Z","payload":{payload}}}"#
-    )
-}
-
 fn messages(c: &mut Criterion) {
-    for (name, bytes, of_records) in [
-        ("text-128", 128, false),
-        ("text-1Ki", 1024, false),
-        ("text-64Ki", 64 * 1024, false),
-        ("records-128", 128, true),
-        ("records-1Ki", 1024, true),
-        ("records-64Ki", 64 * 1024, true),
+    for (name, payload) in [
+        ("text-128", text_payload(128)),
+        ("text-1Ki", text_payload(1_024)),
+        ("text-64Ki", text_payload(64 * 1_024)),
+        ("records-128", records_payload(128)),
+        ("records-1Ki", records_payload(1_024)),
+        ("records-64Ki", records_payload(64 * 1_024)),
     ] {
-        let text = message(bytes, of_records);
+        let text = event("science", "arq_client_01JDZ8Q6YH3V5K9T2N4W7X8B1C", &payload, "");
         assert!(decode(&text).is_ok());
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Bytes(text.len() as u64));
@@ -66,5 +52,9 @@ fn timestamps(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, messages, timestamps);
+criterion_group! {
+    name = benches;
+    config = common::criterion();
+    targets = messages, timestamps
+}
 criterion_main!(benches);

@@ -1,0 +1,185 @@
+//! The inputs: small ones with a name, so that a figure can be followed over the project's life.
+
+use crate::common::bus::{Bus, Load};
+use crate::common::{Parcel, command};
+use arqonbus::base::limits::Limits;
+
+/// An input.
+#[derive(Clone, Copy)]
+pub(crate) struct Input {
+    pub(crate) name: &'static str,
+    /// What it is, in a few words.
+    pub(crate) about: &'static str,
+    pub(crate) kind: Kind,
+    /// How many messages bring it into its steady state.
+    pub(crate) before: usize,
+    /// How many are counted after those.
+    pub(crate) counted: usize,
+}
+
+/// What is done.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// Messages flow.
+    Load(Load),
+    /// A client connects, joins a room, and leaves.
+    Arrivals,
+    /// A client asks for the last 50 messages.
+    History,
+}
+
+const FANOUT: Load = Load { connections: 101, rooms: 1, members: 101, publishers: 1, ..PAIRS };
+const PAIRS: Load = Load::ONE_TO_ONE;
+const ROOMS: Load = Load { rooms: 10, members: 10, publishers: 10, messages_per_turn: 10, ..PAIRS };
+const DEEP: Load = Load { connections: 100, members: 100, publishers: 4, ..FANOUT };
+const SMALL_ROOMS: Load = Load {
+    connections: 300,
+    rooms: 1_000,
+    members: 3,
+    publishers: 3,
+    messages_per_turn: 10,
+    history_size: 10,
+    ..PAIRS
+};
+
+/// All inputs, in the order of the report.
+pub(crate) const ALL: &[Input] = &[
+    load("pairs", "50 pairs, one message a turn", PAIRS, (30_000, 6_000)),
+    load("pairs-1k", "the same, 1 KiB", Load { payload_bytes: 1_024, ..PAIRS }, (30_000, 6_000)),
+    load(
+        "pairs-acked",
+        "the same, 128 B, each acknowledged",
+        Load { wants_ack: true, ..PAIRS },
+        (30_000, 6_000),
+    ),
+    load(
+        "pairs-crossed",
+        "the same, on two shards, every pair across them",
+        Load { shards: 2, ..PAIRS },
+        (30_000, 6_000),
+    ),
+    load("fanout", "1 publisher, 100 members, one message a turn", FANOUT, (600, 1_200)),
+    load("fanout-1k", "the same, 1 KiB", Load { payload_bytes: 1_024, ..FANOUT }, (600, 1_200)),
+    load(
+        "fanout-deep",
+        "4 publishers, 100 members, 32 messages a turn",
+        Load { messages_per_turn: 32, ..DEEP },
+        (640, 1_280),
+    ),
+    load("rooms", "10 rooms of 10, a message in each a turn", ROOMS, (6_000, 3_000)),
+    load(
+        "small-rooms",
+        "1,000 rooms of 3, 300 members, 10 messages a turn",
+        SMALL_ROOMS,
+        (12_000, 6_000),
+    ),
+    Input {
+        name: "arrivals",
+        about: "a client connects, joins a room of 10, and is gone",
+        kind: Kind::Arrivals,
+        before: 100,
+        counted: 400,
+    },
+    Input {
+        name: "history",
+        about: "a command for the last 50 messages",
+        kind: Kind::History,
+        before: 100,
+        counted: 200,
+    },
+];
+
+const fn load(
+    name: &'static str,
+    about: &'static str,
+    load: Load,
+    (before, counted): (usize, usize),
+) -> Input {
+    Input { name, about, kind: Kind::Load(load), before, counted }
+}
+
+/// The input of that name.
+pub(crate) fn find(name: &str) -> &'static Input {
+    ALL.iter().find(|input| input.name == name).unwrap_or_else(|| {
+        let names: Vec<&str> = ALL.iter().map(|input| input.name).collect();
+        panic!("there is no input {name}; there are {}", names.join(", "))
+    })
+}
+
+impl Input {
+    /// How many deliveries one message makes; 0 where the question has no meaning.
+    pub(crate) fn deliveries(&self) -> usize {
+        match &self.kind {
+            Kind::Load(load) => load.deliveries(),
+            Kind::Arrivals | Kind::History => 0,
+        }
+    }
+
+    /// Does it as often as it says, and looks whether it was done.
+    pub(crate) fn drive(&self) {
+        match &self.kind {
+            Kind::Load(load) => self.drive_load(load),
+            Kind::Arrivals => self.drive_arrivals(),
+            Kind::History => self.drive_history(),
+        }
+    }
+
+    fn drive_load(&self, load: &Load) {
+        let mut running = load.start();
+        for (is_counted, count) in [(false, self.before), (true, self.counted)] {
+            if is_counted {
+                steady();
+            }
+            let before = running.bus.delivered();
+            let mut sent = 0;
+            while sent < count {
+                sent += running.turn();
+            }
+            assert_eq!(sent, count, "the count is a whole number of turns");
+            let delivered = running.bus.delivered() - before;
+            assert_eq!(delivered, (count * load.deliveries()) as u64, "all was delivered");
+        }
+    }
+
+    fn drive_arrivals(&self) {
+        let mut bus = Bus::new(1, Limits::default());
+        let room = ["room-0".to_owned()];
+        for number in 0..9 {
+            bus.connect(0, &format!("client-{number:05}"), &room);
+        }
+        for number in 0..self.before + self.counted {
+            if number == self.before {
+                steady();
+            }
+            let client = bus.connect(0, &format!("guest-{number:06}"), &room);
+            bus.disconnect(client);
+        }
+    }
+
+    fn drive_history(&self) {
+        let mut running = Load { connections: 2, rooms: 1, ..PAIRS }.start();
+        for _ in 0..600 {
+            running.turn();
+        }
+        let mut question = Parcel::new(running.clients[0]);
+        question.push(&command("room-0", "client-00000", "history", r#"{"limit":50}"#));
+        let mut next_id = 1_000_000;
+        let before = running.bus.written_bytes();
+        for number in 0..self.before + self.counted {
+            if number == self.before {
+                steady();
+            }
+            question.renumber(&mut next_id);
+            running.bus.deliver(std::slice::from_mut(&mut question));
+        }
+        let answers = running.bus.written_bytes() - before;
+        let answer = answers as usize / (self.before + self.counted);
+        assert!(answer > 50 * 128, "an answer has 50 messages in it");
+    }
+}
+
+/// Where counting begins: what was counted before is forgotten.
+#[inline(never)]
+fn steady() {
+    std::hint::black_box(());
+}
