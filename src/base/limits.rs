@@ -40,6 +40,8 @@ pub const SHARDS_MAX: u16 = 256;
 /// The most messages that may be kept for one channel.
 pub const HISTORY_SIZE_MAX: u32 = 1_000_000;
 
+/// The connections that may wait to be accepted, as far as the kernel lets them.
+pub const ACCEPT_BACKLOG: u16 = 4_096;
 /// The asks or tells that one receiving shard's lane holds.
 pub const LANE_SLOTS: usize = 4_096;
 /// The staged asks for one shard above which an edge pauses the clients that feed it.

@@ -113,7 +113,15 @@ Examples:
     Ping(ping::PingArgs),
     /// Check a configuration file.
     CheckConfig(check_config::CheckConfigArgs),
-    /// Print what this machine is, as far as it decides how fast a bus can be.
+    /// Say what on this machine will hurt a bus, and how to mend it.
+    ///
+    /// The machine is judged by what the daemon would run with: by the defaults, or by a
+    /// configuration file. Nothing is changed. Ends with exit code 1 if there is a problem.
+    #[command(after_help = "\
+Examples:
+  arqonbus doctor
+  arqonbus doctor --config /etc/arqonbus/arqonbus.toml
+  arqonbus doctor --json | jq -r '.findings[] | select(.severity != \"ok\") | .fix'")]
     Doctor(doctor::DoctorArgs),
     /// Print the completion script of a shell.
     Completions(completions::CompletionsArgs),

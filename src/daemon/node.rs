@@ -2,7 +2,7 @@
 
 use crate::base::hash::Placement;
 use crate::base::ids::ShardId;
-use crate::base::limits::{Limits, TELEMETRY_SLOTS};
+use crate::base::limits::{ACCEPT_BACKLOG, Limits, TELEMETRY_SLOTS};
 use crate::base::quota::Quota;
 use crate::base::time::Now;
 use crate::broker::edge;
@@ -313,6 +313,6 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(4_096)?;
+    socket.listen(ACCEPT_BACKLOG.into())?;
     Ok(socket.into())
 }

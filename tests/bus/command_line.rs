@@ -442,7 +442,7 @@ fn help_says_what_can_be_said() {
         ("status", &["--json"]),
         ("ping", &["--count", "--interval"]),
         ("check-config", &["FILE", "TOML"]),
-        ("doctor", &["--json"]),
+        ("doctor", &["--json", "--config"]),
         ("completions", &["bash", "zsh", "fish"]),
     ] {
         let text = help(&[command]);

@@ -26,7 +26,7 @@ mod network;
 mod summary;
 
 pub(in crate::cli) use cpu::Cpu;
-pub(in crate::cli) use files::Read;
+pub(in crate::cli) use files::{CpuList, Read};
 pub(in crate::cli) use interfaces::Interface;
 pub(in crate::cli) use kernel::{Descriptors, Kernel};
 pub(in crate::cli) use memory::Memory;

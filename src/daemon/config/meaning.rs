@@ -5,6 +5,7 @@
 
 use crate::base::limits::{Limits, TurnLimits};
 use crate::broker::policy::Role;
+use crate::daemon::config::check;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
 use crate::daemon::logging;
@@ -106,6 +107,11 @@ impl Config {
             limits: Limits::default(),
             rooms: rooms::hard_coded(true),
         }
+    }
+
+    /// The file descriptors it takes to have all the connections that are allowed.
+    pub fn descriptors_needed(&self) -> u64 {
+        check::descriptors_needed(self.limits.max_connections, self.shards)
     }
 
     /// What a client is while no authentication is configured: an admin if only this machine can
