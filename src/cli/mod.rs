@@ -3,15 +3,16 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` | a command each: what it takes, what it does |
+//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` `doctor` | a command each: what it takes, what it does |
 //! | `follow` `stream` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
 //! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
 //! | `reactor` `console` `input` `printer` | waiting, telling, reading lines, writing lines |
+//! | `machine` | what the machine is that all this runs on |
 //! | `target` `words` `failure` `trace` | where the bus is, what is said, why it failed, which way it went |
 //!
 //! *Invariant*: every way a command can end has its exit code in the table of `failure`.
 //!
-//! *Not here*: shards and brokers. Only `serve` and `check-config` reach into the daemon.
+//! *Not here*: shards and brokers. Only `serve`, `check-config` and `doctor` reach into the daemon.
 
 mod ask;
 mod asking;
@@ -21,11 +22,13 @@ mod completions;
 mod compose;
 mod console;
 mod dial;
+mod doctor;
 mod failure;
 mod follow;
 mod handshake;
 mod history;
 mod input;
+mod machine;
 mod ping;
 mod printer;
 mod publish;
@@ -118,6 +121,8 @@ Examples:
     Bench(Box<bench::BenchArgs>),
     /// Check a configuration file.
     CheckConfig(check_config::CheckConfigArgs),
+    /// Print what this machine is, as far as it decides how fast a bus can be.
+    Doctor(doctor::DoctorArgs),
     /// Print the completion script of a shell.
     Completions(completions::CompletionsArgs),
 }
@@ -149,7 +154,10 @@ pub fn run() -> ExitCode {
 /// and the daemon has its own way to listen.
 fn listen_to_signals(command: &Command, console: &Console) -> Result<(), Failure> {
     match command {
-        Command::Serve(_) | Command::CheckConfig(_) | Command::Completions(_) => Ok(()),
+        Command::Serve(_)
+        | Command::CheckConfig(_)
+        | Command::Doctor(_)
+        | Command::Completions(_) => Ok(()),
         Command::Sub(_)
         | Command::Pub(_)
         | Command::History(_)
@@ -177,6 +185,7 @@ fn execute(command: Command, console: &mut Console) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
+        Command::Doctor(args) => doctor::run(&args, console),
         Command::Completions(args) => completions::run(&args, CommandLine::command(), console),
         Command::Sub(args) => subscribe::run(&args, console),
         Command::Pub(args) => publish::run(&args, console),

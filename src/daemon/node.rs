@@ -104,6 +104,7 @@ impl Node {
                 load: load.clone(),
                 meters: of_shard.clone(),
                 telemetry: Box::new(move |event| !is_told || events.try_send(event).is_ok()),
+                turn: config.turn,
                 clock: clock.clone(),
                 stop: stop.clone(),
             };

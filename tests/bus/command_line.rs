@@ -414,8 +414,17 @@ fn ping_measures_as_often_as_it_is_told() {
 
 #[test]
 fn help_says_what_can_be_said() {
-    let commands =
-        ["serve", "sub", "pub", "history", "status", "ping", "check-config", "completions"];
+    let commands = [
+        "serve",
+        "sub",
+        "pub",
+        "history",
+        "status",
+        "ping",
+        "check-config",
+        "doctor",
+        "completions",
+    ];
     let connection = ["--url", "ARQONBUS_URL", "ws://127.0.0.1:9100", "--token", "--client-id"];
     let help = |words: &[&str]| {
         let ended = run_command(to_bus(nowhere(), &[words, &["--help"]].concat()), "");
@@ -433,6 +442,7 @@ fn help_says_what_can_be_said() {
         ("status", &["--json"]),
         ("ping", &["--count", "--interval"]),
         ("check-config", &["FILE", "TOML"]),
+        ("doctor", &["--json"]),
         ("completions", &["bash", "zsh", "fish"]),
     ] {
         let text = help(&[command]);

@@ -3,7 +3,7 @@
 //! *Invariants*: a [`Config`] comes from [`load`](super::load) or from [`Config::defaults`], and
 //! nobody changes it afterwards; so a part of the daemon that is given one need not doubt it.
 
-use crate::base::limits::Limits;
+use crate::base::limits::{Limits, TurnLimits};
 use crate::broker::policy::Role;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
@@ -45,6 +45,8 @@ pub struct Config {
     pub bootstrap: bool,
     /// The roles that may publish without being joined.
     pub publish_anywhere: Vec<Role>,
+    /// What one turn of a shard may take.
+    pub turn: TurnLimits,
     /// What clients may use up.
     pub limits: Limits,
     /// The rooms that are there from the start, the hard-coded ones first.
@@ -100,6 +102,7 @@ impl Config {
             log_level: logging::Filter::default(),
             bootstrap: true,
             publish_anywhere: Vec::new(),
+            turn: TurnLimits::default(),
             limits: Limits::default(),
             rooms: rooms::hard_coded(true),
         }
