@@ -16,6 +16,7 @@
 
 mod ask;
 mod asking;
+mod bench;
 mod check_config;
 mod completions;
 mod compose;
@@ -111,6 +112,13 @@ Examples:
     Status(status::StatusArgs),
     /// Measure how long a question to the bus and its answer take.
     Ping(ping::PingArgs),
+    /// Load a bus the way its users would, and check every message.
+    #[command(after_help = "\
+Examples:
+  arqonbus bench fanout --members 100 --publishers 4 --in-flight 32
+  arqonbus bench fanout --rooms 10 --members 10 --publishers 1 --rate 50_000
+  arqonbus bench pairs --pairs 50 --json pairs.json")]
+    Bench(Box<bench::BenchArgs>),
     /// Check a configuration file.
     CheckConfig(check_config::CheckConfigArgs),
     /// Say what on this machine will hurt a bus, and how to mend it.
@@ -162,7 +170,8 @@ fn listen_to_signals(command: &Command, console: &Console) -> Result<(), Failure
         | Command::Pub(_)
         | Command::History(_)
         | Command::Status(_)
-        | Command::Ping(_) => console
+        | Command::Ping(_)
+        | Command::Bench(_) => console
             .reactor
             .listen_to_signals()
             .map_err(|error| Failure::Refused(format!("cannot listen to signals: {error}"))),
@@ -191,5 +200,6 @@ fn execute(command: Command, console: &mut Console) -> Result<(), Failure> {
         Command::History(args) => history::run(&args, console),
         Command::Status(args) => status::run(&args, console),
         Command::Ping(args) => ping::run(&args, console),
+        Command::Bench(args) => bench::run(&args, console),
     }
 }
