@@ -3,7 +3,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` `doctor` | a command each: what it takes, what it does |
+//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` `doctor` `bench` `tune` | a command each: what it takes, what it does |
 //! | `follow` `stream` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
 //! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
 //! | `reactor` `console` `input` `printer` | waiting, telling, reading lines, writing lines |
@@ -12,7 +12,7 @@
 //!
 //! *Invariant*: every way a command can end has its exit code in the table of `failure`.
 //!
-//! *Not here*: shards and brokers. Only `serve`, `check-config` and `doctor` reach into the daemon.
+//! *Not here*: shards and brokers. Only `serve`, `check-config`, `doctor` and `tune` reach into the daemon.
 
 mod ask;
 mod asking;
@@ -42,6 +42,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod tune;
 mod window;
 mod wire;
 mod words;
@@ -119,6 +120,19 @@ Examples:
   arqonbus bench fanout --rooms 10 --members 10 --publishers 1 --rate 50_000
   arqonbus bench pairs --pairs 50 --json pairs.json")]
     Bench(Box<bench::BenchArgs>),
+    /// Find the setting that suits this machine.
+    ///
+    /// Settings are measured in interleaved rounds with the bundled load generator: first how many
+    /// shards and whether they are pinned, then how long they spin, then what a turn may take. After
+    /// each rung of rounds the worse half leaves. In the end the best, the runner-up and the default
+    /// meet again. A difference counts if it is larger than two standard errors of the rounds' median,
+    /// and 2 % at least; otherwise the simpler setting is chosen.
+    #[command(after_help = "\
+Examples:
+  arqonbus tune --quick --goal latency
+  arqonbus tune --goal throughput --budget 1800 --html tune.html
+  arqonbus tune --load 'fanout --rooms 1 --members 1000' --name my-kind-of-host")]
+    Tune(Box<tune::TuneArgs>),
     /// Check a configuration file.
     CheckConfig(check_config::CheckConfigArgs),
     /// Say what on this machine will hurt a bus, and how to mend it.
@@ -171,7 +185,8 @@ fn listen_to_signals(command: &Command, console: &Console) -> Result<(), Failure
         | Command::History(_)
         | Command::Status(_)
         | Command::Ping(_)
-        | Command::Bench(_) => console
+        | Command::Bench(_)
+        | Command::Tune(_) => console
             .reactor
             .listen_to_signals()
             .map_err(|error| Failure::Refused(format!("cannot listen to signals: {error}"))),
@@ -201,5 +216,6 @@ fn execute(command: Command, console: &mut Console) -> Result<(), Failure> {
         Command::Status(args) => status::run(&args, console),
         Command::Ping(args) => ping::run(&args, console),
         Command::Bench(args) => bench::run(&args, console),
+        Command::Tune(args) => tune::run(&args, console),
     }
 }
