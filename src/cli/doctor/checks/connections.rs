@@ -58,8 +58,8 @@ pub(super) fn half_open(case: &Case) -> Verdict {
 
 pub(super) fn client_ports(case: &Case) -> Verdict {
     let wanted = u64::from(case.config.limits.max_connections);
-    let fix = "sysctl -w net.ipv4.ip_local_port_range=\"1024 65535\", and more than one address for \
-               more than 64,511 connections";
+    let fix = "sysctl -w net.ipv4.ip_local_port_range=\"10000 65535\", and more than one address for \
+               more than 55,536 connections";
     match case.facts.network.client_ports() {
         Some(have) if have < CLIENT_PORTS_FEW.min(wanted) => {
             Verdict::warning(format!("one address of this machine has {have} ports"), fix)
