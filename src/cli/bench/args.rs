@@ -15,7 +15,7 @@ pub(in crate::cli) struct BenchArgs {
     pub(super) what: What,
 }
 
-/// A scenario.
+/// A scenario, or what is done with reports.
 #[derive(Subcommand, Debug)]
 pub(super) enum What {
     /// A few publish, many get it.
@@ -24,6 +24,18 @@ pub(super) enum What {
     Pairs(PairsArgs),
     /// Many small rooms, each connection in several.
     Rooms(RoomsArgs),
+    /// Connections that do nothing: how many a second, and what each costs.
+    Idle(IdleArgs),
+    /// All but the publishers lose their connections at once, return and recover.
+    Storm(StormArgs),
+    /// Some members stop reading; the others must not notice.
+    Slow(SlowArgs),
+    /// Everything at once: events, private messages, acks, history, joins and leaves.
+    Mix(MixArgs),
+    /// A scenario with fixed settings, by its number or its name.
+    Preset(PresetArgs),
+    /// Put two reports side by side.
+    Compare(CompareArgs),
 }
 
 /// Rooms whose members are in no other.
@@ -71,8 +83,90 @@ pub(super) struct RoomsArgs {
     pub(super) common: CommonArgs,
 }
 
+/// Connections in no room.
+#[derive(Args, Debug)]
+pub(super) struct IdleArgs {
+    /// How many.
+    #[arg(long, default_value_t = 10_000, value_parser = range(1, 1_000_000))]
+    pub(super) connections: u32,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+/// Rooms whose members fall and return.
+#[derive(Args, Debug)]
+pub(super) struct StormArgs {
+    /// How many rooms.
+    #[arg(long, default_value_t = 20, value_parser = range(1, 10_000))]
+    pub(super) rooms: u32,
+    /// Members of each room, the one that publishes included.
+    #[arg(long, default_value_t = 50, value_parser = range(2, 18_000))]
+    pub(super) members: u32,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+/// Rooms some of whose members stop reading.
+#[derive(Args, Debug)]
+pub(super) struct SlowArgs {
+    /// How many rooms.
+    #[arg(long, default_value_t = 1, value_parser = range(1, 10_000))]
+    pub(super) rooms: u32,
+    /// Members of each room, publishers and slow ones included.
+    #[arg(long, default_value_t = 100, value_parser = range(3, 18_000))]
+    pub(super) members: u32,
+    /// How many members of each room publish.
+    #[arg(long, default_value_t = 4, value_parser = range(1, 18_000))]
+    pub(super) publishers: u32,
+    /// How many members of each room stop reading after a third of the measured time.
+    #[arg(long, default_value_t = 10, value_parser = range(1, 18_000))]
+    pub(super) slow: u32,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+/// Rooms whose members also ask.
+#[derive(Args, Debug)]
+pub(super) struct MixArgs {
+    /// How many rooms.
+    #[arg(long, default_value_t = 20, value_parser = range(1, 10_000))]
+    pub(super) rooms: u32,
+    /// Members of each room, publishers included.
+    #[arg(long, default_value_t = 10, value_parser = range(2, 18_000))]
+    pub(super) members: u32,
+    /// How many members of each room publish.
+    #[arg(long, default_value_t = 2, value_parser = range(1, 18_000))]
+    pub(super) publishers: u32,
+    /// Requests a second in all: private messages, acks, history, joins, leaves, status and ping.
+    #[arg(long, default_value_t = 500, value_parser = range(1, 1_000_000))]
+    pub(super) requests: u32,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+/// A scenario with its settings.
+#[derive(Args, Debug)]
+pub(super) struct PresetArgs {
+    /// Which; `list` lists them.
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    #[command(flatten)]
+    pub(super) common: CommonArgs,
+}
+
+/// Two reports.
+#[derive(Args, Debug)]
+pub(super) struct CompareArgs {
+    /// The one to compare with, as --json wrote it.
+    #[arg(value_name = "BEFORE.json")]
+    pub(super) before: PathBuf,
+    /// The other.
+    #[arg(value_name = "AFTER.json")]
+    pub(super) after: PathBuf,
+}
+
 /// What every scenario takes.
-#[derive(Args, Debug, Clone, Default)]
+#[derive(Args, Debug, Clone)]
 pub(super) struct CommonArgs {
     /// Closed model: so many messages in flight in all, each sent again when all its receivers have
     /// it. This is the fastest the server can go.
@@ -82,6 +176,19 @@ pub(super) struct CommonArgs {
     /// Open model: so many deliveries a second in all, sent on schedule whatever becomes of them.
     #[arg(long, value_name = "DELIVERIES", value_parser = rate, help_heading = "Load")]
     pub(super) rate: Option<f64>,
+    /// Try one rate after another, and find the highest that is borne (the knee): FROM..TO, or a list
+    /// such as 100k,200k,1M.
+    #[arg(long, value_name = "RATES", value_parser = crate::cli::bench::sweep::rates)]
+    #[arg(help_heading = "Load", conflicts_with_all = ["rate", "in_flight", "rounds"])]
+    pub(super) rate_sweep: Option<crate::cli::bench::sweep::Rates>,
+    /// Between FROM and TO, so many rates, each the same multiple of the one before.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = range(2, 100))]
+    #[arg(help_heading = "Load", requires = "rate_sweep")]
+    pub(super) sweep_steps: u32,
+    /// A rate is borne if nothing is lost and p99 stays below this.
+    #[arg(long, value_name = "TIME", default_value = "10ms", help_heading = "Load")]
+    #[arg(value_parser = crate::cli::bench::threshold::time)]
+    pub(super) knee_p99: f64,
     /// Bytes of a message's payload.
     #[arg(long, value_name = "BYTES", help_heading = "Load")]
     #[arg(value_parser = range(52, 1_000_000))]
@@ -118,7 +225,8 @@ pub(super) struct CommonArgs {
     /// The target's process, if it runs here.
     #[arg(long, value_name = "PID", requires = "target", help_heading = "Server")]
     pub(super) server_pid: Option<u32>,
-    /// Where the target's HTTP port is, for its counters [default: port 9102 of the target's host].
+    /// Where the target's HTTP port is, for its counters [default: two above the bus's, if it is
+    /// there].
     #[arg(long, value_name = "HOST:PORT", requires = "target", help_heading = "Server")]
     pub(super) http: Option<String>,
     /// Shards of the daemon that is started.
@@ -147,10 +255,30 @@ pub(super) struct CommonArgs {
     /// Write the report as JSON.
     #[arg(long, value_name = "FILE", help_heading = "Report")]
     pub(super) json: Option<PathBuf>,
+    /// Write a line for each round as CSV.
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    pub(super) csv: Option<PathBuf>,
+    /// Write one HTML page with plots, which needs nothing else.
+    #[arg(long, value_name = "FILE", help_heading = "Report")]
+    pub(super) html: Option<PathBuf>,
+    /// Fail if this holds, such as p99>5ms, cpu>2us or rate<100k; may be repeated.
+    #[arg(long, value_name = "CONDITION", help_heading = "Report")]
+    #[arg(value_parser = crate::cli::bench::threshold::read)]
+    pub(super) fail_if: Vec<crate::cli::bench::threshold::Threshold>,
 }
 
-fn rate(text: &str) -> Result<f64, String> {
-    number(text, 1.0, 100_000_000.0, "deliveries a second")
+/// The lowest rate of deliveries a second.
+pub(super) const RATE_MIN: f64 = 1.0;
+/// The highest.
+pub(super) const RATE_MAX: f64 = 100_000_000.0;
+
+/// Reads a rate of deliveries a second.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    let rate = crate::cli::bench::threshold::count(text).unwrap_or(f64::NAN);
+    match (RATE_MIN..=RATE_MAX).contains(&rate) {
+        true => Ok(rate),
+        false => Err(format!("give from {RATE_MIN} to {RATE_MAX} deliveries a second")),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -161,11 +289,9 @@ fn warmup(text: &str) -> Result<Duration, String> {
     number(text, 0.0, 600.0, "seconds").map(Duration::from_secs_f64)
 }
 
-/// A number within bounds; digits may be grouped by `_` or `,`.
+/// A number within bounds.
 fn number(text: &str, least: f64, most: f64, what: &str) -> Result<f64, String> {
-    let plain: String = text.chars().filter(|c| !matches!(c, '_' | ',')).collect();
-    plain
-        .parse::<f64>()
+    text.parse::<f64>()
         .ok()
         .filter(|number| (least..=most).contains(number))
         .ok_or_else(|| format!("give from {least} to {most} {what}"))

@@ -40,6 +40,19 @@ impl std::fmt::Display for Cpus {
 }
 
 impl Cpus {
+    /// A single core.
+    pub(super) fn one(core: usize) -> Cpus {
+        Cpus(vec![core])
+    }
+
+    /// The first two cores that this process may use, or fewer.
+    pub(super) fn first_two() -> Vec<usize> {
+        match sched_getaffinity(None) {
+            Ok(set) => (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).take(2).collect(),
+            Err(_) => Vec::new(),
+        }
+    }
+
     /// Puts the calling thread there.
     pub(super) fn take_this_thread(&self) -> io::Result<()> {
         Ok(sched_setaffinity(None, &self.set())?)

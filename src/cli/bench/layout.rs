@@ -27,6 +27,8 @@ pub(super) struct Group {
     pub(super) members: Vec<u32>,
     /// The streams into it.
     pub(super) streams: Vec<u32>,
+    /// How many of its members stop reading.
+    pub(super) stalled: u32,
 }
 
 /// Everybody.
@@ -38,6 +40,10 @@ pub(super) struct Layout {
     pub(super) groups: Vec<Group>,
     /// All streams.
     pub(super) streams: Vec<Stream>,
+    /// Which connections publish.
+    pub(super) publishes: Vec<bool>,
+    /// Which connections stop reading, if any do.
+    pub(super) stalled: Vec<bool>,
     /// How many streams belong together in the closed model: a token goes round among them. 1 for
     /// all but ping-pong, where the answer is the other side's message.
     pub(super) streams_per_track: usize,
@@ -95,25 +101,47 @@ impl Layout {
 
     fn with(connections: u32, streams_per_track: usize) -> Layout {
         let seats = vec![Vec::new(); connections as usize];
-        Layout { seats, streams_per_track, ..Layout::default() }
+        let publishes = vec![false; connections as usize];
+        Layout { seats, publishes, streams_per_track, ..Layout::default() }
     }
 
     fn add_group(&mut self, members: Vec<u32>, publishers: u32) {
         let group = self.groups.len() as u32;
         let first = self.streams.len() as u32;
         for (rank, &conn) in members.iter().take(publishers as usize).enumerate() {
+            self.publishes[conn as usize] = true;
             self.streams.push(Stream { conn, group, rank: rank as u32 });
         }
         for &conn in &members {
             self.seats[conn as usize].push(group);
         }
-        self.groups.push(Group { members, streams: (first..self.streams.len() as u32).collect() });
+        let streams = (first..self.streams.len() as u32).collect();
+        self.groups.push(Group { members, streams, stalled: 0 });
     }
 
-    /// How many members get a message of this stream.
+    /// The last `slow` members of each room stop reading.
+    pub(super) fn with_stalled(mut self, slow: u32) -> Layout {
+        self.stalled = vec![false; self.seats.len()];
+        for group in &mut self.groups {
+            for &member in group.members.iter().rev().take(slow as usize) {
+                self.stalled[member as usize] = true;
+                group.stalled += 1;
+            }
+        }
+        self
+    }
+
+    /// Whether a connection reads all the time.
+    #[inline]
+    pub(super) fn listens(&self, conn: u32) -> bool {
+        self.stalled.get(conn as usize).is_none_or(|is_stalled| !is_stalled)
+    }
+
+    /// How many members must get a message of this stream.
+    #[inline]
     pub(super) fn receivers(&self, stream: u32) -> u32 {
-        let group = self.streams[stream as usize].group;
-        self.groups[group as usize].members.len() as u32 - 1
+        let group = &self.groups[self.streams[stream as usize].group as usize];
+        group.members.len() as u32 - 1 - group.stalled
     }
 
     /// Deliveries of one message of each stream, on average.
@@ -182,6 +210,9 @@ mod tests {
             );
             assert!((layout.mean_receivers() - receivers).abs() < 1e-9);
         }
+        let slow = Layout::fanout(2, 10, 2).with_stalled(3);
+        assert_eq!(slow.receivers(0), 6);
+        assert!(slow.listens(6) && !slow.listens(7) && slow.listens(10));
         let spread = Layout::rooms(1_000, 3, 300, 1, 7);
         assert!(spread.seats.iter().all(|seats| seats.len() == 10), "evenly spread");
         assert_eq!(spread, Layout::rooms(1_000, 3, 300, 1, 7), "the seed decides");

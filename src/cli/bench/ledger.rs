@@ -98,16 +98,6 @@ impl Ledger {
         was_missing
     }
 
-    /// The highest number that came, if any did.
-    pub(super) fn last(&self, cursor: usize) -> Option<u32> {
-        self.next[cursor].checked_sub(1)
-    }
-
-    /// How many messages were skipped and have not come.
-    pub(super) fn missing(&self) -> u64 {
-        self.missing_count as u64
-    }
-
     /// Nothing more comes: what a member should have got of `sent` messages is lost.
     pub(super) fn close(&mut self, cursor: usize, sent: u32) {
         self.checks.lost += u64::from(sent.saturating_sub(self.next[cursor]));

@@ -1,12 +1,17 @@
 //! What is told in the end, and kept: the plan, every round, and the medians over the rounds.
 //!
-//! *Invariant*: a number that could not be had is absent, and never 0.
+//! A report can be read back, also one of an older version of this program as long as the format is
+//! the same: what it lacks is absent.
 
 use crate::cli::bench::counters::Calls;
+use crate::cli::bench::figures::{Figure, Figures};
 use crate::cli::bench::ledger::Checks;
 use crate::cli::bench::plan::Plan;
 use crate::cli::bench::timeline::{Latencies, Moment};
+use crate::cli::failure::Failure;
+use crate::cli::machine::Facts;
 use serde::{Deserialize, Serialize};
+use std::path::Path;
 
 /// The version of the format.
 pub(super) const FORMAT: u32 = 1;
@@ -28,6 +33,9 @@ pub(super) struct Report {
     pub(super) plan: Plan,
     /// The bus, and the measuring stick if there was one.
     pub(super) sides: Vec<Side>,
+    /// The machine that the clients, and usually the server, ran on.
+    #[serde(default)]
+    pub(super) host: Facts,
 }
 
 /// A server that was measured.
@@ -35,10 +43,13 @@ pub(super) struct Report {
 pub(super) struct Side {
     /// What it is.
     pub(super) name: String,
-    /// Its rounds.
+    /// Its rounds; in a sweep, its steps.
     pub(super) rounds: Vec<Round>,
-    /// The medians over them.
+    /// The medians over them; in a sweep, the step at the knee.
     pub(super) median: Figures,
+    /// The highest rate that it bore, if rates were swept and it bore one.
+    #[serde(default)]
+    pub(super) knee: Option<f64>,
 }
 
 /// One round.
@@ -68,114 +79,101 @@ pub(super) struct Round {
     pub(super) generator_limit: Option<String>,
     /// What ended the round early.
     pub(super) trouble: Option<String>,
+    /// In a sweep, the rate that was tried.
+    #[serde(default)]
+    pub(super) step: Option<Step>,
+    /// What else the scenario found, in words.
+    #[serde(default)]
+    pub(super) notes: Vec<String>,
+    /// What the scenario found to be against the protocol, in words.
+    #[serde(default)]
+    pub(super) violations: Vec<String>,
+    /// How long the other requests of a mixed load took.
+    #[serde(default)]
+    pub(super) chores: Vec<Chore>,
 }
 
-/// The numbers that are compared.
+/// One step of a sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Step {
+    /// The rate that was tried, in deliveries a second.
+    pub(super) rate: f64,
+    /// Why the server did not bear it, if it did not.
+    pub(super) failed: Option<String>,
+}
+
+/// One kind of request.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Figures {
-    /// Deliveries a second.
-    pub(super) rate: Option<f64>,
-    /// Latency percentiles in nanoseconds.
-    pub(super) p50_ns: Option<f64>,
-    /// The 90th.
-    pub(super) p90_ns: Option<f64>,
-    /// The 99th.
-    pub(super) p99_ns: Option<f64>,
-    /// The 99.9th.
-    pub(super) p999_ns: Option<f64>,
-    /// The longest.
-    pub(super) max_ns: Option<f64>,
-    /// The server's time on the processors for each delivery, in nanoseconds.
-    pub(super) cpu_ns: Option<f64>,
-    /// Processors the server used.
-    pub(super) cpu_cores: Option<f64>,
-    /// The share of the time that the server was ready and had no processor.
-    pub(super) cpu_wait: Option<f64>,
-    /// The server's system calls for each delivery.
-    pub(super) calls: Option<f64>,
-    /// The server's memory in bytes.
-    pub(super) memory: Option<f64>,
-    /// Connections opened a second.
-    pub(super) connects: Option<f64>,
-    /// The share of the time that the busiest client core worked.
-    pub(super) client_busy: Option<f64>,
-    /// How late messages left, the 99th percentile, in nanoseconds.
-    pub(super) late_p99_ns: Option<f64>,
+pub(super) struct Chore {
+    /// What.
+    pub(super) name: String,
+    /// How many were answered while measured.
+    pub(super) count: u64,
+    /// How long the answer took.
+    pub(super) figures: Figures,
 }
 
-impl Figures {
-    /// Every figure with its name.
-    pub(super) fn fields(&self) -> [(&'static str, Option<f64>); 14] {
-        [
-            ("rate", self.rate),
-            ("p50", self.p50_ns),
-            ("p90", self.p90_ns),
-            ("p99", self.p99_ns),
-            ("p999", self.p999_ns),
-            ("max", self.max_ns),
-            ("cpu", self.cpu_ns),
-            ("cores", self.cpu_cores),
-            ("wait", self.cpu_wait),
-            ("calls", self.calls),
-            ("memory", self.memory),
-            ("connects", self.connects),
-            ("client-busy", self.client_busy),
-            ("late", self.late_p99_ns),
-        ]
+impl Round {
+    /// Whether every message came once and in order, and nothing else was against the protocol.
+    pub(super) fn is_clean(&self) -> bool {
+        self.checks.is_clean() && self.violations.is_empty()
     }
 
-    /// The median of each figure over those rounds that have it.
-    pub(super) fn median(rounds: &[Round]) -> Figures {
-        let of = |figure: fn(&Figures) -> Option<f64>| {
-            median(rounds.iter().filter_map(|round| figure(&round.figures)).collect())
-        };
-        Figures {
-            rate: of(|figures| figures.rate),
-            p50_ns: of(|figures| figures.p50_ns),
-            p90_ns: of(|figures| figures.p90_ns),
-            p99_ns: of(|figures| figures.p99_ns),
-            p999_ns: of(|figures| figures.p999_ns),
-            max_ns: of(|figures| figures.max_ns),
-            cpu_ns: of(|figures| figures.cpu_ns),
-            cpu_cores: of(|figures| figures.cpu_cores),
-            cpu_wait: of(|figures| figures.cpu_wait),
-            calls: of(|figures| figures.calls),
-            memory: of(|figures| figures.memory),
-            connects: of(|figures| figures.connects),
-            client_busy: of(|figures| figures.client_busy),
-            late_p99_ns: of(|figures| figures.late_p99_ns),
+    /// Lets the checks be seen as figures, too.
+    pub(super) fn count_checks(&mut self) {
+        let Checks { lost, doubled, reordered, wrong } = self.checks;
+        for (figure, count) in [
+            (Figure::Lost, lost),
+            (Figure::Doubled, doubled),
+            (Figure::Reordered, reordered),
+            (Figure::Wrong, wrong),
+        ] {
+            self.figures.set(figure, count as f64);
         }
     }
+}
 
-    /// Takes the latencies of a histogram.
-    pub(super) fn set_latencies(&mut self, latencies: &Latencies) {
-        if latencies.is_empty() {
-            return;
+impl Side {
+    /// Nothing measured yet.
+    pub(super) fn new(name: &str) -> Side {
+        let (rounds, median) = (Vec::new(), Figures::default());
+        Side { name: name.into(), rounds, median, knee: None }
+    }
+
+    /// Takes the medians of the rounds.
+    pub(super) fn settle(&mut self) {
+        if self.knee.is_none() {
+            self.median = Figures::median(self.rounds.iter().map(|round| &round.figures));
         }
-        let at = |quantile| Some(latencies.value_at_quantile(quantile) as f64);
-        self.p50_ns = at(0.5);
-        self.p90_ns = at(0.9);
-        self.p99_ns = at(0.99);
-        self.p999_ns = at(0.999);
-        self.max_ns = Some(latencies.max() as f64);
     }
 }
 
 impl Report {
-    /// Whether a message was lost, doubled, reordered or wrong.
+    /// Whether nothing was lost, doubled, reordered or wrong. A sweep goes on until its server does
+    /// not bear the rate; what is lost there says where the knee is.
     pub(super) fn is_clean(&self) -> bool {
-        self.sides.iter().flat_map(|side| &side.rounds).all(|round| round.checks.is_clean())
+        let mut rounds = self.sides.iter().flat_map(|side| &side.rounds);
+        rounds.all(|round| round.step.is_some() || round.is_clean())
     }
-}
 
-/// The value in the middle.
-pub(super) fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        count if count % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
+    /// Reads a report that was written as JSON.
+    pub(super) fn load(path: &Path) -> Result<Report, Failure> {
+        let wrong = |why: String| Failure::Usage(format!("{}: {why}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        let report: Report = serde_json::from_str(&text)
+            .map_err(|error| wrong(format!("it is no report of a bench: {error}")))?;
+        match report.format {
+            FORMAT => Ok(report),
+            other => Err(wrong(format!("its format is {other}, and this program reads {FORMAT}"))),
+        }
+    }
+
+    /// As JSON.
+    pub(super) fn to_json(&self) -> Result<String, Failure> {
+        let written = serde_json::to_string_pretty(self);
+        written.map(|text| text + "\n").map_err(|error| {
+            Failure::Refused(format!("the report can't be written as JSON: {error}"))
+        })
     }
 }
 
@@ -185,26 +183,4 @@ pub(super) fn percentiles(latencies: &Latencies) -> Vec<(f64, u64)> {
         .iter_quantiles(4)
         .map(|point| (point.quantile_iterated_to(), point.value_iterated_to()))
         .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians_leave_out_what_is_absent() {
-        for (values, expected) in [
-            (vec![], None),
-            (vec![3.0], Some(3.0)),
-            (vec![3.0, 1.0], Some(2.0)),
-            (vec![9.0, 1.0, 4.0], Some(4.0)),
-        ] {
-            assert_eq!(median(values), expected);
-        }
-        let round =
-            |rate| Round { figures: Figures { rate, ..Figures::default() }, ..Round::default() };
-        let rounds = [round(Some(1.0)), round(None), round(Some(3.0))];
-        assert_eq!(Figures::median(&rounds).rate, Some(2.0));
-        assert_eq!(Figures::median(&rounds).cpu_ns, None);
-    }
 }

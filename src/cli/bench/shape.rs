@@ -55,11 +55,6 @@ impl Shape {
         Shape { tail_length, naming, filling }
     }
 
-    /// How long a delivered text is whose sequence has so many digits.
-    pub(super) fn text_length(&self, sequence_digits: usize) -> usize {
-        SEQUENCE_AT + sequence_digits + self.tail_length
-    }
-
     /// The look that every text gets.
     #[inline]
     pub(super) fn glance(&self, text: &[u8]) -> Seen {

@@ -4,7 +4,7 @@
 //! to one of them. With a single core nothing here is touched for a message.
 
 use crate::cli::bench::layout::Layout;
-use crate::cli::bench::plan::Load;
+use crate::cli::bench::plan::{Act, Load, Plan};
 use crate::cli::bench::shape::Shape;
 use crate::cli::bench::site::Site;
 use crate::cli::bench::stencil::{Filling, Naming};
@@ -77,6 +77,12 @@ pub(super) struct Totals {
     pub(super) received: AtomicU64,
     /// Messages that are due and not sent, because a socket takes no more.
     pub(super) held: AtomicU64,
+    /// Requests that are not answered yet.
+    pub(super) asked: AtomicU64,
+    /// Frames that came to slow members.
+    pub(super) slow: AtomicU64,
+    /// When the last connection was welcomed.
+    pub(super) opened_ns: AtomicU64,
 }
 
 /// The sums of all cores.
@@ -92,6 +98,10 @@ pub(super) struct Sums {
     pub(super) received: u64,
     /// Messages that wait for a socket.
     pub(super) held: u64,
+    /// Requests that wait for an answer.
+    pub(super) asked: u64,
+    /// Frames that came to slow members.
+    pub(super) slow: u64,
 }
 
 /// All of it.
@@ -111,6 +121,8 @@ pub(super) struct Shared {
     pub(super) site: Site,
     /// How messages are made.
     pub(super) load: Load,
+    /// What befalls the clients.
+    pub(super) act: Act,
     /// The streams in the order of the open model.
     pub(super) order: Vec<u32>,
     /// The tracks of the closed model's tokens.
@@ -140,15 +152,15 @@ pub(super) struct Shared {
 impl Shared {
     /// Everything is made before the first core starts.
     pub(super) fn new(
-        layout: Layout,
-        load: Load,
+        plan: &Plan,
+        layout: &Layout,
         site: Site,
-        payload: usize,
-        threads: usize,
         timeout: Duration,
         rng: &mut fastrand::Rng,
     ) -> io::Result<Shared> {
-        let (naming, filling) = (Naming::new(rng), Filling::new(payload));
+        let (layout, load, act) = (layout.clone(), plan.load, plan.act);
+        let threads = plan.client_threads as usize;
+        let (naming, filling) = (Naming::new(rng), Filling::new(plan.payload));
         let mut order: Vec<u32> = (0..layout.streams.len() as u32).collect();
         rng.shuffle(&mut order);
         let tracks = match load {
@@ -157,7 +169,7 @@ impl Shared {
         };
         let mut parts = vec![0; layout.groups.len() * threads];
         for (number, group) in layout.groups.iter().enumerate() {
-            for &member in &group.members {
+            for &member in group.members.iter().filter(|&&member| layout.listens(member)) {
                 parts[number * threads + member as usize % threads] += 1;
             }
         }
@@ -180,6 +192,7 @@ impl Shared {
             filling,
             site,
             load,
+            act,
             order,
             tracks,
             parts,
@@ -200,7 +213,14 @@ impl Shared {
             received: sum(|totals| &totals.received),
             expected: sum(|totals| &totals.expected),
             held: sum(|totals| &totals.held),
+            asked: sum(|totals| &totals.asked),
+            slow: sum(|totals| &totals.slow),
         }
+    }
+
+    /// When the last connection was welcomed.
+    pub(super) fn last_opened_ns(&self) -> u64 {
+        self.totals.iter().map(|totals| totals.opened_ns.load(Relaxed)).max().unwrap_or(0)
     }
 
     /// Ends the sleep of a core.

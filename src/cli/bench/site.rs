@@ -43,9 +43,15 @@ impl Site {
         Site { dialect, address, host: address.to_string(), path, query, token: None }
     }
 
-    /// The request by which a connection becomes a client that is in its groups.
-    pub(super) fn request(&self, layout: &Layout, naming: &Naming, conn: u32) -> Vec<u8> {
-        let seats = &layout.seats[conn as usize];
+    /// The request by which a connection becomes a client, and joins its groups if it is to.
+    pub(super) fn request(
+        &self,
+        layout: &Layout,
+        naming: &Naming,
+        conn: u32,
+        joins: bool,
+    ) -> Vec<u8> {
+        let seats: &[u32] = if joins { &layout.seats[conn as usize] } else { &[] };
         let rooms = seats.iter().map(|&group| naming.room(group));
         let target = match self.dialect {
             Dialect::Relay => {
@@ -103,7 +109,7 @@ mod tests {
         let (one, two) = (naming.room(0), naming.room(1));
         let address = "127.0.0.1:9".parse().unwrap();
         let text = |site: &Site| {
-            let bytes = site.request(&layout, &naming, 1);
+            let bytes = site.request(&layout, &naming, 1, true);
             String::from_utf8(bytes).unwrap().lines().next().unwrap().to_owned()
         };
         let relay = Site::local(Dialect::Relay, address);

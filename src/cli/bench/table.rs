@@ -1,152 +1,133 @@
 //! The report for a person: the first lines say how it was measured, then the numbers side by side.
 
+use crate::cli::bench::figures::{Figure, Unit, grouped, written};
+use crate::cli::bench::ledger::Checks;
 use crate::cli::bench::plan::Load;
-use crate::cli::bench::report::{Figures, Report, Round, Side};
+use crate::cli::bench::report::{Report, Round, Side};
 
-/// How a figure is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Unit {
-    /// So many.
-    Count,
-    /// Nanoseconds, in the unit that suits.
-    Time,
-    /// Nanoseconds as they are.
-    Nanoseconds,
-    /// Bytes.
-    Bytes,
-    /// A share of 1.
-    Share,
-    /// A small number.
-    Ratio,
-}
-
-/// The figures of the table, with what they are called and how they are written.
-pub(super) const ROWS: [(&str, &str, Unit); 14] = [
-    ("rate", "deliveries a second", Unit::Count),
-    ("p50", "latency p50", Unit::Time),
-    ("p90", "latency p90", Unit::Time),
-    ("p99", "latency p99", Unit::Time),
-    ("p999", "latency p99.9", Unit::Time),
-    ("max", "latency max", Unit::Time),
-    ("cpu", "server CPU a delivery", Unit::Nanoseconds),
-    ("cores", "server cores used", Unit::Ratio),
-    ("wait", "server waited for a core", Unit::Share),
-    ("calls", "system calls a delivery", Unit::Ratio),
-    ("memory", "server memory", Unit::Bytes),
-    ("connects", "connections a second", Unit::Count),
-    ("client-busy", "busiest client thread", Unit::Share),
-    ("late", "sent late, p99", Unit::Time),
-];
-
-/// Writes a number.
-pub(super) fn written(value: f64, unit: Unit) -> String {
-    match unit {
-        Unit::Count => grouped(value),
-        Unit::Nanoseconds => format!("{} ns", grouped(value)),
-        Unit::Time if value < 1e3 => format!("{value:.0} ns"),
-        Unit::Time if value < 1e6 => format!("{:.1} µs", value / 1e3),
-        Unit::Time if value < 1e9 => format!("{:.2} ms", value / 1e6),
-        Unit::Time => format!("{:.2} s", value / 1e9),
-        Unit::Bytes if value < 1e4 => format!("{value:.0} B"),
-        Unit::Bytes if value < 1e6 => format!("{:.1} kB", value / 1e3),
-        Unit::Bytes => format!("{:.1} MB", value / 1e6),
-        Unit::Share => format!("{:.1} %", value * 100.0),
-        Unit::Ratio => format!("{value:.3}"),
-    }
-}
-
-/// A whole number with its thousands apart.
-pub(super) fn grouped(value: f64) -> String {
-    let digits = format!("{value:.0}");
-    let (sign, digits) = match digits.strip_prefix('-') {
-        Some(digits) => ("-", digits),
-        None => ("", digits.as_str()),
-    };
-    let mut out = String::from(sign);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
+/// What the verdict says in words.
+const NOT_IN_TABLE: [Figure; 4] = [Figure::Lost, Figure::Doubled, Figure::Reordered, Figure::Wrong];
 
 /// What is said before anything is measured.
 pub(super) fn opening(report: &Report) -> Vec<String> {
     let plan = &report.plan;
-    let how = match plan.load {
+    let mut lines = vec![plan.sentence(), method(&plan.load)];
+    lines.push(format!(
+        "{} of {} s after {} s of warming up, {}, host: {}",
+        counted(plan.rounds, "round"),
+        plan.duration_s,
+        plan.warmup_s,
+        counted(plan.client_threads, "client thread"),
+        report.host.lines().into_iter().next().map(|(_, text)| text).unwrap_or_default(),
+    ));
+    if !plan.serve_args.is_empty() {
+        lines.push(format!("server flags: {}", plan.serve_args.join(" ")));
+    }
+    lines
+}
+
+/// How latency is to be understood.
+pub(super) fn method(load: &Load) -> String {
+    match load {
         Load::None => "no messages are sent".to_owned(),
         Load::Open { messages_per_s, .. } => format!(
-            "open model: {} messages a second on schedule; latency counts from when a message was due, \
-             so a slow server is not spared (coordinated omission corrected)",
-            grouped(messages_per_s)
+            "open model: {} messages a second on schedule; latency counts from when a message was \
+             due, so a slow server is not spared (coordinated omission corrected)",
+            grouped(*messages_per_s)
         ),
         Load::Closed { .. } => {
             "closed model: a message is sent when an earlier one has reached all its receivers; \
              latency counts from when it was sent, and is that of a server at its limit"
                 .to_owned()
         }
-    };
-    vec![
-        plan.sentence(),
-        how,
-        format!(
-            "{} round(s) of {} s after {} s of warming up, {} client thread(s)",
-            plan.rounds, plan.duration_s, plan.warmup_s, plan.client_threads
-        ),
-    ]
+    }
+}
+
+fn counted(count: u32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The table, and what must be said beside it.
 pub(super) fn closing(report: &Report) -> Vec<String> {
     let mut lines = table(&report.sides);
-    lines.push(String::new());
-    for side in &report.sides {
-        lines.push(verdict(side));
+    let chores = chores(report);
+    if !chores.is_empty() {
+        lines.push(String::new());
+        lines.extend(chores);
     }
+    lines.push(String::new());
+    lines.extend(report.sides.iter().filter(|side| !side.rounds.is_empty()).map(verdict));
     lines.extend(relative(report));
     for side in &report.sides {
         for (number, round) in side.rounds.iter().enumerate() {
             lines.extend(remarks(side, number, round));
         }
     }
+    if report.is_partial {
+        lines.push("this report is partial: not everything that was planned was measured".into());
+    }
     lines
 }
 
 fn table(sides: &[Side]) -> Vec<String> {
     let mut rows = vec![vec![String::new()]];
+    let is_swept = |side: &Side| side.rounds.iter().any(|round| round.step.is_some());
+    let has_spread = |side: &Side| side.rounds.len() > 1 && !is_swept(side);
     for side in sides {
         rows[0].push(side.name.clone());
-        if side.rounds.len() > 1 {
-            rows[0].push("(least to most)".into());
+        if has_spread(side) {
+            rows[0].push("least to most".into());
         }
     }
-    for (place, (_, name, unit)) in ROWS.iter().enumerate() {
-        let of = |figures: &Figures| figures.fields()[place].1;
-        if sides.iter().all(|side| of(&side.median).is_none()) {
+    for &figure in Figure::ALL.iter().filter(|figure| !NOT_IN_TABLE.contains(figure)) {
+        if sides.iter().all(|side| side.median.get(figure).is_none()) {
             continue;
         }
-        let mut row = vec![(*name).to_owned()];
+        let mut row = vec![figure.name().to_owned()];
         for side in sides {
-            row.push(of(&side.median).map_or("-".into(), |value| written(value, *unit)));
-            if side.rounds.len() > 1 {
-                row.push(spread(side, of, *unit));
+            let value = side.median.get(figure);
+            row.push(value.map_or("-".into(), |value| written(value, figure.unit())));
+            if has_spread(side) {
+                row.push(spread(side, figure));
             }
         }
         rows.push(row);
     }
-    aligned(&rows)
+    match sides.iter().any(is_swept) {
+        true => [vec!["at the knee:".to_owned()], aligned(&rows)].concat(),
+        false => aligned(&rows),
+    }
 }
 
-fn spread(side: &Side, of: impl Fn(&Figures) -> Option<f64>, unit: Unit) -> String {
-    let values = || side.rounds.iter().filter_map(|round| of(&round.figures));
+fn spread(side: &Side, figure: Figure) -> String {
+    let values = || side.rounds.iter().filter_map(|round| round.figures.get(figure));
     match (values().reduce(f64::min), values().reduce(f64::max)) {
         (Some(least), Some(most)) => {
-            format!("({} to {})", written(least, unit), written(most, unit))
+            format!("{} to {}", written(least, figure.unit()), written(most, figure.unit()))
         }
         _ => String::new(),
     }
+}
+
+/// The requests of a mixed load.
+fn chores(report: &Report) -> Vec<String> {
+    let Some(round) = report.sides.first().and_then(|side| side.rounds.last()) else {
+        return Vec::new();
+    };
+    if round.chores.is_empty() {
+        return Vec::new();
+    }
+    let head = ["request", "answered", "p50", "p90", "p99", "max"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    for chore in &round.chores {
+        let mut row = vec![chore.name.clone(), grouped(chore.count as f64)];
+        for figure in [Figure::P50, Figure::P90, Figure::P99, Figure::Max] {
+            let value = chore.figures.get(figure);
+            row.push(value.map_or("-".into(), |value| written(value, Unit::Time)));
+        }
+        rows.push(row);
+    }
+    aligned(&rows)
 }
 
 /// Columns of equal width, the first to the left and the others to the right.
@@ -166,86 +147,103 @@ pub(super) fn aligned(rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-fn verdict(side: &Side) -> String {
-    let (mut delivered, mut checks) = (0, crate::cli::bench::ledger::Checks::default());
+/// What became of all messages of a side.
+pub(super) fn verdict(side: &Side) -> String {
+    let (mut delivered, mut checks) = (0, Checks::default());
     for round in &side.rounds {
         delivered += round.delivered;
         checks.add(&round.checks);
     }
+    let Checks { lost, doubled, reordered, wrong } = checks;
     format!(
-        "{}: {} deliveries checked; {} lost, {} doubled, {} reordered, {} wrong",
+        "{}: {} deliveries checked; {lost} lost, {doubled} doubled, {reordered} reordered, {wrong} \
+         wrong",
         side.name,
         grouped(delivered as f64),
-        checks.lost,
-        checks.doubled,
-        checks.reordered,
-        checks.wrong
     )
 }
 
 /// How far the first side is from the measuring stick.
-fn relative(report: &Report) -> Option<String> {
+pub(super) fn relative(report: &Report) -> Option<String> {
     let [bus, relay, ..] = report.sides.as_slice() else {
         return None;
     };
-    let ratio = |of: fn(&Figures) -> Option<f64>| {
-        of(&bus.median).zip(of(&relay.median)).map(|(ours, theirs)| ours / theirs)
+    let ratio = |figure| {
+        let (ours, theirs) = (bus.median.get(figure)?, relay.median.get(figure)?);
+        (theirs > 0.0).then_some(ours / theirs)
     };
     let parts: Vec<String> = [
-        ("CPU a delivery", ratio(|figures| figures.cpu_ns)),
-        ("system calls", ratio(|figures| figures.calls)),
-        ("p50", ratio(|figures| figures.p50_ns)),
-        ("p99", ratio(|figures| figures.p99_ns)),
-        ("rate", ratio(|figures| figures.rate)),
+        ("CPU a delivery", ratio(Figure::Cpu)),
+        ("system calls", ratio(Figure::Calls)),
+        ("p50", ratio(Figure::P50)),
+        ("p99", ratio(Figure::P99)),
+        ("rate", ratio(Figure::Rate)),
+        ("memory a connection", ratio(Figure::ConnMemory)),
+        ("connections a second", ratio(Figure::Connects)),
+        ("knee", bus.knee.zip(relay.knee).map(|(ours, theirs)| ours / theirs)),
     ]
     .into_iter()
     .filter_map(|(name, ratio)| Some(format!("{name} {:.2}x", ratio?)))
     .collect();
-    Some(format!("{} against {} (medians): {}", bus.name, relay.name, parts.join(", ")))
+    if parts.is_empty() {
+        return None;
+    }
+    Some(format!("{} against the bare {}: {}", bus.name, relay.name, parts.join(", ")))
 }
 
 fn remarks(side: &Side, number: usize, round: &Round) -> Vec<String> {
-    let name = format!("{}, round {}", side.name, number + 1);
+    let name = match side.rounds.len() {
+        1 => side.name.clone(),
+        _ => format!("{}, {} {}", side.name, word(round), number + 1),
+    };
     let mut lines = Vec::new();
-    if let Some(why) = &round.generator_limit {
+    if let Some(why) = round.generator_limit.as_ref().filter(|_| round.step.is_none()) {
         lines.push(format!("{name}: the generator set the pace: {why}"));
     }
     if round.gaps > 0 {
-        lines.push(format!("{name}: the bus told of {} gaps", round.gaps));
+        lines.push(format!("{name}: the bus told of gaps {} times", round.gaps));
     }
     if let Some(wrong) = &round.first_wrong {
         lines.push(format!("{name}: a wrong message: {wrong}"));
     }
+    lines.extend(round.notes.iter().map(|note| format!("{name}: {note}")));
+    lines.extend(round.violations.iter().map(|violation| format!("{name}: WRONG: {violation}")));
     if let Some(trouble) = &round.trouble {
         lines.push(format!("{name}: ended early: {trouble}"));
     }
     lines
 }
 
+/// What a round is called.
+pub(super) fn word(round: &Round) -> &'static str {
+    if round.step.is_some() { "step" } else { "round" }
+}
+
+/// A round in a line.
+pub(super) fn in_short(round: &Round) -> String {
+    let shown = [
+        Figure::Rate,
+        Figure::P50,
+        Figure::P99,
+        Figure::Cpu,
+        Figure::Calls,
+        Figure::ConnMemory,
+        Figure::Recovery,
+    ];
+    let parts = shown.iter().filter_map(|&figure| {
+        let value = round.figures.get(figure)?;
+        Some(format!("{} {}", figure.id(), written(value, figure.unit())))
+    });
+    let mut text = parts.collect::<Vec<_>>().join(", ");
+    if let Some(failed) = round.step.as_ref().and_then(|step| step.failed.as_ref()) {
+        text += &format!(" - not borne: {failed}");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_are_written_for_people() {
-        for (value, unit, text) in [
-            (0.0, Unit::Count, "0"),
-            (999.0, Unit::Count, "999"),
-            (1_234_567.4, Unit::Count, "1,234,567"),
-            (-1_234.0, Unit::Count, "-1,234"),
-            (999.0, Unit::Time, "999 ns"),
-            (1_500.0, Unit::Time, "1.5 µs"),
-            (2_345_678.0, Unit::Time, "2.35 ms"),
-            (3.2e9, Unit::Time, "3.20 s"),
-            (9_999.0, Unit::Bytes, "9999 B"),
-            (34_000_000.0, Unit::Bytes, "34.0 MB"),
-            (0.123, Unit::Share, "12.3 %"),
-        ] {
-            assert_eq!(written(value, unit), text);
-        }
-        let fields = Figures::default().fields();
-        assert!(fields.iter().zip(ROWS).all(|(field, row)| field.0 == row.0));
-    }
 
     #[test]
     fn columns_are_aligned() {

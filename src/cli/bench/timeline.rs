@@ -41,6 +41,8 @@ pub(super) struct Timeline {
     pub(super) start_ns: u64,
     /// The end of warming up.
     pub(super) from_ns: u64,
+    /// A third into it: what befalls a scenario, befalls it now.
+    pub(super) event_ns: u64,
     /// The end of sending.
     pub(super) to_ns: u64,
     /// The length of one piece.
@@ -52,7 +54,8 @@ impl Timeline {
     pub(super) fn new(start_ns: u64, warmup_ns: u64, duration_ns: u64) -> Timeline {
         let from_ns = start_ns + warmup_ns;
         let piece_ns = (duration_ns / PIECES).max(PIECE_NS_MIN);
-        Timeline { start_ns, from_ns, to_ns: from_ns + duration_ns, piece_ns }
+        let event_ns = from_ns + duration_ns / 3;
+        Timeline { start_ns, from_ns, event_ns, to_ns: from_ns + duration_ns, piece_ns }
     }
 
     /// The piece that a time lies in, if it is measured.

@@ -15,17 +15,25 @@
 //! | `reading` | frames in: checks, latency, tokens |
 //! | `sending` | what is due, and frames out |
 //! | `conn` | what is known of a connection |
+//! | `stalling` `storming` `chores` | members who stop reading, who fall and return, who ask |
 //!
 //! *Invariant*: a core touches its own connections only, and no lock but at the end of a piece.
 
+mod chores;
 mod conn;
 mod opening;
 mod reading;
 mod sending;
+mod stalling;
+mod storming;
 
-use crate::cli::bench::ledger::{Checks, Ledger};
+pub(super) use chores::{ChoreFacts, KINDS};
+pub(super) use stalling::SlowFacts;
+pub(super) use storming::StormFacts;
+
+use crate::cli::bench::ledger::Ledger;
 use crate::cli::bench::pace::Pace;
-use crate::cli::bench::plan::Load;
+use crate::cli::bench::plan::{Act, Load};
 use crate::cli::bench::shared::{Shared, Trouble, lock};
 use crate::cli::bench::stencil::Stencil;
 use crate::cli::bench::timeline::{Latencies, Piece, Timeline, latencies};
@@ -52,8 +60,6 @@ const BELL: u64 = u64::MAX;
 pub(super) struct CoreReport {
     /// Which core.
     pub(super) core: usize,
-    /// What was wrong with the messages.
-    pub(super) checks: Checks,
     /// The first wrong text, in words.
     pub(super) first_wrong: Option<String>,
     /// The account of its members, still open.
@@ -68,10 +74,12 @@ pub(super) struct CoreReport {
     pub(super) schedule: Option<Schedule>,
     /// Gap notices that came.
     pub(super) gaps: u64,
-    /// Frames that came, of any kind.
-    pub(super) frames: u64,
-    /// Reads and writes of sockets, and waits.
-    pub(super) calls: [u64; 3],
+    /// What slow members found.
+    pub(super) slow: SlowFacts,
+    /// What became of those who fell.
+    pub(super) storm: StormFacts,
+    /// What became of the requests.
+    pub(super) chores: Option<ChoreFacts>,
 }
 
 /// A token on this core.
@@ -116,8 +124,9 @@ struct Core<'a> {
     lateness: Latencies,
     schedule: [Option<Schedule>; 2],
     gaps: u64,
-    frames: u64,
-    calls: [u64; 3],
+    stalling: stalling::Stalling,
+    storming: storming::Storming,
+    chores: Option<chores::Chores>,
     sent: u64,
     expected: u64,
     received: u64,
@@ -160,7 +169,7 @@ impl<'a> Core<'a> {
             epoll::EventFlags::IN | epoll::EventFlags::ET,
         )?;
         Ok(Core {
-            conns: own.map(|_| Conn::default()).collect(),
+            conns: own.clone().map(|_| Conn::default()).collect(),
             ledger: Ledger::new(cursors.len()),
             seat_sequence: vec![0; seat_cursor.len()],
             stencils: (0..layout.streams.len() as u32).map(stencil).collect(),
@@ -168,7 +177,7 @@ impl<'a> Core<'a> {
             marks: vec![Mark { message: u64::MAX, left: 0 }; shared.tokens.len()],
             events: Vec::with_capacity(EVENTS),
             scratch: vec![0; SCRATCH_BYTES],
-            opening: opening::Opening::new(shared),
+            opening: opening::Opening::new(shared, own.len()),
             out: Vec::new(),
             due: Vec::new(),
             unread: Vec::new(),
@@ -180,8 +189,9 @@ impl<'a> Core<'a> {
             schedule: [None, None],
             first_wrong: None,
             gaps: 0,
-            frames: 0,
-            calls: [0; 3],
+            stalling: stalling::Stalling::default(),
+            storming: storming::Storming::default(),
+            chores: chores::Chores::new(shared, number, own.len()),
             sent: 0,
             expected: 0,
             received: 0,
@@ -204,6 +214,7 @@ impl<'a> Core<'a> {
         self.take_mail();
         self.take_due();
         self.send_due();
+        self.take_chores();
         self.mind_time();
         self.publish();
         Ok(())
@@ -244,16 +255,27 @@ impl<'a> Core<'a> {
         let mut sleep_ns = SLEEP_NS_MAX;
         if !self.due.is_empty() || !self.unread.is_empty() {
             sleep_ns = 0;
-        } else if let Some(next_ns) = self.pace.as_ref().and_then(Pace::next_ns) {
+        } else if let Some(next_ns) = self.next_ns() {
             sleep_ns = next_ns.saturating_sub(self.shared.clock.now_ns()).min(SLEEP_NS_MAX);
         }
         let timeout = Timespec { tv_sec: 0, tv_nsec: sleep_ns as i64 };
         self.events.clear();
-        self.calls[2] += 1;
         match epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)) {
             Err(rustix::io::Errno::INTR) => Ok(()),
             answer => answer.map(|_| ()).map_err(io::Error::from),
         }
+    }
+
+    /// When the next message or request is due.
+    fn next_ns(&self) -> Option<u64> {
+        let message_ns = self.pace.as_ref().and_then(Pace::next_ns);
+        let (Some(chores), Some(timeline)) = (&self.chores, self.timeline) else {
+            return message_ns;
+        };
+        let chore_ns = chores.next_ns(timeline.start_ns);
+        // Who could ask may all be busy: then the answer ends the sleep, and not the clock.
+        let chore_ns = (chore_ns > self.shared.clock.now_ns()).then_some(chore_ns);
+        message_ns.into_iter().chain(chore_ns.filter(|&at_ns| at_ns < timeline.to_ns)).min()
     }
 
     fn handle_events(&mut self) {
@@ -305,6 +327,13 @@ impl<'a> Core<'a> {
         if self.schedule[1].is_none() && now_ns >= timeline.to_ns {
             self.schedule[1] = of_this_thread();
         }
+        match self.shared.act {
+            Act::Stall => {
+                self.mind_stalling((timeline.event_ns..timeline.to_ns).contains(&now_ns));
+            }
+            Act::Storm => self.mind_storm(now_ns, timeline.event_ns),
+            Act::Steady | Act::Idle | Act::Mix { .. } => {}
+        }
         let piece = timeline.piece(now_ns).unwrap_or(match now_ns < timeline.to_ns {
             true => 0,
             false => usize::MAX,
@@ -330,10 +359,13 @@ impl<'a> Core<'a> {
     fn publish(&self) {
         let totals = &self.shared.totals[self.number];
         totals.opened.store(self.opening.opened, Relaxed);
+        totals.opened_ns.store(self.opening.progressed_ns, Relaxed);
         totals.sent.store(self.sent, Relaxed);
         totals.expected.store(self.expected, Relaxed);
         totals.received.store(self.received, Relaxed);
         totals.held.store(self.held, Relaxed);
+        totals.asked.store(self.chores_out(), Relaxed);
+        totals.slow.store(self.slow_progress(), Relaxed);
     }
 
     fn finish(mut self) -> CoreReport {
@@ -344,7 +376,9 @@ impl<'a> Core<'a> {
         let [first, last] = self.schedule;
         CoreReport {
             core: self.number,
-            checks: self.ledger.checks,
+            slow: self.slow_facts(),
+            storm: self.storm_facts(),
+            chores: self.chore_facts(),
             first_wrong: self.first_wrong,
             ledger: self.ledger,
             cursors: self.cursors,
@@ -352,8 +386,6 @@ impl<'a> Core<'a> {
             lateness: self.lateness,
             schedule: first.zip(last.or_else(of_this_thread)).map(|(from, to)| to.since(&from)),
             gaps: self.gaps,
-            frames: self.frames,
-            calls: self.calls,
         }
     }
 
@@ -368,6 +400,9 @@ impl<'a> Core<'a> {
     }
 
     fn died(&mut self, local: usize, why: &str) {
+        if self.is_slow(local) {
+            return self.on_slow_end(local, Err(why));
+        }
         self.conns[local].close();
         let client = self.shared.naming.client(self.global(local));
         self.shared.raise(Trouble::Died(format!("the connection of {client} ended: {why}")));

@@ -1,10 +1,12 @@
 //! Frames in: every message is recognised, checked against what its member should get next, and
 //! timed. All frames of one read came by the time it returned, so they share one look at the clock.
 
+use super::chores::{CHORE_ID, CHORE_KEY};
 use super::conn::Stage;
+use super::storming::RECOVERY_ID;
 use super::{Core, Mark};
 use crate::cli::bench::frames::{self, Kind, Next};
-use crate::cli::bench::plan::Load;
+use crate::cli::bench::plan::{Act, Load};
 use crate::cli::bench::shape::Seen;
 use crate::cli::bench::shared::Trouble;
 use crate::cli::bench::site::Dialect;
@@ -23,6 +25,9 @@ const INSPECTED_EVERY: u32 = 1_024;
 impl Core<'_> {
     /// Reads a socket until it is drained, or until others must have their turn.
     pub(super) fn read_socket(&mut self, local: usize) {
+        if self.stalling.is_now && self.is_slow(local) {
+            return;
+        }
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..READS_PER_VISIT {
             let conn = &mut self.conns[local];
@@ -34,7 +39,6 @@ impl Core<'_> {
                 scratch.resize(kept * 2, 0);
             }
             scratch[..kept].copy_from_slice(&conn.partial);
-            self.calls[0] += 1;
             match socket.read(&mut scratch[kept..]) {
                 Ok(0) => {
                     self.died(local, "the server closed it without a word");
@@ -82,7 +86,6 @@ impl Core<'_> {
                 Next::Wrong(what) => return self.died(local, &format!("it sent {what}")),
                 Next::Frame(frame) => {
                     rest = &rest[frame.length..];
-                    self.frames += 1;
                     match frame.kind {
                         Kind::Text => self.on_text(local, frame.payload, now_ns),
                         Kind::Close => return self.on_close(local, frame.payload),
@@ -103,8 +106,9 @@ impl Core<'_> {
     #[inline]
     fn on_text(&mut self, local: usize, text: &[u8], now_ns: u64) {
         match self.shared.shape.glance(text) {
-            Seen::Message { stamp, sequence, .. } => {
-                self.on_message(local, text, &stamp, sequence, now_ns);
+            Seen::Message { stamp, sequence, is_replayed } => {
+                let place = (sequence, is_replayed);
+                self.on_message(local, text, &stamp, place, now_ns);
             }
             Seen::Wrong(why) => self.on_wrong(text, &why),
             Seen::Other => self.on_other(local, text),
@@ -112,7 +116,14 @@ impl Core<'_> {
     }
 
     #[inline]
-    fn on_message(&mut self, local: usize, text: &[u8], stamp: &Stamp, sequence: u64, now_ns: u64) {
+    fn on_message(
+        &mut self,
+        local: usize,
+        text: &[u8],
+        stamp: &Stamp,
+        (sequence, is_replayed): (u64, bool),
+        now_ns: u64,
+    ) {
         let Some((seat, cursor)) = self.cursor(local, stamp.stream) else {
             return self.on_wrong(text, "it was not meant for this member");
         };
@@ -124,6 +135,9 @@ impl Core<'_> {
                 return self.on_wrong(text, &why);
             }
         }
+        if self.shared.act == Act::Stall && self.is_slow(local) {
+            return self.on_slow_message(seat, sequence);
+        }
         // A relay gives no sequence.
         if self.shared.site.dialect == Dialect::Bus {
             let last = &mut self.seat_sequence[seat];
@@ -132,25 +146,29 @@ impl Core<'_> {
             }
             *last = sequence;
         }
+        if self.shared.act == Act::Storm {
+            self.on_storm_message(seat, is_replayed);
+        }
         if !self.ledger.on_message(cursor, stamp.number) {
             return;
         }
         self.received += 1;
-        self.record(stamp.at_ns, now_ns);
+        self.record(stamp.at_ns, now_ns, is_replayed);
         if let Load::Closed { .. } = self.shared.load {
             self.on_token(stamp);
         }
     }
 
     #[inline]
-    fn record(&mut self, at_ns: u64, now_ns: u64) {
+    fn record(&mut self, at_ns: u64, now_ns: u64, is_replayed: bool) {
         let Some(timeline) = &self.timeline else {
             return;
         };
         if now_ns >= timeline.from_ns && now_ns < timeline.to_ns {
             self.piece.deliveries += 1;
         }
-        if at_ns >= timeline.from_ns && at_ns < timeline.to_ns {
+        // What a member fetches later came late by its own absence.
+        if at_ns >= timeline.from_ns && at_ns < timeline.to_ns && !is_replayed {
             self.piece.latencies.saturating_record(now_ns.saturating_sub(at_ns));
         }
     }
@@ -208,16 +226,31 @@ impl Core<'_> {
         match heard.kind() {
             Some(MessageType::System) => {
                 if heard.payload.get().contains(r#""event":"gap""#) {
-                    self.gaps += 1;
+                    self.on_gap(local, &heard);
                 }
             }
-            Some(MessageType::CommandResponse) => {
-                if let Some(Err(refused)) = Reply::read(&heard).map(|reply| reply.outcome()) {
-                    let why = format!("the bus refuses messages: {refused}");
-                    self.shared.raise(Trouble::Refused(why));
-                }
+            Some(MessageType::CommandResponse) => self.on_reply(&heard),
+            Some(MessageType::Event | MessageType::Private)
+                if heard.payload.get().contains(CHORE_KEY) =>
+            {
+                self.on_chore_message();
             }
             _ => self.on_wrong(text, "it is no message of this round"),
+        }
+    }
+
+    fn on_reply(&mut self, heard: &Heard<'_>) {
+        let Some(reply) = Reply::read(heard) else {
+            return;
+        };
+        let id = reply.request_id.as_deref().unwrap_or_default();
+        if let Some(serial) = id.strip_prefix(CHORE_ID) {
+            self.on_chore_reply(serial, &reply);
+        } else if let Some(seat) = id.strip_prefix(RECOVERY_ID) {
+            self.on_recovery(seat, &reply);
+        } else if let Err(refused) = reply.outcome() {
+            let why = format!("the bus refuses messages: {refused}");
+            self.shared.raise(Trouble::Refused(why));
         }
     }
 
@@ -229,6 +262,9 @@ impl Core<'_> {
     }
 
     fn on_close(&mut self, local: usize, payload: &[u8]) {
+        if self.is_slow(local) {
+            return self.on_slow_end(local, Ok(payload));
+        }
         let (code, reason) = frames::close_words(payload);
         self.died(local, &format!("the server closed it with {code} {reason:?}"));
     }

@@ -39,7 +39,10 @@ impl Core<'_> {
 
     /// Takes from the schedule what is due by now, up to the end of measuring.
     pub(super) fn take_due(&mut self) {
-        let (Some(mut pace), Some(timeline)) = (self.pace.take(), self.timeline) else {
+        let Some(timeline) = self.timeline else {
+            return;
+        };
+        let Some(mut pace) = self.pace.take() else {
             return;
         };
         let until_ns = self.shared.clock.now_ns().min(timeline.to_ns - 1);
@@ -174,7 +177,6 @@ impl Core<'_> {
         };
         let mut written = 0;
         if conn.backlog.is_empty() {
-            self.calls[1] += 1;
             match socket.write(bytes) {
                 Ok(count) => written = count,
                 Err(error)
