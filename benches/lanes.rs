@@ -5,11 +5,12 @@ mod common;
 
 use arqonbus::base::ids::{ConnId, ConnRef, ShardId};
 use arqonbus::broker::lane::{Ask, Tell};
+use arqonbus::broker::staged::Staged;
 use arqonbus::shard::driver::poll_with_bell;
 use arqonbus::shard::lanes::{Inbox, Lanes};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use std::collections::VecDeque;
 use std::hint::black_box;
+use std::iter;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,22 +32,22 @@ fn one_sender(c: &mut Criterion) {
     let mut group = c.benchmark_group("lanes/one-sender");
     for count in [1, 32] {
         group.throughput(Throughput::Elements(count as u64));
-        let mut staged = VecDeque::new();
+        let mut staged = Staged::default();
         group.bench_function(BenchmarkId::new("asks", count), |b| {
             b.iter(|| {
-                staged.extend((0..count).map(|_| ask()));
+                (0..count).for_each(|_| staged.push_back(ask()));
                 lanes.send_asks(ShardId(0), &mut staged);
                 lanes.ring(ShardId(0));
-                asks.try_iter().map(black_box).count()
+                iter::from_fn(|| asks.take()).map(black_box).count()
             });
         });
-        let mut staged = VecDeque::new();
+        let mut staged = Staged::default();
         group.bench_function(BenchmarkId::new("tells", count), |b| {
             b.iter(|| {
-                staged.extend((0..count).map(|_| tell()));
+                (0..count).for_each(|_| staged.push_back(tell()));
                 lanes.send_tells(ShardId(0), &mut staged);
                 lanes.ring(ShardId(0));
-                tells.try_iter().map(black_box).count()
+                iter::from_fn(|| tells.take()).map(black_box).count()
             });
         });
     }
@@ -74,11 +75,11 @@ fn contend(senders: u64, count: u64) -> Duration {
             let lanes = lanes.clone();
             let mut left = count / senders + u64::from(number < count % senders);
             scope.spawn(move || {
-                let mut staged = VecDeque::new();
+                let mut staged = Staged::default();
                 while left > 0 || !staged.is_empty() {
                     // As many as a turn may bring.
                     let next = left.min(32_u64.saturating_sub(staged.len() as u64));
-                    staged.extend((0..next).map(|_| tell()));
+                    (0..next).for_each(|_| staged.push_back(tell()));
                     left -= next;
                     lanes.send_tells(ShardId(0), &mut staged);
                     lanes.ring(ShardId(0));
@@ -91,7 +92,7 @@ fn contend(senders: u64, count: u64) -> Duration {
         let mut taken = 0;
         while taken < count {
             let before = taken;
-            taken += inboxes[0].tells.try_iter().map(black_box).count() as u64;
+            taken += iter::from_fn(|| inboxes[0].tells.take()).map(black_box).count() as u64;
             if taken == before {
                 thread::yield_now();
             }

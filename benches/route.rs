@@ -6,7 +6,7 @@ mod common;
 use arqonbus::base::hash::{Placement, seeded};
 use arqonbus::base::ids::{ConnId, ShardId};
 use arqonbus::base::limits::Limits;
-use arqonbus::base::quota::Quota;
+use arqonbus::base::quota::NodeQuotas;
 use arqonbus::broker::delivery::{Deliveries, Delivery};
 use arqonbus::broker::edge::{Edge, Flow};
 use arqonbus::broker::home::{Home, Told};
@@ -40,7 +40,7 @@ impl Pair {
         let placement = Placement::new(1, 1);
         let mut pair = Pair {
             edge: Edge::new(SHARD, placement, limits.clone(), facts(), hasher.clone(), rng(1)),
-            home: Home::new(SHARD, limits, Quota::default(), hasher, rng(2)),
+            home: Home::new(SHARD, 1, limits, NodeQuotas::default(), hasher, rng(2)),
             asks: Asks::new(1),
             told: Told::default(),
             deliveries: Deliveries::default(),

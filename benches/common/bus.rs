@@ -9,7 +9,7 @@ use super::{Parcel, event, hello, text_payload};
 use arqonbus::base::hash::Placement;
 use arqonbus::base::ids::{ConnId, ShardId};
 use arqonbus::base::limits::Limits;
-use arqonbus::base::quota::Quota;
+use arqonbus::base::quota::NodeQuotas;
 use arqonbus::base::time::Now;
 use arqonbus::broker::edge::Facts;
 use arqonbus::broker::policy::{PublishAnywhere, Role};
@@ -68,7 +68,7 @@ impl Bus {
             facts: facts.clone(),
             origins: Origins::loopback(),
             rooms: Arc::new(Vec::new()),
-            rooms_on_node: Quota::default(),
+            on_node: NodeQuotas::default(),
             seed: 1,
         };
         let shard = |(number, inbox)| Shard {
@@ -125,12 +125,12 @@ impl Bus {
         let (now, lanes) = (self.now, &self.lanes);
         let Shard { engine, inbox, resumed, dirty, written_bytes } = &mut self.shards[number];
         while engine.may_take_tells()
-            && let Ok(tell) = inbox.tells.try_recv()
+            && let Some(tell) = inbox.tells.take()
         {
             engine.on_tell(now, tell);
         }
         while engine.may_take_asks()
-            && let Ok(ask) = inbox.asks.try_recv()
+            && let Some(ask) = inbox.asks.take()
         {
             engine.on_ask(now, ask);
         }

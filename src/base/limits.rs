@@ -40,6 +40,8 @@ pub const SHARDS_MAX: u16 = 256;
 /// The most messages that may be kept for one channel.
 pub const HISTORY_SIZE_MAX: u32 = 1_000_000;
 
+/// The connections that may wait to be accepted, as far as the kernel lets them.
+pub const ACCEPT_BACKLOG: u16 = 4_096;
 /// The asks or tells that one receiving shard's lane holds.
 pub const LANE_SLOTS: usize = 4_096;
 /// The staged asks for one shard above which an edge pauses the clients that feed it.
@@ -48,10 +50,6 @@ pub const LANE_STAGED_MAX: usize = 1_024;
 pub const LANE_STAGED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The bytes that one receiving shard's lane of asks, or of tells, holds.
 pub const LANE_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// The bytes read from one socket in one turn.
-pub const READ_BUDGET_BYTES: usize = 64 * 1024;
-/// The asks and the tells a shard takes from its lanes in one turn, each.
-pub const LANE_BUDGET: usize = 1_024;
 /// The telemetry events that may wait for the control plane; later ones are dropped and counted.
 pub const TELEMETRY_SLOTS: usize = 16_384;
 /// The bytes of clients' own telemetry that may wait for the control plane.
@@ -100,8 +98,26 @@ pub const TELEMETRY_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 pub const LANE_FULL_PERCENT: u64 = 90;
 
 const _: () = assert!(TELEMETRY_READERS_MAX < TELEMETRY_SOCKETS_MAX, "readers must find a socket");
-const _: () = assert!(LANE_BUDGET <= LANE_SLOTS, "a turn can't take more than a lane holds");
 const _: () = assert!(HISTORY_LIMIT_DEFAULT <= HISTORY_LIMIT_MAX);
+
+/// What one turn of a shard may take, and how a turn that found nothing ends. Set when the daemon
+/// starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct TurnLimits {
+    /// How long a shard that ran out of work looks for more before it sleeps; 0 sleeps at once.
+    pub busy_poll_us: u32,
+    /// The bytes read from one socket in one turn.
+    pub read_budget_bytes: u32,
+    /// The asks and the tells a shard takes from its lanes in one turn, each; no more than a lane
+    /// holds.
+    pub lane_budget: u32,
+}
+
+impl Default for TurnLimits {
+    fn default() -> TurnLimits {
+        TurnLimits { busy_poll_us: 0, read_budget_bytes: 64 * 1024, lane_budget: 1_024 }
+    }
+}
 
 /// The limits an operator sets. All of them can change while the daemon runs.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -3,7 +3,7 @@
 //! | exit code | meaning |
 //! |---|---|
 //! | 0 | done; or whoever read standard output has closed it |
-//! | 1 | the bus refused something, or something failed on the way |
+//! | 1 | the bus refused something, something failed on the way, or `doctor` found a problem |
 //! | 2 | the command line or the configuration is wrong |
 //! | 3 | no bus can be reached at the URL |
 //! | 130, 143 | stopped by SIGINT, SIGTERM (128 and the signal's number) |
@@ -14,7 +14,7 @@ use std::io;
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0         done, or the reader of standard output is gone
-  1         refused by the bus, or failed on the way
+  1         refused by the bus, failed on the way, or a problem found by doctor
   2         wrong usage, or a wrong configuration
   3         cannot connect
   130, 143  stopped by SIGINT, SIGTERM";

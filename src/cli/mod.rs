@@ -3,28 +3,32 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` | a command each: what it takes, what it does |
+//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` `doctor` `bench` `tune` | a command each: what it takes, what it does |
 //! | `follow` `stream` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
 //! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
 //! | `reactor` `console` `input` `printer` | waiting, telling, reading lines, writing lines |
+//! | `machine` | what the machine is that all this runs on |
 //! | `target` `words` `failure` `trace` | where the bus is, what is said, why it failed, which way it went |
 //!
 //! *Invariant*: every way a command can end has its exit code in the table of `failure`.
 //!
-//! *Not here*: shards and brokers. Only `serve` and `check-config` reach into the daemon.
+//! *Not here*: shards and brokers. Only `serve`, `check-config`, `doctor` and `tune` reach into the daemon.
 
 mod ask;
 mod asking;
+mod bench;
 mod check_config;
 mod completions;
 mod compose;
 mod console;
 mod dial;
+mod doctor;
 mod failure;
 mod follow;
 mod handshake;
 mod history;
 mod input;
+mod machine;
 mod ping;
 mod printer;
 mod publish;
@@ -38,6 +42,7 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod tune;
 mod window;
 mod wire;
 mod words;
@@ -108,8 +113,38 @@ Examples:
     Status(status::StatusArgs),
     /// Measure how long a question to the bus and its answer take.
     Ping(ping::PingArgs),
+    /// Load a bus the way its users would, and check every message.
+    #[command(after_help = "\
+Examples:
+  arqonbus bench fanout --members 100 --publishers 4 --in-flight 32
+  arqonbus bench fanout --rooms 10 --members 10 --publishers 1 --rate 50_000
+  arqonbus bench pairs --pairs 50 --json pairs.json")]
+    Bench(Box<bench::BenchArgs>),
+    /// Find the setting that suits this machine.
+    ///
+    /// Settings are measured in interleaved rounds with the bundled load generator: first how many
+    /// shards and whether they are pinned, then how long they spin, then what a turn may take. After
+    /// each rung of rounds the worse half leaves. In the end the best, the runner-up and the default
+    /// meet again. A difference counts if it is larger than two standard errors of the rounds' median,
+    /// and 2 % at least; otherwise the simpler setting is chosen.
+    #[command(after_help = "\
+Examples:
+  arqonbus tune --quick --goal latency
+  arqonbus tune --goal throughput --budget 1800 --html tune.html
+  arqonbus tune --load 'fanout --rooms 1 --members 1000' --name my-kind-of-host")]
+    Tune(Box<tune::TuneArgs>),
     /// Check a configuration file.
     CheckConfig(check_config::CheckConfigArgs),
+    /// Say what on this machine will hurt a bus, and how to mend it.
+    ///
+    /// The machine is judged by what the daemon would run with: by the defaults, or by a
+    /// configuration file. Nothing is changed. Ends with exit code 1 if there is a problem.
+    #[command(after_help = "\
+Examples:
+  arqonbus doctor
+  arqonbus doctor --config /etc/arqonbus/arqonbus.toml
+  arqonbus doctor --json | jq -r '.findings[] | select(.severity != \"ok\") | .fix'")]
+    Doctor(doctor::DoctorArgs),
     /// Print the completion script of a shell.
     Completions(completions::CompletionsArgs),
 }
@@ -141,12 +176,17 @@ pub fn run() -> ExitCode {
 /// and the daemon has its own way to listen.
 fn listen_to_signals(command: &Command, console: &Console) -> Result<(), Failure> {
     match command {
-        Command::Serve(_) | Command::CheckConfig(_) | Command::Completions(_) => Ok(()),
+        Command::Serve(_)
+        | Command::CheckConfig(_)
+        | Command::Doctor(_)
+        | Command::Completions(_) => Ok(()),
         Command::Sub(_)
         | Command::Pub(_)
         | Command::History(_)
         | Command::Status(_)
-        | Command::Ping(_) => console
+        | Command::Ping(_)
+        | Command::Bench(_)
+        | Command::Tune(_) => console
             .reactor
             .listen_to_signals()
             .map_err(|error| Failure::Refused(format!("cannot listen to signals: {error}"))),
@@ -168,11 +208,14 @@ fn execute(command: Command, console: &mut Console) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
+        Command::Doctor(args) => doctor::run(&args, console),
         Command::Completions(args) => completions::run(&args, CommandLine::command(), console),
         Command::Sub(args) => subscribe::run(&args, console),
         Command::Pub(args) => publish::run(&args, console),
         Command::History(args) => history::run(&args, console),
         Command::Status(args) => status::run(&args, console),
         Command::Ping(args) => ping::run(&args, console),
+        Command::Bench(args) => bench::run(&args, console),
+        Command::Tune(args) => tune::run(&args, console),
     }
 }

@@ -56,6 +56,12 @@ pub(super) struct Target {
 }
 
 impl ConnectArgs {
+    /// Nothing but a URL, and perhaps a token.
+    pub(super) fn of_url(url: &str, token: Option<String>, timeout: Duration) -> ConnectArgs {
+        let (client_id, client_type, screen_name) = (None, None, None);
+        ConnectArgs { url: url.into(), token, client_id, client_type, screen_name, timeout }
+    }
+
     /// What was typed, checked.
     pub(super) fn target(&self) -> Result<Target, Failure> {
         let wrong = |why: &str| Failure::Usage(format!("the URL {:?} {why}", self.url));
@@ -118,6 +124,11 @@ impl Target {
         } else {
             format!("{}:{}", self.host, self.port)
         }
+    }
+
+    /// The URL's path and query.
+    pub(super) fn path_and_query(&self) -> (&str, &str) {
+        (self.uri.path(), self.uri.query().unwrap_or_default())
     }
 
     fn uri_with_identity(&self) -> Result<Uri, Failure> {

@@ -1,17 +1,18 @@
-//! The CPU quota that a container or a service unit puts on this process. A process may be allowed
-//! to run on sixty-four cores and still get the time of two; one thread a core would then spend
-//! most of its life stopped by the kernel, all threads at once.
+//! The CPU quota and the memory limit that a container or a service unit puts on this process. A
+//! process may be allowed to run on sixty-four cores and still get the time of two; one thread a
+//! core would then spend most of its life stopped by the kernel, all threads at once.
 //!
 //! Both generations of control groups can be mounted on one machine, each with its own limits, and
 //! every group above this process's own limits it too: the tightest of all of them holds.
 //!
 //! *Invariants*: nothing here touches the system; files are read through a function that is handed
-//! in. Text that makes no sense is no quota.
+//! in. Text that makes no sense is no limit.
 
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 /// So much CPU time in each period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
     /// The CPU time that may be used, in microseconds.
     pub time_us: u64,
@@ -37,7 +38,7 @@ pub fn cpu_quota(read: impl Fn(&Path) -> Option<String>) -> Option<Quota> {
     let mounts = read(Path::new("/proc/self/mountinfo"))?;
     let mut tightest: Option<Quota> = None;
     for version in [Version::V1, Version::V2] {
-        for directory in directories(version, &groups, &mounts) {
+        for directory in directories(version, "cpu", &groups, &mounts) {
             let quota = match version {
                 Version::V1 => read(&directory.join("cpu.cfs_quota_us")).and_then(|quota| {
                     parse_cfs(&quota, &read(&directory.join("cpu.cfs_period_us"))?)
@@ -55,6 +56,24 @@ pub fn cpu_quota(read: impl Fn(&Path) -> Option<String>) -> Option<Quota> {
     }
     tightest
 }
+
+/// The least memory this process's groups allow, in bytes. `read` is as for [`cpu_quota`].
+pub fn memory_limit(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let groups = read(Path::new("/proc/self/cgroup"))?;
+    let mounts = read(Path::new("/proc/self/mountinfo"))?;
+    [(Version::V1, "memory.limit_in_bytes"), (Version::V2, "memory.max")]
+        .into_iter()
+        .flat_map(|(version, file)| {
+            let directories = directories(version, "memory", &groups, &mounts);
+            directories.into_iter().map(move |directory| directory.join(file))
+        })
+        .filter_map(|file| read(&file)?.trim().parse().ok())
+        .filter(|&bytes| bytes < UNLIMITED_BYTES)
+        .min()
+}
+
+/// Version 1 writes "no limit" as the largest number of pages, which depends on their size.
+const UNLIMITED_BYTES: u64 = 1 << 60;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Version {
@@ -78,9 +97,9 @@ fn parse_cfs(quota: &str, period: &str) -> Option<Quota> {
 }
 
 /// The directory of this process's group and of each group above it, as far as they are mounted.
-fn directories(version: Version, groups: &str, mounts: &str) -> Vec<PathBuf> {
+fn directories(version: Version, controller: &str, groups: &str, mounts: &str) -> Vec<PathBuf> {
     let (Some(group), Some((root, mount_point))) =
-        (group_path(version, groups), mount(version, mounts))
+        (group_path(version, controller, groups), mount(version, controller, mounts))
     else {
         return Vec::new();
     };
@@ -94,12 +113,12 @@ fn directories(version: Version, groups: &str, mounts: &str) -> Vec<PathBuf> {
 }
 
 /// The path of the group from `/proc/self/cgroup`, whose lines are `id:controllers:path`.
-fn group_path(version: Version, groups: &str) -> Option<&str> {
+fn group_path<'g>(version: Version, controller: &str, groups: &'g str) -> Option<&'g str> {
     groups.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':');
         let (id, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
         let found = match version {
-            Version::V1 => controllers.split(',').any(|controller| controller == "cpu"),
+            Version::V1 => controllers.split(',').any(|name| name == controller),
             Version::V2 => id == "0" && controllers.is_empty(),
         };
         found.then_some(path)
@@ -107,7 +126,7 @@ fn group_path(version: Version, groups: &str) -> Option<&str> {
 }
 
 /// Which part of the tree is mounted, and where, from `/proc/self/mountinfo`.
-fn mount(version: Version, mounts: &str) -> Option<(PathBuf, PathBuf)> {
+fn mount(version: Version, controller: &str, mounts: &str) -> Option<(PathBuf, PathBuf)> {
     mounts.lines().find_map(|line| {
         let (place, kind) = line.split_once(" - ")?;
         let mut place = place.split(' ').skip(3);
@@ -117,7 +136,7 @@ fn mount(version: Version, mounts: &str) -> Option<(PathBuf, PathBuf)> {
         let options = kind.nth(1)?;
         let found = match version {
             Version::V1 => {
-                file_system == "cgroup" && options.split(',').any(|option| option == "cpu")
+                file_system == "cgroup" && options.split(',').any(|option| option == controller)
             }
             Version::V2 => file_system == "cgroup2",
         };
@@ -225,6 +244,33 @@ mod tests {
             ];
             assert_eq!(quota_of(&files), Some((250_000, 100_000)), "{group}");
         }
+    }
+
+    #[test]
+    fn memory_is_limited_by_the_tightest_group() {
+        let limit_of = |files: &[(&str, &str)]| {
+            memory_limit(|path| {
+                let found = files.iter().find(|(name, _)| Path::new(name) == path);
+                found.map(|(_, text)| text.to_string())
+            })
+        };
+        let v2 = [
+            ("/proc/self/cgroup", "0::/pod/box\n"),
+            ("/proc/self/mountinfo", V2_MOUNT),
+            ("/sys/fs/cgroup/pod/box/memory.max", "max\n"),
+            ("/sys/fs/cgroup/pod/memory.max", "1073741824\n"),
+        ];
+        assert_eq!(limit_of(&v2), Some(1 << 30));
+        assert_eq!(limit_of(&v2[..3]), None);
+        let mounts = V1_MOUNT.replace("cpuacct", "memory");
+        let v1 = [
+            ("/proc/self/cgroup", "4:memory:/docker/ab\n"),
+            ("/proc/self/mountinfo", &*mounts),
+            ("/sys/fs/cgroup/memory/docker/ab/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "536870912\n"),
+        ];
+        assert_eq!(limit_of(&v1), Some(512 << 20));
+        assert_eq!(limit_of(&v1[..3]), None, "no limit is a very large one");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::base::hash::Placement;
 use crate::base::ids::ShardId;
-use crate::base::limits::Limits;
+use crate::base::limits::{ACCEPT_BACKLOG, Limits};
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::broker::edge;
@@ -103,6 +103,7 @@ impl Node {
                 load: load.clone(),
                 meters: of_shard.clone(),
                 telemetry: Box::new(move |event| !is_told || events.offer(event)),
+                turn: config.turn,
                 clock: clock.clone(),
                 stop: stop.clone(),
             };
@@ -311,6 +312,6 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
-    socket.listen(4_096)?;
+    socket.listen(ACCEPT_BACKLOG.into())?;
     Ok(socket.into())
 }

@@ -8,11 +8,15 @@
 //! readable is read until it gives less than it was offered (then it is empty, and the next byte
 //! makes a new edge) or until its share of the turn is used up (then it stays in `ready`).
 //!
+//! A shard that ran out of work may look for more for a while before it sleeps (`Driver::spin`).
+//! While it looks it is awake: nobody rings for it, and it sees sockets and lanes by itself.
+//!
 //! *Invariants*: nobody waits for a lane; a sleeping shard has nothing to do but to wait for its
-//! sockets, its bell and its next timer.
+//! sockets, its bell and its next timer; whoever spun looks into its lanes once more, as if it
+//! had not, after it has said that it sleeps.
 
 use crate::base::ids::{ConnId, ShardId};
-use crate::base::limits::{LANE_BUDGET, READ_BUDGET_BYTES};
+use crate::base::limits::TurnLimits;
 use crate::base::time::Now;
 use crate::broker::telemetry::Telemetry;
 use crate::protocol::close::CloseReason;
@@ -78,6 +82,8 @@ pub struct Parts {
     pub meters: Arc<Meters>,
     /// Where its telemetry goes.
     pub telemetry: TelemetrySink,
+    /// What a turn may take, and how one that found nothing ends.
+    pub turn: TurnLimits,
     /// The clock.
     pub clock: Clock,
     /// Whether the thread is to end.
@@ -121,6 +127,7 @@ pub fn poll_with_bell() -> io::Result<(Poll, Arc<Bell>)> {
 impl Driver {
     /// A shard that has not run yet.
     pub fn new(parts: Parts) -> Driver {
+        let scratch = vec![0; parts.turn.read_budget_bytes as usize];
         Driver {
             parts,
             sockets: Vec::new(),
@@ -129,7 +136,7 @@ impl Driver {
             reading: Vec::new(),
             resumed: Vec::new(),
             dirty: Vec::new(),
-            scratch: vec![0; READ_BUDGET_BYTES],
+            scratch,
             published_ns: 0,
         }
     }
@@ -174,7 +181,7 @@ impl Driver {
     }
 
     fn take_tells(&mut self, now: Now) {
-        for _ in 0..LANE_BUDGET {
+        for _ in 0..self.parts.turn.lane_budget {
             if !self.parts.engine.may_take_tells() {
                 return;
             }
@@ -184,7 +191,7 @@ impl Driver {
     }
 
     fn take_asks(&mut self, now: Now) {
-        for _ in 0..LANE_BUDGET {
+        for _ in 0..self.parts.turn.lane_budget {
             if !self.parts.engine.may_take_asks() {
                 return self.parts.engine.note_stalled_asks();
             }
@@ -262,7 +269,7 @@ impl Driver {
         let Some(Some(socket)) = self.sockets.get_mut(slot) else { return };
         socket.is_listed = false;
         let conn = socket.conn;
-        let mut budget = READ_BUDGET_BYTES;
+        let mut budget = self.scratch.len();
         while socket.is_readable && self.parts.engine.wants_input(conn) {
             if budget == 0 {
                 self.parts.engine.tally_mut().pause(Pause::ReadBudget);
@@ -394,26 +401,56 @@ impl Driver {
 
     /// Sleeps until there is something to do.
     fn sleep(&mut self, now: Now) -> io::Result<()> {
+        let Some(now) = self.spin(now)? else { return Ok(()) };
         let mut timeout = self.sleep_length(now);
         if !timeout.is_zero() {
             self.parts.bell.lie_down();
-            let inbox = &self.parts.inbox;
-            let is_empty = inbox.asks.is_empty()
-                && inbox.tells.is_empty()
-                && self.parts.arrivals.is_empty()
-                && !self.parts.stop.load(Relaxed);
-            if is_empty {
+            if self.hears_nothing() {
                 self.publish(now);
             } else {
                 timeout = Duration::ZERO;
             }
         }
-        let result = self.parts.poll.poll(&mut self.events, Some(timeout));
+        let result = self.poll(timeout);
         self.parts.bell.get_up();
-        match result {
+        result
+    }
+
+    /// Looks for work without sleeping, for as long as is configured. Gives the time if none came,
+    /// and nothing if some did; then `events` may hold it.
+    fn spin(&mut self, now: Now) -> io::Result<Option<Now>> {
+        let spin_ns = u64::from(self.parts.turn.busy_poll_us) * 1_000;
+        if spin_ns == 0 {
+            return Ok(Some(now));
+        }
+        let longest_ns = u64::try_from(self.sleep_length(now).as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = now.mono_ns + spin_ns.min(longest_ns);
+        let mut now = now;
+        while now.mono_ns < until_ns {
+            self.parts.engine.tally_mut().add(Counter::Spins, 1);
+            self.poll(Duration::ZERO)?;
+            if !self.events.is_empty() || !self.hears_nothing() {
+                return Ok(None);
+            }
+            now = (self.parts.clock)();
+        }
+        Ok(Some(now))
+    }
+
+    fn poll(&mut self, timeout: Duration) -> io::Result<()> {
+        match self.parts.poll.poll(&mut self.events, Some(timeout)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
             result => result,
         }
+    }
+
+    /// Whether nothing waits for the shard but what its sockets may say.
+    fn hears_nothing(&self) -> bool {
+        let inbox = &self.parts.inbox;
+        inbox.asks.is_empty()
+            && inbox.tells.is_empty()
+            && self.parts.arrivals.is_empty()
+            && !self.parts.stop.load(Relaxed)
     }
 
     fn sleep_length(&mut self, now: Now) -> Duration {

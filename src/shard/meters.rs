@@ -59,6 +59,8 @@ meter! {
     Turns = "turns" "Turns of the poll loop",
     /// Nanoseconds a turn worked, sleep left out.
     BusyNanoseconds = "busy_nanoseconds" "Nanoseconds the poll loop worked, sleep left out",
+    /// Polls that did not wait, by a shard that had run out of work.
+    Spins = "spins" "Polls that did not wait, made by a shard that had run out of work (busy_poll_us)",
     /// Wake-ups sent to sleeping shards.
     Wakeups = "wakeups" "Wake-ups sent to sleeping shards",
     /// Asks handled.

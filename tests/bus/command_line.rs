@@ -414,8 +414,18 @@ fn ping_measures_as_often_as_it_is_told() {
 
 #[test]
 fn help_says_what_can_be_said() {
-    let commands =
-        ["serve", "sub", "pub", "history", "status", "ping", "check-config", "completions"];
+    let commands = [
+        "serve",
+        "sub",
+        "pub",
+        "history",
+        "status",
+        "ping",
+        "check-config",
+        "doctor",
+        "tune",
+        "completions",
+    ];
     let connection = ["--url", "ARQONBUS_URL", "ws://127.0.0.1:9100", "--token", "--client-id"];
     let help = |words: &[&str]| {
         let ended = run_command(to_bus(nowhere(), &[words, &["--help"]].concat()), "");
@@ -433,6 +443,20 @@ fn help_says_what_can_be_said() {
         ("status", &["--json"]),
         ("ping", &["--count", "--interval"]),
         ("check-config", &["FILE", "TOML"]),
+        (
+            "tune",
+            &[
+                "--goal",
+                "latency",
+                "throughput",
+                "balanced",
+                "--quick",
+                "--budget",
+                "--out",
+                "--html",
+            ],
+        ),
+        ("doctor", &["--json", "--config"]),
         ("completions", &["bash", "zsh", "fish"]),
     ] {
         let text = help(&[command]);
@@ -471,5 +495,18 @@ fn what_is_no_bus_is_told_apart() {
         (daemon.http, 1, "HTTP 404"),
     ] {
         assert_failed(&run_command(to_bus(address, &["status"]), ""), code, &[why]);
+    }
+}
+
+#[test]
+fn a_load_that_can_not_be_ends_a_tuning_at_once() {
+    for (words, code, says) in [
+        (&["--load", "nonsense"][..], 1, "nonsense"),
+        (&["--load", "fanout --members 1"], 1, "--members"),
+        (&["--budget", "1"], 2, "from 30 to 86400 seconds"),
+    ] {
+        let ended = run_command(to_bus(nowhere(), &[&["tune"], words].concat()), "");
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        assert!(ended.stderr.contains(says), "{ended:?}");
     }
 }

@@ -19,3 +19,4 @@ mod presence;
 mod private;
 mod slow_consumers;
 mod start_up;
+mod turns;

@@ -334,3 +334,34 @@ fn a_log_for_people_is_text() {
     let ended = process.wait();
     assert_eq!(ended.ok(), "", "standard output is for what was asked for");
 }
+
+#[test]
+fn doctor_judges_the_machine_by_the_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("arq.toml");
+    let path_text = path.to_str().unwrap();
+    let doctor = |words: &[&str]| run(&[&["doctor", "--config", path_text], words].concat());
+
+    // Ten million connections are more than any machine's descriptors of today.
+    fs::write(&path, "[limits]\nmax_connections = 10000000\n").unwrap();
+    let bad = doctor(&["--json"]);
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    let report: Value = serde_json::from_str(&bad.stdout).unwrap();
+    assert_eq!(report["worst"], "problem");
+    assert!(report["host"]["cpu"]["cores"].as_u64() >= Some(1), "{report}");
+    let findings = report["findings"].as_array().unwrap();
+    let first = findings.iter().find(|finding| finding["check"] == "descriptors").unwrap();
+    assert_eq!(first["severity"], "problem", "{first}");
+    for key in ["found", "why", "fix"] {
+        assert!(!first[key].as_str().unwrap().is_empty(), "{first}");
+    }
+
+    fs::write(&path, "shards = 1\n[limits]\nmax_connections = 10\n").unwrap();
+    let text = doctor(&[]).stdout;
+    assert!(text.contains("descriptors: enough for 10 connections"), "{text}");
+
+    fs::write(&path, "shards = 0\n").unwrap();
+    let refused = doctor(&[]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("arq.toml:1:"), "{refused:?}");
+}

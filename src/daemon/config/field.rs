@@ -149,6 +149,7 @@ impl<C, T: Whole + Clone> Field<C> for Number<C, T> {
     fn value_name(&self) -> &'static str {
         match self.unit {
             "ms" => "MS",
+            "us" => "US",
             "bytes" => "BYTES",
             _ => "N",
         }

@@ -3,8 +3,9 @@
 //! *Invariants*: a [`Config`] comes from [`load`](super::load) or from [`Config::defaults`], and
 //! nobody changes it afterwards; so a part of the daemon that is given one need not doubt it.
 
-use crate::base::limits::Limits;
+use crate::base::limits::{Limits, TurnLimits};
 use crate::broker::policy::Role;
+use crate::daemon::config::check;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
 use crate::daemon::logging;
@@ -45,6 +46,8 @@ pub struct Config {
     pub bootstrap: bool,
     /// The roles that may publish without being joined.
     pub publish_anywhere: Vec<Role>,
+    /// What one turn of a shard may take.
+    pub turn: TurnLimits,
     /// What clients may use up.
     pub limits: Limits,
     /// The rooms that are there from the start, the hard-coded ones first.
@@ -100,9 +103,15 @@ impl Config {
             log_level: logging::Filter::default(),
             bootstrap: true,
             publish_anywhere: Vec::new(),
+            turn: TurnLimits::default(),
             limits: Limits::default(),
             rooms: rooms::hard_coded(true),
         }
+    }
+
+    /// The file descriptors it takes to have all the connections that are allowed.
+    pub fn descriptors_needed(&self) -> u64 {
+        check::descriptors_needed(self.limits.max_connections, self.shards)
     }
 
     /// What a client is while no authentication is configured: an admin if only this machine can

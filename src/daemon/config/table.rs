@@ -7,7 +7,7 @@
 //!
 //! *Not here*: what depends on two keys at once (`check`); the rooms (`rooms`).
 
-use crate::base::limits::{HISTORY_SIZE_MAX, MAX_VIOLATIONS_MAX, SHARDS_MAX};
+use crate::base::limits::{HISTORY_SIZE_MAX, LANE_SLOTS, MAX_VIOLATIONS_MAX, SHARDS_MAX};
 use crate::broker::policy::Role;
 use crate::daemon::config::field::{Field, List, Number, Refused, Switch, Word, at};
 use crate::daemon::config::meaning::{Config, Pin, Storage};
@@ -117,6 +117,27 @@ macro_rules! limit {
                 min: $min as u64,
                 max: $max as u64,
                 unit: concat!($(stringify!($unit))?),
+                zero: optional!($($zero)?),
+            },
+        }
+    };
+}
+
+/// A number of a shard's turn: its field, its flag, its range, perhaps a unit and what 0 means.
+macro_rules! turn {
+    ($field:ident $flag:literal from $min:tt to $max:tt $unit:literal $(, 0 is $zero:literal)?:
+        $doc:literal) => {
+        Key {
+            flag: $flag,
+            path: concat!("turn.", stringify!($field)),
+            doc: $doc,
+            default: None,
+            is_live: false,
+            field: &Number {
+                at: at!(Config, turn.$field),
+                min: $min as u64,
+                max: $max as u64,
+                unit: $unit,
                 zero: optional!($($zero)?),
             },
         }
@@ -310,6 +331,14 @@ pub(super) static KEYS: &[Key] = &[
             show: Role::to_string,
         },
     },
+    turn!(busy_poll_us "busy-poll-us" from 0 to 100_000 "us", 0 is "sleep at once":
+        "How long a shard that ran out of work looks for more before it sleeps; each shard that \
+         looks keeps a core busy."),
+    turn!(read_budget_bytes "read-budget-bytes" from 4_096 to 4_194_304 "bytes":
+        "Bytes read from one connection before others have their turn."),
+    turn!(lane_budget "lane-budget" from 1 to LANE_SLOTS "":
+        "Asks and tells, each, that a shard takes from other shards before it looks at its \
+         sockets."),
     limit!(max_connections "max-connections" from 1 to 10_000_000:
         "Connections on this node; the default is lowered to what the file descriptor limit allows."),
     limit!(max_connections_per_address "max-connections-per-address" from 0 to 10_000_000, 0 is "no limit":

@@ -133,6 +133,7 @@ fn flag(key: &'static Key) -> Arg {
     match key.place().0 {
         "" => arg,
         "limits" => arg.help_heading("Limits"),
+        "turn" => arg.help_heading("Turns"),
         _ => arg.help_heading("Policy"),
     }
 }

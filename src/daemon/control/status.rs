@@ -149,6 +149,7 @@ pub(super) fn status(shared: &Shared) -> Value {
         "version": about.version,
         "protocol": "1.0",
         "node": about.node,
+        "pid": std::process::id(),
         "state": readiness.label(),
         "reason": readiness.reason(),
         "uptime_s": shared.uptime().as_secs(),

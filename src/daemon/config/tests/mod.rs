@@ -95,6 +95,9 @@ const SAMPLES: &[(&str, [&str; 3])] = &[
     ("log_level", ["warn", "debug,arqonbus=trace", "off"]),
     ("bootstrap", ["false", "true", "false"]),
     ("policy.publish_anywhere", ["user", "admin", "user"]),
+    ("turn.busy_poll_us", ["10", "0", "100000"]),
+    ("turn.read_budget_bytes", ["4096", "8192", "131072"]),
+    ("turn.lane_budget", ["1", "2", "4096"]),
     ("limits.max_connections", ["1", "2", "3"]),
     ("limits.max_connections_per_address", ["1", "2", "0"]),
     ("limits.max_rooms", ["2", "3", "4"]),
@@ -169,6 +172,9 @@ fn the_edges_of_every_range_hold() {
         ("shards", 1, 256),
         ("stats_interval_ms", 100, 3_600_000),
         ("drain_timeout_ms", 0, 600_000),
+        ("turn.busy_poll_us", 0, 100_000),
+        ("turn.read_budget_bytes", 4_096, 4 << 20),
+        ("turn.lane_budget", 1, 4_096),
         ("limits.max_connections", 1, 10_000_000),
         ("limits.max_connections_per_address", 0, 10_000_000),
         ("limits.max_rooms", 1, 10_000_000),
@@ -192,7 +198,7 @@ fn the_edges_of_every_range_hold() {
     let named: Vec<&str> = ranges.iter().map(|(path, ..)| *path).collect();
     let numbers: Vec<&str> = KEYS
         .iter()
-        .filter(|key| matches!(key.field.value_name(), "N" | "MS" | "BYTES"))
+        .filter(|key| matches!(key.field.value_name(), "N" | "MS" | "US" | "BYTES"))
         .map(|key| key.path)
         .collect();
     assert_eq!(named, numbers, "every number is in the table");
@@ -311,6 +317,9 @@ log_format = "json"
 log_level = "info,[turn{name=\"a\"}]=debug"
 bootstrap = false
 policy.publish_anywhere = ["user", "admin"]
+
+[turn]
+busy_poll_us = 50
 
 [limits]
 history_size = 0

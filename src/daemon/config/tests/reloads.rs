@@ -32,11 +32,19 @@ fn a_reload_changes_what_it_may_and_names_the_rest() {
 
     let fixed = reload(
         "shards = 3\nlisten = '0.0.0.0:1'\npin = 'on'\nlog_format = 'json'\nnode = 'n'\n\
-         policy.publish_anywhere = ['admin']\n[[rooms]]\nname = 'new'\n",
+         policy.publish_anywhere = ['admin']\n[turn]\nlane_budget = 1\n[[rooms]]\nname = 'new'\n",
     )
     .unwrap();
-    let named =
-        ["listen", "node", "shards", "pin", "log_format", "policy.publish_anywhere", "rooms"];
+    let named = [
+        "listen",
+        "node",
+        "shards",
+        "pin",
+        "log_format",
+        "policy.publish_anywhere",
+        "turn.lane_budget",
+        "rooms",
+    ];
     assert_eq!(fixed.needs_restart, named);
     assert_eq!(fixed.config, current, "nothing of it is in force");
     assert_eq!(fixed.allowed_origins, None, "it still listens on loopback only");

@@ -1,0 +1,276 @@
+//! Connecting: so many at a time, each through the kernel's handshake, HTTP's and the bus's.
+
+use super::Core;
+use super::conn::Stage;
+use crate::cli::bench::plan::Act;
+use crate::cli::bench::shared::{Shared, Trouble};
+use crate::cli::bench::site::{ACCEPT, Dialect};
+use crate::cli::words::{Heard, Reply};
+use memchr::memmem;
+use rustix::event::epoll;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
+use serde::Deserialize;
+use std::collections::VecDeque;
+use std::io;
+use std::net::TcpStream;
+
+/// The handshakes that are under way at once, over all cores.
+const OPENING_MAX: usize = 256;
+/// The longest head of an answer.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// The HTTP status of a name that another connection has.
+const NAME_TAKEN: &str = "409";
+/// The connections of a core whose welcome is read in full though they join nothing.
+const READ_IN_FULL: u64 = 16;
+
+/// How far the opening of a core's connections is.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// Who is to be connected, in this order.
+    queue: VecDeque<u32>,
+    under_way: usize,
+    most: usize,
+    /// Connections that are welcomed.
+    pub(super) opened: u64,
+    /// When the last one was, or opening began.
+    pub(super) progressed_ns: u64,
+}
+
+impl Opening {
+    /// Nothing is opened yet.
+    pub(super) fn new(shared: &Shared, conns: usize) -> Opening {
+        let most = (OPENING_MAX / shared.threads).max(1);
+        let (queue, progressed_ns) = ((0..conns as u32).collect(), shared.clock.now_ns());
+        Opening { queue, under_way: 0, most, opened: 0, progressed_ns }
+    }
+
+    /// A connection is to be opened again.
+    pub(super) fn push(&mut self, local: u32) {
+        self.queue.push_back(local);
+    }
+
+    /// One that was under way is not any more.
+    pub(super) fn give_up(&mut self) {
+        self.under_way -= 1;
+    }
+}
+
+#[derive(Deserialize)]
+struct WelcomeBody<'a> {
+    event: &'a str,
+    #[serde(borrow)]
+    joined: Vec<Joined<'a>>,
+    #[serde(borrow, default)]
+    refused: Vec<NotJoined<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Joined<'a> {
+    room: &'a str,
+    epoch: &'a str,
+}
+
+#[derive(Deserialize)]
+struct NotJoined<'a> {
+    error: &'a str,
+}
+
+#[derive(Deserialize, Default)]
+struct RefusalBody {
+    message: Option<String>,
+    error: Option<String>,
+}
+
+impl Core<'_> {
+    /// Begins as many connections as may be under way.
+    pub(super) fn open_more(&mut self) {
+        if self.opening.queue.is_empty() && self.opening.under_way == 0 {
+            return;
+        }
+        while self.opening.under_way < self.opening.most {
+            let Some(local) = self.opening.queue.pop_front() else {
+                break;
+            };
+            if self.opening.under_way == 0 {
+                self.opening.progressed_ns = self.shared.clock.now_ns();
+            }
+            self.opening.under_way += 1;
+            if let Err(error) = self.connect(local as usize) {
+                self.unreachable(&error);
+                return;
+            }
+        }
+        let idle_ns = self.shared.clock.now_ns().saturating_sub(self.opening.progressed_ns);
+        if u128::from(idle_ns) > self.shared.timeout.as_nanos() {
+            let opened = self.opening.opened;
+            self.shared.raise(Trouble::Refused(format!(
+                "{} answers no handshake any more: {opened} of {} connections are open, and for {:?} \
+                 none was added",
+                self.shared.site.host,
+                self.conns.len(),
+                self.shared.timeout
+            )));
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) {
+        let opened = self.opening.opened;
+        let after =
+            if opened > 0 { format!(", after {opened} connections") } else { String::new() };
+        let host = &self.shared.site.host;
+        self.shared
+            .raise(Trouble::Unreachable(format!("cannot connect to {host}{after}: {error}")));
+    }
+
+    fn connect(&mut self, local: usize) -> io::Result<()> {
+        let address = self.shared.site.address;
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        sockopt::set_tcp_nodelay(&socket, true)?;
+        match connect(&socket, &address) {
+            Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let socket = TcpStream::from(socket);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(local as u64), flags)?;
+        let conn = &mut self.conns[local];
+        conn.socket = Some(socket);
+        conn.is_out_watched = true;
+        conn.stage = Stage::Connecting;
+        Ok(())
+    }
+
+    /// The kernel has connected it, or could not.
+    pub(super) fn on_connected(&mut self, local: usize) {
+        let Some(socket) = &self.conns[local].socket else {
+            return;
+        };
+        match socket.take_error() {
+            Ok(None) => {}
+            Ok(Some(error)) | Err(error) => return self.unreachable(&error),
+        }
+        self.conns[local].stage = Stage::Upgrading;
+        let conn = self.global(local);
+        let joins = !self.is_returning(local);
+        let request =
+            self.shared.site.request(&self.shared.layout, &self.shared.naming, conn, joins);
+        self.write(local, &request);
+    }
+
+    /// Looks for the end of the answer's head; gives how many bytes it took.
+    pub(super) fn on_head(&mut self, local: usize, bytes: &[u8]) -> usize {
+        let Some(end) = memmem::find(bytes, b"\r\n\r\n") else {
+            if bytes.len() > HEAD_BYTES_MAX
+                || !b"HTTP/1.1 ".starts_with(&bytes[..bytes.len().min(9)])
+            {
+                self.no_bus("what it answers is not HTTP");
+            }
+            return 0;
+        };
+        let (head, body) = bytes.split_at(end + 4);
+        if !head.starts_with(b"HTTP/1.1 101") {
+            return self.on_refusal(local, head, body);
+        }
+        let speaks = memmem::find(head, ACCEPT.as_bytes()).is_some();
+        match self.shared.site.dialect {
+            Dialect::Bus if !speaks => self.no_bus("it upgrades without the accept key"),
+            Dialect::Bus => self.conns[local].stage = Stage::Entering,
+            Dialect::Relay => self.on_entered(local),
+        }
+        head.len()
+    }
+
+    /// The first message of the bus.
+    pub(super) fn on_welcome(&mut self, local: usize, text: &[u8]) {
+        let seats = self.shared.layout.seats[self.global(local) as usize].len();
+        if seats == 0 && self.opening.opened >= READ_IN_FULL {
+            return match memmem::find(text, br#""event":"welcome""#) {
+                Some(_) => self.on_entered(local),
+                None => self.no_bus("its first message is no welcome"),
+            };
+        }
+        let heard = std::str::from_utf8(text).ok().and_then(Heard::read);
+        if let Some(Err(refused)) =
+            heard.as_ref().and_then(Reply::read).map(|reply| reply.outcome())
+        {
+            return self.refuses(&refused.to_string());
+        }
+        let Some(body) = heard
+            .as_ref()
+            .and_then(|heard| serde_json::from_str::<WelcomeBody<'_>>(heard.payload.get()).ok())
+            .filter(|body| body.event == "welcome")
+        else {
+            return self.no_bus("its first message is no welcome");
+        };
+        let is_returning = self.is_returning(local);
+        if body.joined.len() != seats && !is_returning {
+            let why = body.refused.first().map_or("it does not say why", |refused| refused.error);
+            let joined = body.joined.len();
+            return self
+                .refuses(&format!("a client was let into {joined} of {seats} rooms: {why}"));
+        }
+        if self.shared.act == Act::Storm && !is_returning {
+            let conn = self.global(local) as usize;
+            let seats = self.shared.layout.seats[conn].iter().enumerate();
+            let epochs: Vec<(usize, String)> = seats
+                .filter_map(|(seat, &group)| {
+                    let room = self.shared.naming.room(group);
+                    let joined = body.joined.iter().find(|joined| joined.room == room)?;
+                    Some((seat, joined.epoch.to_owned()))
+                })
+                .collect();
+            self.note_epochs(local, epochs.into_iter());
+        }
+        self.on_entered(local);
+        if is_returning {
+            self.recover(local);
+        }
+    }
+
+    fn on_entered(&mut self, local: usize) {
+        self.conns[local].stage = Stage::Live;
+        self.opening.under_way -= 1;
+        self.opening.opened += 1;
+        self.opening.progressed_ns = self.shared.clock.now_ns();
+    }
+
+    fn no_bus(&self, why: &str) {
+        let host = &self.shared.site.host;
+        self.shared.raise(Trouble::Refused(format!("{host} is not a bus: {why}")));
+    }
+
+    /// The server answered with something else than an upgrade; gives how many bytes that took, or 0
+    /// while the rest of it is on its way.
+    fn on_refusal(&mut self, local: usize, head: &[u8], body: &[u8]) -> usize {
+        let text = String::from_utf8_lossy(head);
+        let mut lines = text.lines();
+        let line = lines.next().unwrap_or_default().to_owned();
+        let length = lines
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+            .and_then(|(_, length)| length.trim().parse::<usize>().ok());
+        if body.len() < length.unwrap_or(0).min(HEAD_BYTES_MAX) {
+            return 0;
+        }
+        let status = line.split(' ').nth(1).unwrap_or("?");
+        if status == NAME_TAKEN && self.is_returning(local) {
+            self.try_again(local);
+            return head.len() + body.len();
+        }
+        let said: RefusalBody = serde_json::from_slice(body).unwrap_or_default();
+        match said.message.or(said.error) {
+            Some(why) => self.refuses(&format!("{why} (HTTP {status})")),
+            None => self.no_bus(&format!("it answers the handshake with {line:?}")),
+        }
+        head.len() + body.len()
+    }
+
+    fn refuses(&self, why: &str) {
+        let opened = self.opening.opened;
+        let after = if opened > 0 { format!(" after {opened} connections") } else { String::new() };
+        let host = &self.shared.site.host;
+        self.shared.raise(Trouble::Refused(format!("{host} refuses the load{after}: {why}")));
+    }
+}

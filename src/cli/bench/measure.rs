@@ -1,0 +1,168 @@
+//! All rounds of a plan: the sides in turn, so that whatever else the machine does hits them alike;
+//! in a sweep, rate by rate.
+
+use crate::cli::bench::aim::Aim;
+use crate::cli::bench::args::CommonArgs;
+use crate::cli::bench::figures::{Figure, grouped};
+use crate::cli::bench::layout::Layout;
+use crate::cli::bench::plan::Plan;
+use crate::cli::bench::report::{Report, Round, Step};
+use crate::cli::bench::round::{Stage, play_round};
+use crate::cli::bench::server::RelayCounts;
+use crate::cli::bench::shared::Shared;
+use crate::cli::bench::sweep::{self, Search};
+use crate::cli::bench::table;
+use crate::cli::console::Console;
+use crate::cli::failure::Failure;
+
+/// Everything that stays the same over all rounds.
+pub(super) struct Measurement<'a> {
+    /// Who is where.
+    pub(super) layout: &'a Layout,
+    /// What was typed.
+    pub(super) common: &'a CommonArgs,
+    /// Chance, from the seed.
+    pub(super) rng: fastrand::Rng,
+}
+
+impl Measurement<'_> {
+    /// Plays everything; what was played is in the report, however it ends.
+    pub(super) fn play(
+        &mut self,
+        report: &mut Report,
+        console: &mut Console,
+    ) -> Result<(), Failure> {
+        match report.plan.sweep.is_empty() {
+            true => self.play_rounds(report, console),
+            false => self.play_sweep(report, console),
+        }
+    }
+
+    fn play_rounds(&mut self, report: &mut Report, console: &mut Console) -> Result<(), Failure> {
+        let all = report.plan.rounds;
+        for number in 1..=all {
+            for side in 0..report.sides.len() {
+                let label = match all {
+                    1 => report.sides[side].name.clone(),
+                    _ => format!("{} {number}/{all}", report.sides[side].name),
+                };
+                let round = self.play_one(&report.plan, side, label.clone(), console)?;
+                if all > 1 || report.sides.len() > 1 {
+                    console.line(format!("{label}: {}", table::in_short(&round)))?;
+                    console.flush()?;
+                }
+                let trouble = round.trouble.clone();
+                report.sides[side].rounds.push(round);
+                console.reactor.check()?;
+                if let Some(trouble) = trouble {
+                    return Err(Failure::Refused(trouble));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn play_sweep(&mut self, report: &mut Report, console: &mut Console) -> Result<(), Failure> {
+        let grid = report.plan.sweep.clone();
+        let mut searches: Vec<Search> =
+            report.sides.iter().map(|_| Search::new(grid.clone())).collect();
+        let mut has_more = true;
+        while has_more {
+            has_more = false;
+            for (side, search) in searches.iter_mut().enumerate() {
+                let Some(rate) = search.next() else {
+                    continue;
+                };
+                has_more = true;
+                let round = self.play_step(report, side, rate, console)?;
+                let is_borne = round.step.as_ref().is_some_and(|step| step.failed.is_none());
+                search.note(rate, is_borne);
+                let one = &mut report.sides[side];
+                if search.knee() == Some(rate) {
+                    one.knee = Some(rate);
+                    one.median = round.figures.clone();
+                }
+                one.rounds.push(round);
+            }
+        }
+        for (side, search) in report.sides.iter_mut().zip(&searches) {
+            side.knee = search.knee();
+            let at_knee = |round: &&Round| {
+                round.step.as_ref().is_some_and(|step| Some(step.rate) == side.knee)
+            };
+            side.median = side
+                .rounds
+                .iter()
+                .find(at_knee)
+                .map(|round| round.figures.clone())
+                .unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// A rate that is not borne gets a second try: the machine may have been busy with something.
+    fn play_step(
+        &mut self,
+        report: &Report,
+        side: usize,
+        rate: f64,
+        console: &mut Console,
+    ) -> Result<Round, Failure> {
+        let plan = report.plan.at_rate(rate, self.layout);
+        let label = format!("{} {:>9}", report.sides[side].name, grouped(rate));
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut round = self.play_one(&plan, side, label.clone(), console)?;
+            console.reactor.check()?;
+            let failed = sweep::failure(&round, rate, plan.knee_p99_ns);
+            let is_borne = failed.is_none();
+            round.step = Some(Step { rate, failed });
+            console.line(format!("{label}: {}", table::in_short(&round)))?;
+            console.flush()?;
+            if is_borne || tries == 2 {
+                return Ok(round);
+            }
+        }
+    }
+
+    /// One round of one side, with a fresh server if it is not a target.
+    fn play_one(
+        &mut self,
+        plan: &Plan,
+        side: usize,
+        label: String,
+        console: &mut Console,
+    ) -> Result<Round, Failure> {
+        let common = self.common;
+        let mut aim = match (side, &common.relay, &common.target) {
+            (1, Some(program), _) => Aim::at_relay(program, common)?,
+            (_, _, Some(url)) => Aim::at_target(url, common)?,
+            (_, _, None) => Aim::at_daemon(&plan.serve_args, common)?,
+        };
+        let shared =
+            Shared::new(plan, self.layout, aim.site.clone(), common.timeout, &mut self.rng)
+                .map_err(|error| {
+                    Failure::Refused(format!("the clients can't be prepared: {error}"))
+                })?;
+        let client_cpus = common.client_cpus.as_ref();
+        let stage = Stage { plan, shared: &shared, watched: aim.watched, client_cpus };
+        let mut round = play_round(&stage, label, console)?;
+        if let Some(how) = aim.has_ended().filter(|_| round.trouble.is_some()) {
+            round.trouble = Some(how);
+        }
+        if let Some(counts) = aim.let_go().filter(|counts| counts.frames_out > 0) {
+            round.figures.set(Figure::Calls, relay_calls(&counts));
+        }
+        match (shared.trouble(), round.figures.get(Figure::Rate)) {
+            // Nothing was measured: there is only the trouble to tell.
+            (Some(trouble), None) => Err(trouble.into_failure()),
+            _ => Ok(round),
+        }
+    }
+}
+
+/// A relay counts its whole life, connecting and warming up included.
+fn relay_calls(counts: &RelayCounts) -> f64 {
+    (counts.reads + counts.writes + counts.polls) as f64 / counts.frames_out as f64
+}

@@ -1,0 +1,229 @@
+//! Measuring a setting: this program's own load generator, as a process of its own, against a
+//! daemon that it starts with the setting's flags. A fresh daemon and a fresh generator each time,
+//! so that no trial lives on what another left.
+//!
+//! *Invariant*: a process that was started is ended, however the trial ends.
+
+use crate::cli::console::Console;
+use crate::cli::failure::Failure;
+use crate::cli::tune::goal::{Figures, Goal, Trial};
+use crate::cli::tune::race::Track;
+use crate::cli::tune::setting::Setting;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How often a generator is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+/// How much longer than its measuring a generator may take.
+const SPARE: Duration = Duration::from_secs(60);
+/// How long one that was told to stop may take.
+const END: Duration = Duration::from_secs(5);
+/// The steady rate is this share of what the default setting can bear.
+const STEADY_SHARE: f64 = 0.3;
+
+/// What the clients do, and for how long.
+#[derive(Clone, Debug)]
+pub(super) struct Load {
+    /// The scenario of `bench` and its flags.
+    pub(super) scenario: Vec<String>,
+    /// Messages in flight at the limit.
+    pub(super) in_flight: u32,
+    /// Deliveries a second at the steady rate; measured first if it is not given.
+    pub(super) rate: Option<f64>,
+    /// Seconds that are measured.
+    pub(super) seconds: f64,
+    /// Seconds before that.
+    pub(super) warmup: f64,
+    /// Threads and cores of the generator.
+    pub(super) clients: Vec<String>,
+}
+
+/// Measures settings for a person who waits.
+pub(super) struct Trials<'c> {
+    console: &'c mut Console,
+    began: Instant,
+    goal: Goal,
+    /// What the clients do.
+    pub(super) load: Load,
+    program: PathBuf,
+    report: PathBuf,
+    count: u32,
+}
+
+impl<'c> Trials<'c> {
+    /// Trials for a goal.
+    pub(super) fn new(
+        console: &'c mut Console,
+        goal: Goal,
+        load: Load,
+    ) -> Result<Trials<'c>, Failure> {
+        let program = std::env::current_exe()
+            .map_err(|error| Failure::Refused(format!("cannot find this program: {error}")))?;
+        let report = format!("arqonbus-tune-{}.json", std::process::id());
+        let report = std::env::temp_dir().join(report);
+        Ok(Trials { console, began: Instant::now(), goal, load, program, report, count: 0 })
+    }
+
+    /// Finds the steady rate if it was not given: a share of what the default bears.
+    pub(super) fn calibrate(&mut self, default: &Setting) -> Result<(), Failure> {
+        if self.load.rate.is_some() || !self.goal.needs_steady() {
+            return Ok(());
+        }
+        let figures = self.bench(default, &self.at_limit())?.map_err(Failure::Refused)?;
+        let rate = figures.rate.unwrap_or(0.0) * STEADY_SHARE;
+        if rate < 1.0 {
+            return Err(Failure::Refused("the default setting delivers nothing".to_owned()));
+        }
+        // Two digits are enough, and are easier to repeat.
+        let unit = 10_f64.powf(rate.log10().floor() - 1.0);
+        let rate = (rate / unit).round() * unit;
+        self.load.rate = Some(rate);
+        self.tell(format!("the steady rate is {rate:.0} deliveries a second"))
+    }
+
+    fn at_limit(&self) -> [String; 1] {
+        [format!("--in-flight={}", self.load.in_flight)]
+    }
+
+    /// One run of the generator; what went wrong with the setting is in words.
+    fn bench(
+        &mut self,
+        setting: &Setting,
+        load: &[String],
+    ) -> Result<Result<Figures, String>, Failure> {
+        self.count += 1;
+        let mut command = Command::new(&self.program);
+        command.arg("bench").args(&self.load.scenario).args(load).args(&self.load.clients);
+        command.args(setting.flags().iter().map(|flag| format!("--serve-arg={flag}")));
+        command.arg(format!("--duration={}", self.load.seconds));
+        command.arg(format!("--warmup={}", self.load.warmup));
+        command.arg(format!("--seed={}", self.count)).arg("--json").arg(&self.report);
+        // A bus that the person's shell names is not the one to be tuned.
+        command.env_remove("ARQONBUS_URL").env_remove("ARQONBUS_TOKEN");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = command.spawn().map_err(|error| {
+            Failure::Refused(format!("the load generator can't be started: {error}"))
+        })?;
+        let limit = Duration::from_secs_f64(self.load.seconds + self.load.warmup) + SPARE;
+        let ended = Generator(child).wait(self.console, Instant::now() + limit)?;
+        let report = fs::read_to_string(&self.report);
+        // It may not be there, if the generator failed early.
+        let _ = fs::remove_file(&self.report);
+        if let Some(why) = ended {
+            return Ok(Err(why));
+        }
+        let report: Report = report
+            .map_err(|error| error.to_string())
+            .and_then(|text| serde_json::from_str(&text).map_err(|error| error.to_string()))
+            .map_err(|error| Failure::Refused(format!("no report of the generator: {error}")))?;
+        Ok(report
+            .sides
+            .into_iter()
+            .next()
+            .map(|side| side.median)
+            .ok_or_else(|| "the generator reported nothing".to_owned()))
+    }
+}
+
+impl Track for Trials<'_> {
+    fn measure(&mut self, setting: &Setting) -> Result<Result<Trial, String>, Failure> {
+        let mut trial = Trial::default();
+        if self.goal.needs_limit() {
+            let load = self.at_limit();
+            match self.bench(setting, &load)? {
+                Ok(figures) => trial.limit = Some(figures),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        if self.goal.needs_steady() {
+            let load = [format!("--rate={:.0}", self.load.rate.unwrap_or(1.0))];
+            match self.bench(setting, &load)? {
+                Ok(figures) => trial.steady = Some(figures),
+                Err(why) => return Ok(Err(why)),
+            }
+        }
+        Ok(match self.goal.score(&trial) {
+            Some(_) => Ok(trial),
+            None => Err("the generator's report lacks a figure".to_owned()),
+        })
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    fn tell(&mut self, text: String) -> Result<(), Failure> {
+        let seconds = self.began.elapsed().as_secs();
+        self.console.line(format!("{:>3}:{:02}  {text}", seconds / 60, seconds % 60))?;
+        self.console.flush()
+    }
+}
+
+/// A generator that runs.
+struct Generator(Child);
+
+impl Generator {
+    /// Waits for its end; gives what it said if it failed.
+    fn wait(mut self, console: &mut Console, until: Instant) -> Result<Option<String>, Failure> {
+        loop {
+            console.reactor.sleep(Instant::now() + LOOK)?;
+            let status = self.0.try_wait().map_err(|error| {
+                Failure::Refused(format!("the load generator was lost: {error}"))
+            })?;
+            match status {
+                Some(status) if status.success() => return Ok(None),
+                Some(status) => return Ok(Some(self.last_words(&status.to_string()))),
+                None if Instant::now() > until => {
+                    return Ok(Some("the load generator did not end".to_owned()));
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn last_words(&mut self, status: &str) -> String {
+        let mut said = String::new();
+        if let Some(stream) = &mut self.0.stderr {
+            // What can't be read is not told.
+            let _ = std::io::Read::read_to_string(stream, &mut said);
+        }
+        // A wrong command line is explained at the beginning, and a failure at the end.
+        let usage = said.lines().find_map(|line| line.strip_prefix("error: "));
+        let failure = || said.lines().rev().find_map(|line| line.strip_prefix("arqonbus: "));
+        usage.or_else(failure).map_or_else(
+            || format!("the load generator ended with {status}"),
+            |why| format!("the load generator said: {why}"),
+        )
+    }
+}
+
+impl Drop for Generator {
+    /// It ends its own daemon when it is told to stop.
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let until = Instant::now() + END;
+        while Instant::now() < until && matches!(self.0.try_wait(), Ok(None)) {
+            std::thread::sleep(LOOK);
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A report of `bench`, as far as it is read here.
+#[derive(Deserialize)]
+struct Report {
+    sides: Vec<Side>,
+}
+
+#[derive(Deserialize)]
+struct Side {
+    median: Figures,
+}
