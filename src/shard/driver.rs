@@ -102,6 +102,8 @@ pub struct Driver {
     dirty: Vec<ConnId>,
     scratch: Vec<u8>,
     published_ns: u64,
+    /// Whether nothing was counted since.
+    is_published: bool,
 }
 
 #[derive(Debug)]
@@ -138,6 +140,7 @@ impl Driver {
             dirty: Vec::new(),
             scratch,
             published_ns: 0,
+            is_published: false,
         }
     }
 
@@ -384,6 +387,7 @@ impl Driver {
         tally.add(Counter::Turns, 1);
         tally.add(Counter::BusyNanoseconds, busy_ns);
         tally.turn(busy_ns);
+        self.is_published = false;
         if ended.mono_ns - self.published_ns >= PUBLISH_NS {
             self.publish(ended);
         }
@@ -391,6 +395,7 @@ impl Driver {
 
     fn publish(&mut self, now: Now) {
         self.published_ns = now.mono_ns;
+        self.is_published = true;
         self.parts.engine.set_gauges();
         let (asks, tells) = (self.parts.inbox.asks.len(), self.parts.inbox.tells.len());
         let tally = self.parts.engine.tally_mut();
@@ -405,10 +410,12 @@ impl Driver {
         let mut timeout = self.sleep_length(now);
         if !timeout.is_zero() {
             self.parts.bell.lie_down();
-            if self.hears_nothing() {
-                self.publish(now);
-            } else {
+            if !self.hears_nothing() {
                 timeout = Duration::ZERO;
+            } else if !self.is_published {
+                // A shard that sleeps for a moment only, as most do, need not tell before it does.
+                let due_ns = (self.published_ns + PUBLISH_NS).saturating_sub(now.mono_ns);
+                timeout = timeout.min(Duration::from_nanos(due_ns));
             }
         }
         let result = self.poll(timeout);
