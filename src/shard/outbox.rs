@@ -9,6 +9,8 @@
 //! again; what is missing is remembered per channel as a [`Gap`], for a notice. Answers are never
 //! dropped: whoever does not read them is not read from either.
 //!
+//! An outbox that has nothing to write owns no buffer.
+//!
 //! *Invariants*: `bytes` is what is left to write of the backlog; the first frame of the backlog is
 //! never dropped once a byte of it was written; after a turn nothing is fresh.
 
@@ -20,6 +22,9 @@ use std::collections::VecDeque;
 
 /// The bytes gathered for one write.
 pub const WRITE_BYTES: usize = 128 * 1024;
+
+/// The entries of a turn for which an idle connection may keep room.
+const FRESH_SPARE: usize = 16;
 
 /// Messages that a connection did not get.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -173,7 +178,7 @@ impl Outbox {
     /// The socket took everything that waited.
     pub fn clear(&mut self) {
         self.forget_fresh();
-        self.backlog.clear();
+        self.backlog = VecDeque::new();
         (self.written, self.bytes) = (0, 0);
         (self.may_expire, self.has_greeting) = (false, false);
     }
@@ -208,6 +213,7 @@ impl Outbox {
             self.bytes -= count;
         }
         if self.backlog.is_empty() {
+            self.backlog = VecDeque::new();
             self.may_expire = false;
         }
     }
@@ -332,6 +338,9 @@ impl Outbox {
 
     fn forget_fresh(&mut self) {
         self.fresh.clear();
+        if self.fresh.capacity() > FRESH_SPARE {
+            self.fresh = SmallVec::new();
+        }
         self.fresh_bytes = 0;
         self.has_own = false;
     }

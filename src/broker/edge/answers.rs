@@ -353,6 +353,8 @@ impl Edge {
         let position = session.rooms.iter().position(|tie| tie.room == *room);
         let position = position.unwrap_or_else(|| {
             let room = room.clone();
+            // Most are in one room or a few: room for just one more at a time.
+            session.rooms.reserve_exact(1);
             session.rooms.push(RoomTie {
                 room,
                 id,

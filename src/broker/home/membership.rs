@@ -493,6 +493,8 @@ impl Home {
     fn note_presence(&mut self, room: &Name, conn: ConnRef) {
         let rooms = self.presence.entry(conn).or_default();
         if !rooms.contains(room) {
+            // Most are in one room or a few: room for just one more at a time.
+            rooms.reserve_exact(1);
             rooms.push(room.clone());
         }
     }
