@@ -25,10 +25,6 @@ mod system_calls;
 use report::{GROWTH_MAX_PERCENT, Report};
 use std::process::ExitCode;
 
-/// As in the daemon.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();

@@ -268,7 +268,9 @@ impl Load {
         let mut joined = vec![Vec::new(); self.connections];
         for room in 0..self.rooms {
             for number in 0..self.members {
-                joined[self.member(room, number)].push(format!("room-{room}"));
+                let rooms: &mut Vec<String> = &mut joined[self.member(room, number)];
+                assert_ne!(rooms.last(), Some(&format!("room-{room}")), "members are different");
+                rooms.push(format!("room-{room}"));
             }
         }
         let mut clients = Vec::new();

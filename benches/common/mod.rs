@@ -9,6 +9,10 @@ use bus::Client;
 use criterion::Criterion;
 use std::time::Duration;
 
+/// As in the daemon.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The id of every message; its last digits are its number.
 const ID: &str = "arq_01JDZ8Q6YH3V5K9T0000000000";
 const ID_DIGITS: usize = 10;

@@ -28,64 +28,65 @@ pub(crate) enum Kind {
     History,
 }
 
+const PAIRS: Load = Load { connections: 20, rooms: 10, history_size: 100, ..Load::ONE_TO_ONE };
 const FANOUT: Load = Load { connections: 101, rooms: 1, members: 101, publishers: 1, ..PAIRS };
-const PAIRS: Load = Load::ONE_TO_ONE;
-const ROOMS: Load = Load { rooms: 10, members: 10, publishers: 10, messages_per_turn: 10, ..PAIRS };
+const ROOMS: Load =
+    Load { connections: 100, members: 10, publishers: 10, messages_per_turn: 10, ..PAIRS };
 const DEEP: Load = Load { connections: 100, members: 100, publishers: 4, ..FANOUT };
 const SMALL_ROOMS: Load = Load {
-    connections: 300,
-    rooms: 1_000,
+    connections: 90,
+    rooms: 300,
     members: 3,
     publishers: 3,
     messages_per_turn: 10,
-    history_size: 10,
+    history_size: 16,
     ..PAIRS
 };
 
 /// All inputs, in the order of the report.
 pub(crate) const ALL: &[Input] = &[
-    load("pairs", "50 pairs, one message a turn", PAIRS, (30_000, 6_000)),
-    load("pairs-1k", "the same, 1 KiB", Load { payload_bytes: 1_024, ..PAIRS }, (30_000, 6_000)),
+    load("pairs", "10 pairs, one message a turn", PAIRS, (3_000, 2_500)),
+    load("pairs-1k", "the same, 1 KiB", Load { payload_bytes: 1_024, ..PAIRS }, (3_000, 2_500)),
     load(
         "pairs-acked",
         "the same, 128 B, each acknowledged",
         Load { wants_ack: true, ..PAIRS },
-        (30_000, 6_000),
+        (3_000, 2_500),
     ),
     load(
         "pairs-crossed",
         "the same, on two shards, every pair across them",
         Load { shards: 2, ..PAIRS },
-        (30_000, 6_000),
+        (3_000, 2_500),
     ),
-    load("fanout", "1 publisher, 100 members, one message a turn", FANOUT, (600, 1_200)),
-    load("fanout-1k", "the same, 1 KiB", Load { payload_bytes: 1_024, ..FANOUT }, (600, 1_200)),
+    load("fanout", "1 publisher, 100 members, one message a turn", FANOUT, (300, 250)),
+    load("fanout-1k", "the same, 1 KiB", Load { payload_bytes: 1_024, ..FANOUT }, (300, 250)),
     load(
         "fanout-deep",
         "4 publishers, 100 members, 32 messages a turn",
         Load { messages_per_turn: 32, ..DEEP },
-        (640, 1_280),
+        (320, 256),
     ),
-    load("rooms", "10 rooms of 10, a message in each a turn", ROOMS, (6_000, 3_000)),
+    load("rooms", "10 rooms of 10, a message in each a turn", ROOMS, (3_000, 2_500)),
     load(
         "small-rooms",
-        "1,000 rooms of 3, 300 members, 10 messages a turn",
+        "300 rooms of 3, 90 members, 10 messages a turn",
         SMALL_ROOMS,
-        (12_000, 6_000),
+        (6_000, 6_000),
     ),
     Input {
         name: "arrivals",
         about: "a client connects, joins a room of 10, and is gone",
         kind: Kind::Arrivals,
-        before: 100,
-        counted: 400,
+        before: 50,
+        counted: 150,
     },
     Input {
         name: "history",
         about: "a command for the last 50 messages",
         kind: Kind::History,
-        before: 100,
-        counted: 200,
+        before: 10,
+        counted: 50,
     },
 ];
 
@@ -158,7 +159,7 @@ impl Input {
 
     fn drive_history(&self) {
         let mut running = Load { connections: 2, rooms: 1, ..PAIRS }.start();
-        for _ in 0..600 {
+        for _ in 0..150 {
             running.turn();
         }
         let mut question = Parcel::new(running.clients[0]);

@@ -1,15 +1,19 @@
 //! Counts instructions with callgrind, which runs the program on a processor of its own and so
-//! gives the same totals whatever else the machine does.
+//! gives the same totals whatever else the machine does. That processor has a cache, too: what is
+//! not in it is counted as a miss, which tells how much memory a message touches.
 
 use crate::inputs::Input;
 use crate::report::Instructions;
 use std::env;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// The functions whose instructions are counted, with those of all that they call.
 const COUNTED: [&str; 3] = ["*::Bus::deliver", "*::Bus::connect", "*::Bus::disconnect"];
+/// The cache, whatever the machine's own is.
+const CACHE: [&str; 4] =
+    ["--cache-sim=yes", "--I1=32768,8,64", "--D1=32768,8,64", "--LL=33554432,16,64"];
 /// Where counting begins, when the input is in its steady state.
 const BEGIN: &str = "*::inputs::steady";
 
@@ -25,10 +29,19 @@ pub(crate) enum Detail {
 /// The instructions of one message of an input.
 pub(crate) fn count(input: &Input) -> Instructions {
     eprintln!("{}: {}", input.name, input.about);
+    let out = fs::read_to_string(run(input, Detail::Functions)).expect("callgrind has written it");
+    let names = row(&out, "events: ").expect("it says what was counted");
+    let totals = row(&out, "totals: ").expect("it has totals");
+    let total = |wanted: &str| {
+        let at = names.iter().position(|name| *name == wanted).expect("it was counted");
+        totals[at].parse::<f64>().expect("a total is a number")
+    };
+    let counted = input.counted as f64;
     Instructions {
         input: input.name.to_owned(),
-        per_message: total(&run(input, Detail::Functions)) as f64 / input.counted as f64,
+        per_message: total("Ir") / counted,
         deliveries: input.deliveries(),
+        misses: (total("D1mr") + total("D1mw")) / counted,
         about: input.about.to_owned(),
     }
 }
@@ -40,7 +53,7 @@ pub(crate) fn run(input: &Input, detail: Detail) -> PathBuf {
     fs::create_dir_all(&folder).expect("the build folder can be written to");
     let out = folder.join(input.name);
     let details: &[&str] = match detail {
-        Detail::Functions => &[],
+        Detail::Functions => &CACHE,
         Detail::Addresses => &["--dump-instr=yes", "--compress-strings=no", "--compress-pos=no"],
     };
     let output = Command::new("valgrind")
@@ -61,8 +74,8 @@ pub(crate) fn run(input: &Input, detail: Detail) -> PathBuf {
     out
 }
 
-fn total(out: &Path) -> u64 {
-    let text = fs::read_to_string(out).expect("callgrind has written its file");
-    let line = text.lines().find_map(|line| line.strip_prefix("totals: ")).expect("it has totals");
-    line.trim().parse().expect("a total is a number")
+/// The words of the line that begins like this.
+fn row<'a>(out: &'a str, head: &str) -> Option<Vec<&'a str>> {
+    let line = out.lines().find_map(|line| line.strip_prefix(head))?;
+    Some(line.split_whitespace().collect())
 }
