@@ -125,8 +125,8 @@ Examples:
     /// Settings are measured in interleaved rounds with the bundled load generator: first how many
     /// shards and whether they are pinned, then how long they spin, then what a turn may take. After
     /// each rung of rounds the worse half leaves. In the end the best, the runner-up and the default
-    /// meet again. A difference counts if it is larger than two standard errors of the rounds' median,
-    /// and 2 % at least; otherwise the simpler setting is chosen.
+    /// meet again. A difference counts if it is larger than three standard errors of the rounds'
+    /// median, and 2 % at least; otherwise the simpler setting is chosen.
     #[command(after_help = "\
 Examples:
   arqonbus tune --quick --goal latency

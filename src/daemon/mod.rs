@@ -9,4 +9,5 @@ pub mod host;
 pub mod logging;
 pub mod node;
 pub mod pinning;
+pub mod scaling;
 pub mod serve;

@@ -4,7 +4,7 @@
 //! driver, with queues for lanes and sockets. [`peer`] is a client's end of a socket, [`actions`]
 //! is what clients do, [`conn`] is what a client may conclude from what it hears, [`model`] what all
 //! of them together know, [`rest`] how a run ends, and [`sabotage`] plants bugs, to see that they
-//! are noticed.
+//! are noticed. [`crossing`] counts what goes between shards.
 //!
 //! - `SIM_SEED=n` runs just one seed; with `SIM_TRACE=1` it prints every choice.
 //! - `SIM_SEEDS=count` runs as many, from `SIM_FIRST=n` on.
@@ -19,6 +19,7 @@
 
 mod actions;
 mod conn;
+mod crossing;
 mod model;
 mod peer;
 mod rest;

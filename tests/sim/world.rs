@@ -46,6 +46,8 @@ pub struct World {
     pub trace: Trace,
     pub sabotage: Sabotage,
     pub turns: u64,
+    /// The asks and the tells that went from one shard to another.
+    pub crossed: (u64, u64),
     /// What the engines should have counted.
     pub bytes_received: u64,
     pub bytes_sent: u64,
@@ -140,6 +142,7 @@ impl World {
             trace,
             sabotage,
             turns: 0,
+            crossed: (0, 0),
             bytes_received: 0,
             bytes_sent: 0,
         }
@@ -390,6 +393,8 @@ impl World {
             let room = slots.saturating_sub(self.shards[other].tells.len());
             let staged = self.shards[shard].engine.tells_for(to);
             let tells: Vec<Tell> = (0..room).map_while(|_| staged.pop_front()).collect();
+            self.crossed.0 += asks.len() as u64;
+            self.crossed.1 += tells.len() as u64;
             self.shards[other].asks.extend(asks);
             self.shards[other].tells.extend(tells);
         }

@@ -17,7 +17,7 @@ pub(super) struct Calls {
     pub(super) reads: u64,
     /// Writes to them.
     pub(super) writes: u64,
-    /// Waits for them: one each turn.
+    /// Waits for them: one each turn, and those of shards that spin.
     pub(super) waits: u64,
     /// Wake-ups between its threads.
     pub(super) wakeups: u64,
@@ -54,7 +54,7 @@ impl Calls {
             let counter = match name {
                 "socket_reads" => &mut calls.reads,
                 "socket_writes" => &mut calls.writes,
-                "turns" => &mut calls.waits,
+                "turns" | "spins" => &mut calls.waits,
                 "wakeups" => &mut calls.wakeups,
                 _ => continue,
             };

@@ -7,7 +7,8 @@ use crate::cli::bench::svg::{Axis, Line, Scale, escaped, plot};
 use crate::cli::bench::table;
 use std::fmt::Write;
 
-const STYLE: &str = "
+/// How every page of this program looks.
+pub(in crate::cli) const STYLE: &str = "
 :root{color-scheme:light dark;--paper:#fff;--ink:#1c2430;--soft:#5b6675;--rule:#dfe3e8;--card:#f6f8fa;
 --c0:#2563eb;--c1:#d9730d;--c2:#0f8a5f;--c3:#9333ea;--bad:#c62828;--good:#1b7f4b}
 @media (prefers-color-scheme:dark){:root{--paper:#12161c;--ink:#e4e8ee;--soft:#98a3b3;--rule:#2b323c;

@@ -17,7 +17,7 @@ const MARKS: f64 = 6.0;
 
 /// How values become places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scale {
+pub(in crate::cli) enum Scale {
     /// Evenly, from 0.
     Linear,
     /// By their logarithm.
@@ -26,32 +26,32 @@ pub(super) enum Scale {
 
 /// One axis.
 #[derive(Debug, Clone)]
-pub(super) struct Axis {
+pub(in crate::cli) struct Axis {
     /// What it shows.
-    pub(super) title: &'static str,
+    pub(in crate::cli) title: &'static str,
     /// How.
-    pub(super) scale: Scale,
+    pub(in crate::cli) scale: Scale,
     /// How a mark is written.
-    pub(super) mark: fn(f64) -> String,
+    pub(in crate::cli) mark: fn(f64) -> String,
 }
 
 /// One line.
 #[derive(Debug, Clone)]
-pub(super) struct Line {
+pub(in crate::cli) struct Line {
     /// The class that gives it its colour, a number from 0.
-    pub(super) color: usize,
+    pub(in crate::cli) color: usize,
     /// What it is called; a line without a name is not in the legend.
-    pub(super) name: Option<String>,
+    pub(in crate::cli) name: Option<String>,
     /// Its points.
-    pub(super) points: Vec<(f64, f64)>,
+    pub(in crate::cli) points: Vec<(f64, f64)>,
     /// Whether each point is marked.
-    pub(super) has_dots: bool,
+    pub(in crate::cli) has_dots: bool,
     /// Whether it is dashed.
-    pub(super) is_dashed: bool,
+    pub(in crate::cli) is_dashed: bool,
 }
 
 /// A plot; empty if there is nothing to be seen.
-pub(super) fn plot(x: &Axis, y: &Axis, lines: &[Line]) -> String {
+pub(in crate::cli) fn plot(x: &Axis, y: &Axis, lines: &[Line]) -> String {
     let points = || lines.iter().flat_map(|line| line.points.iter().copied());
     let (Some(across), Some(up)) = (
         Span::of(x.scale, points().map(|point| point.0)),
@@ -242,7 +242,7 @@ fn ceiling_of(value: f64) -> f64 {
 }
 
 /// Text that a page may hold.
-pub(super) fn escaped(text: &str) -> String {
+pub(in crate::cli) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

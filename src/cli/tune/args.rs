@@ -31,6 +31,10 @@ pub(in crate::cli) struct TuneArgs {
     /// Where the configuration is written [default: tuning/hosts/NAME.toml].
     #[arg(long, value_name = "FILE")]
     pub(super) out: Option<PathBuf>,
+    /// Measure what the parts of a message's way cost here, and predict what more shards would do,
+    /// instead of looking for a setting.
+    #[arg(long, conflicts_with_all = ["goal", "budget", "quick", "out", "html"])]
+    pub(super) model: bool,
     /// Write a page with plots, too.
     #[arg(long, value_name = "FILE")]
     pub(super) html: Option<PathBuf>,

@@ -5,7 +5,7 @@
 //! look at the ratio of their scores in each round that both took part in: at its median, and at
 //! how far it spreads.
 //!
-//! A difference counts if it is larger than the margin: two standard errors of the median, and
+//! A difference counts if it is larger than the margin: three standard errors of the median, and
 //! 2 % at least, for a change of the code's layout alone makes as much.
 
 use crate::cli::tune::goal::{Goal, Trial};
@@ -13,6 +13,9 @@ use crate::cli::tune::setting::Setting;
 
 /// No difference below this counts.
 const MARGIN_LEAST: f64 = 0.02;
+/// No difference below so many standard errors counts: two would take noise for a difference now and
+/// then, for a few rounds tell little of how far they spread.
+const STANDARD_ERRORS: f64 = 3.0;
 /// The rounds below which nothing is said to differ.
 const ROUNDS_LEAST: usize = 3;
 
@@ -117,7 +120,7 @@ impl Book {
             // For a normal spread, the median's error is 1.25 deviations over the root of the count,
             // and a deviation is the distance between the quartiles over 1.35.
             let quartiles = quantile(&ratios, 0.75)? - quantile(&ratios, 0.25)?;
-            (2.0 * 1.25 * quartiles / 1.35 / (rounds as f64).sqrt()).max(MARGIN_LEAST)
+            (STANDARD_ERRORS * 1.25 * quartiles / 1.35 / (rounds as f64).sqrt()).max(MARGIN_LEAST)
         };
         Some(Comparison { gain, margin, rounds })
     }

@@ -30,13 +30,15 @@ pub(super) struct Figures {
     /// Deliveries a second.
     pub(super) rate: Option<f64>,
     /// Latency percentiles.
+    #[serde(rename = "p50")]
     pub(super) p50_ns: Option<f64>,
+    #[serde(rename = "p90")]
     pub(super) p90_ns: Option<f64>,
+    #[serde(rename = "p99")]
     pub(super) p99_ns: Option<f64>,
     /// The daemon's CPU time for each delivery.
+    #[serde(rename = "cpu")]
     pub(super) cpu_ns: Option<f64>,
-    /// The share of the time that the busiest client thread worked.
-    pub(super) client_busy: Option<f64>,
 }
 
 impl Goal {

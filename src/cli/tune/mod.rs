@@ -5,6 +5,7 @@
 //! | `args` `goal` `setting` | what was typed; what counts; what is tried |
 //! | `race` `book` | the search; what was tried, and what may be said of it |
 //! | `trial` | measuring one setting with the load generator |
+//! | `model` | what the parts of a message's way cost, and what more shards would do |
 //! | `show` `page` `evidence` | for a person; as a page; as a configuration with its evidence |
 //!
 //! *Invariants*: nothing on the machine is changed but the file that is written; the default is
@@ -17,6 +18,7 @@ mod args;
 mod book;
 mod evidence;
 mod goal;
+mod model;
 mod page;
 mod race;
 mod setting;
@@ -43,6 +45,9 @@ pub(super) fn run(args: &TuneArgs, console: &mut Console) -> Result<(), Failure>
     // The facts come first: the children inherit what this process is.
     let facts = Facts::survey();
     let (load, shards_max) = args.load(&facts);
+    if args.model {
+        return model::run(load, Setting::default_on(facts.cpu.for_daemon()), console);
+    }
     let bounds = Bounds { cores: facts.cpu.for_daemon(), shards_max, budget: args.budget() };
     open(args, &facts, &load, console)?;
     let mut book = Book::new(args.goal, Setting::default_on(bounds.cores));

@@ -1,6 +1,8 @@
 //! The result as a page: one file that needs nothing else. Bars with the margin of each, then the
 //! same table and evidence as in the terminal.
 
+use crate::cli::bench::html::STYLE;
+use crate::cli::bench::svg::{Axis, Line, Scale, escaped, plot};
 use crate::cli::failure::Failure;
 use crate::cli::tune::goal::Goal;
 use crate::cli::tune::show::{COLUMNS, Row};
@@ -13,11 +15,7 @@ const LABELS: f64 = 330.0;
 const BARS: f64 = 420.0;
 const LINE: f64 = 26.0;
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;\
-    padding:0 1rem;color:#222;background:#fff}table{border-collapse:collapse;font-size:13px}\
-    td,th{padding:.2rem .6rem;border-bottom:1px solid #ddd;text-align:right}\
-    td:first-child,th:first-child{text-align:left}pre{overflow-x:auto;font-size:13px}\
-    svg{max-width:100%;font:13px system-ui,sans-serif}";
+const MORE_STYLE: &str = "pre{overflow-x:auto;font-size:13px}main{max-width:960px}";
 
 /// A page.
 #[derive(Debug)]
@@ -40,12 +38,14 @@ impl Page<'_> {
 
     fn text(&self) -> String {
         let mut text = format!(
-            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>arqonbus \
-             tune</title>\n<style>{STYLE}</style>\n<h1>arqonbus tune</h1>\n<p>Goal: {}.</p>\n<h2>Score \
-             against the default</h2>\n<p>The line across the end of a bar is what a difference must \
-             be larger than to count.</p>\n{}\n<h2>All settings</h2>\n{}\n",
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>arqonbus \
+             tune</title><style>{STYLE}{MORE_STYLE}</style></head><body><main><h1>arqonbus tune</h1>\n\
+             <p>Goal: {}.</p>\n<h2>Score against the default</h2>\n<p class=\"soft\">The line across \
+             the end of a bar is what a difference must be larger than to count.</p>\n{}\n{}<h2>All \
+             settings</h2>\n<div class=\"scroll\">{}</div>\n",
             escaped(self.goal.sentence()),
-            self.plot(),
+            self.bars(),
+            self.by_shards(),
             self.table()
         );
         for (heading, lines) in self.parts {
@@ -54,10 +54,10 @@ impl Page<'_> {
                 let _ = write!(text, "<h2>{}</h2>\n<pre>{lines}</pre>\n", escaped(heading));
             }
         }
-        text + "</html>\n"
+        text + "</main></body></html>\n"
     }
 
-    fn plot(&self) -> String {
+    fn bars(&self) -> String {
         let shown: Vec<_> =
             self.rows.iter().filter_map(|row| Some((row, row.comparison?))).collect();
         let end = |gain: f64, margin: f64| 1.0 + gain + margin;
@@ -72,7 +72,7 @@ impl Page<'_> {
         );
         for (number, (row, it)) in shown.iter().enumerate() {
             let middle = LINE * number as f64 + LINE / 2.0 + 5.0;
-            let colour = if row.is_chosen { "#1b7f4b" } else { "#6b8fc9" };
+            let colour = if row.is_chosen { "var(--c2)" } else { "var(--c0)" };
             let _ = writeln!(
                 svg,
                 "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{}</text><rect x=\"{LABELS}\" \
@@ -92,17 +92,45 @@ impl Page<'_> {
                 let _ = writeln!(
                     svg,
                     "<line x1=\"{from:.1}\" x2=\"{to:.1}\" y1=\"{middle:.0}\" y2=\"{middle:.0}\" \
-                     stroke=\"#222\" stroke-width=\"2\"/>"
+                     stroke=\"var(--ink)\" stroke-width=\"2\"/>"
                 );
             }
         }
         let one = x(1.0);
         let _ = writeln!(
             svg,
-            "<line x1=\"{one:.1}\" x2=\"{one:.1}\" y1=\"0\" y2=\"{height}\" stroke=\"#999\" \
+            "<line x1=\"{one:.1}\" x2=\"{one:.1}\" y1=\"0\" y2=\"{height}\" stroke=\"var(--soft)\" \
              stroke-dasharray=\"3 3\"/></svg>"
         );
         svg
+    }
+
+    /// The score by the number of shards, a line for each way of pinning; nothing of a single number.
+    fn by_shards(&self) -> String {
+        let mut lines: Vec<Line> = Vec::new();
+        for (row, it) in self.rows.iter().filter_map(|row| Some((row, row.comparison?))) {
+            let Some((shards, pin)) = row.shards else { continue };
+            let point = (f64::from(shards), 1.0 + it.gain);
+            match lines.iter_mut().find(|line| line.name.as_deref() == Some(pin)) {
+                Some(line) => line.points.push(point),
+                None => lines.push(Line {
+                    color: lines.len(),
+                    name: Some(pin.to_owned()),
+                    points: vec![point],
+                    has_dots: true,
+                    is_dashed: false,
+                }),
+            }
+        }
+        for line in &mut lines {
+            line.points.sort_by(|one, other| one.0.total_cmp(&other.0));
+        }
+        if lines.iter().all(|line| line.points.len() < 2) {
+            return String::new();
+        }
+        let axis = |title| Axis { title, scale: Scale::Linear, mark: |value| format!("{value}") };
+        let svg = plot(&axis("shards"), &axis("score against the default"), &lines);
+        format!("<h2>Shards and pinning</h2>\n{svg}\n")
     }
 
     fn table(&self) -> String {
@@ -116,10 +144,6 @@ impl Page<'_> {
     }
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +155,11 @@ mod tests {
             label: label.to_owned(),
             comparison: Some(Comparison { gain, margin, rounds: 3 }),
             is_chosen,
+            shards: label
+                .split(' ')
+                .next()
+                .and_then(|word| word.parse().ok())
+                .map(|it| (it, "auto")),
             cells: vec![label.to_owned(), "3".to_owned()],
         };
         let rows =
@@ -141,7 +170,15 @@ mod tests {
         {
             assert!(text.contains(part), "{part}: {text}");
         }
-        assert!(!text.contains("http") && !text.contains("inf") && !text.contains("NaN"), "{text}");
+        assert!(
+            !text.contains("http")
+                && text.contains("Shards and pinning")
+                && !text.contains("inf")
+                && !text.contains("NaN"),
+            "{text}"
+        );
         assert_eq!(text.matches("<rect").count(), 2);
+        let one = Page { goal: Goal::Latency, rows: &rows[..1], parts: &parts }.text();
+        assert!(!one.contains("Shards and pinning"), "one number of shards makes no line");
     }
 }

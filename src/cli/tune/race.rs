@@ -20,7 +20,7 @@ use crate::daemon::host::Cores;
 use std::time::Duration;
 
 /// The share of the time left that each step may take; the last meeting gets the rest.
-const SHARES: [f64; 3] = [0.45, 0.4, 0.5];
+const SHARES: [f64; 3] = [0.35, 0.35, 0.35];
 /// The rounds after which a step may end.
 const ROUNDS_LEAST: usize = 3;
 /// The rounds after which more would not change anything.
@@ -115,14 +115,21 @@ fn narrow(
             round(book, track, &alive)?;
         }
         let ranked = book.ranked(&alive);
-        if ranked.len() <= 2 && book.rounds - began >= ROUNDS_LEAST
-            || book.rounds - began >= ROUNDS_MOST
-        {
+        let rounds = book.rounds - began;
+        if rounds >= ROUNDS_MOST || rounds >= ROUNDS_LEAST && is_decided(book, &ranked) {
             return Ok(ranked);
         }
         let keep = ranked.len().div_ceil(2).max(2);
         alive = ranked.into_iter().take(keep).collect();
         rung += 1;
+    }
+}
+
+/// Whether of those that are left one is better than the other beyond doubt.
+fn is_decided(book: &Book, ranked: &[usize]) -> bool {
+    match ranked {
+        [best, second] => book.compare(*best, *second).is_some_and(|it| it.is_better()),
+        _ => ranked.len() < 2,
     }
 }
 
@@ -137,6 +144,7 @@ fn fits(book: &Book, track: &dyn Track, alive: &[usize], until: Duration) -> boo
 fn last_round_fits(book: &Book, track: &dyn Track, finalists: &[usize], until: Duration) -> bool {
     let met = finalists
         .iter()
+        .filter(|&&place| book.entries[place].failure.is_none())
         .filter_map(|&place| book.compare(place, 0))
         .map(|comparison| comparison.rounds)
         .min()
@@ -236,12 +244,13 @@ mod tests {
 
     #[test]
     fn where_nothing_makes_a_difference_the_default_is_kept() {
-        for seed in 0..20 {
+        let is_kept = |seed: &u64| {
             let mut machine = Machine::new(|_| 1e6, 0.1);
-            machine.rng = fastrand::Rng::with_seed(seed);
-            let (_, result) = machine.race(600);
-            assert_eq!(result.chosen, 0, "seed {seed}");
-        }
+            machine.rng = fastrand::Rng::with_seed(*seed);
+            machine.race(600).1.chosen == 0
+        };
+        let kept = (0..100).filter(is_kept).count();
+        assert!(kept >= 97, "{kept} of 100");
     }
 
     #[test]

@@ -42,13 +42,22 @@ impl Setting {
         Setting { shards: cores.shards(), pin: Pin::default(), turn: TurnLimits::default() }
     }
 
+    /// Whether its shards are pinned, in a word.
+    pub(super) fn pin_word(&self) -> &'static str {
+        match self.pin {
+            Pin::Auto => "auto",
+            Pin::On => "on",
+            Pin::Off => "off",
+        }
+    }
+
     /// Its keys.
     pub(super) fn lines(&self) -> Vec<Line> {
         let line = |table, key, value: String| Line { table, key, value };
         let TurnLimits { busy_poll_us, read_budget_bytes, lane_budget } = self.turn;
         vec![
             line("", "shards", self.shards.to_string()),
-            line("", "pin", format!("\"{}\"", pin_word(self.pin))),
+            line("", "pin", format!("\"{}\"", self.pin_word())),
             line("turn", "busy_poll_us", busy_poll_us.to_string()),
             line("turn", "read_budget_bytes", read_budget_bytes.to_string()),
             line("turn", "lane_budget", lane_budget.to_string()),
@@ -77,19 +86,11 @@ impl Setting {
     /// What it is, in a few words: shards and pinning, and whatever else is not the default.
     pub(super) fn label(&self, default: &Setting) -> String {
         let plural = if self.shards == 1 { "" } else { "s" };
-        let mut label = format!("{} shard{plural}, pin {}", self.shards, pin_word(self.pin));
+        let mut label = format!("{} shard{plural}, pin {}", self.shards, self.pin_word());
         for line in self.differences(default).iter().filter(|line| line.table == "turn") {
             label += &format!(", {} {}", line.key, line.value);
         }
         label
-    }
-}
-
-fn pin_word(pin: Pin) -> &'static str {
-    match pin {
-        Pin::Auto => "auto",
-        Pin::On => "on",
-        Pin::Off => "off",
     }
 }
 

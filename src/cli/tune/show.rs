@@ -14,6 +14,8 @@ pub(super) struct Row {
     pub(super) label: String,
     /// Against the default in all rounds.
     pub(super) comparison: Option<Comparison>,
+    /// Its shards and how they are pinned, where nothing else is not the default.
+    pub(super) shards: Option<(u16, &'static str)>,
     /// Whether it is the chosen one.
     pub(super) is_chosen: bool,
     /// The cells.
@@ -52,7 +54,7 @@ fn row(book: &Book, place: usize, is_chosen: bool) -> Row {
     if is_chosen {
         label += " <- chosen";
     }
-    let comparison = book.overall(place);
+    let comparison = book.overall(place).filter(|_| entry.failure.is_none());
     let cells = match &entry.failure {
         Some(why) => vec![label.clone(), format!("failed: {why}")],
         None => {
@@ -78,11 +80,16 @@ fn row(book: &Book, place: usize, is_chosen: bool) -> Row {
                 median(|figures| figures.p90_ns).map_or_else(dash, micros),
                 median(|figures| figures.p99_ns).map_or_else(dash, micros),
                 median(|figures| figures.cpu_ns).map_or_else(dash, |ns| format!("{ns:.0} ns")),
-                comparison.map_or_else(dash, |it| percent(&it)),
+                match place {
+                    0 => "0".to_owned(),
+                    _ => comparison.map_or_else(dash, |it| percent(&it)),
+                },
             ]
         }
     };
-    Row { label, comparison, is_chosen, cells }
+    let is_plain = entry.setting.turn == book.default().turn;
+    let shards = is_plain.then(|| (entry.setting.shards, entry.setting.pin_word()));
+    Row { label, comparison, shards, is_chosen, cells }
 }
 
 fn dash() -> String {
@@ -152,7 +159,7 @@ pub(super) fn verdict(book: &Book, outcome: Outcome) -> Vec<String> {
     match book.compare(chosen, 0) {
         _ if chosen == 0 => lines.push(format!("The default is kept: {}.", label(0))),
         Some(it) => lines.push(format!(
-            "Chosen: {}. It is {} better than the default, in {} rounds of the last meeting.",
+            "Chosen: {}. Against the default it scored {} in {} rounds of the last meeting.",
             label(chosen),
             percent(&it),
             it.rounds
@@ -216,7 +223,7 @@ mod tests {
     fn the_verdict_says_how_sure_it_is() {
         let better = verdict(&book(0.25, 4), Outcome { chosen: 1, best: 1 });
         assert_eq!(better.len(), 1);
-        assert!(better[0].contains("+25.0 % ± 2.0 better than the default, in 4 rounds"));
+        assert!(better[0].contains("scored +25.0 % ± 2.0 in 4 rounds"));
         let same = verdict(&book(0.01, 4), Outcome { chosen: 0, best: 1 });
         assert!(same[0].starts_with("The default is kept"), "{same:?}");
         assert!(same[1].contains("within the noise of 4 rounds"), "{same:?}");

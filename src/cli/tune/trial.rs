@@ -11,6 +11,7 @@ use crate::cli::tune::race::Track;
 use crate::cli::tune::setting::Setting;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -73,7 +74,7 @@ impl<'c> Trials<'c> {
         if self.load.rate.is_some() || !self.goal.needs_steady() {
             return Ok(());
         }
-        let figures = self.bench(default, &self.at_limit())?.map_err(Failure::Refused)?;
+        let figures = self.at_limit(default)?.map_err(Failure::Refused)?;
         let rate = figures.rate.unwrap_or(0.0) * STEADY_SHARE;
         if rate < 1.0 {
             return Err(Failure::Refused("the default setting delivers nothing".to_owned()));
@@ -85,19 +86,20 @@ impl<'c> Trials<'c> {
         self.tell(format!("the steady rate is {rate:.0} deliveries a second"))
     }
 
-    fn at_limit(&self) -> [String; 1] {
-        [format!("--in-flight={}", self.load.in_flight)]
+    /// One run at the limit.
+    pub(super) fn at_limit(
+        &mut self,
+        setting: &Setting,
+    ) -> Result<Result<Figures, String>, Failure> {
+        let load = format!("--in-flight={}", self.load.in_flight);
+        self.bench(setting, &load)
     }
 
     /// One run of the generator; what went wrong with the setting is in words.
-    fn bench(
-        &mut self,
-        setting: &Setting,
-        load: &[String],
-    ) -> Result<Result<Figures, String>, Failure> {
+    fn bench(&mut self, setting: &Setting, load: &str) -> Result<Result<Figures, String>, Failure> {
         self.count += 1;
         let mut command = Command::new(&self.program);
-        command.arg("bench").args(&self.load.scenario).args(load).args(&self.load.clients);
+        command.arg("bench").args(&self.load.scenario).arg(load).args(&self.load.clients);
         command.args(setting.flags().iter().map(|flag| format!("--serve-arg={flag}")));
         command.arg(format!("--duration={}", self.load.seconds));
         command.arg(format!("--warmup={}", self.load.warmup));
@@ -114,7 +116,8 @@ impl<'c> Trials<'c> {
         // It may not be there, if the generator failed early.
         let _ = fs::remove_file(&self.report);
         if let Some(why) = ended {
-            return Ok(Err(why));
+            let wrong = report.ok().and_then(|text| serde_json::from_str::<Report>(&text).ok());
+            return Ok(Err(format!("{why}{}", wrong.map_or_else(String::new, |it| it.checks()))));
         }
         let report: Report = report
             .map_err(|error| error.to_string())
@@ -129,18 +132,17 @@ impl<'c> Trials<'c> {
     }
 }
 
-impl Track for Trials<'_> {
-    fn measure(&mut self, setting: &Setting) -> Result<Result<Trial, String>, Failure> {
+impl Trials<'_> {
+    fn measure_once(&mut self, setting: &Setting) -> Result<Result<Trial, String>, Failure> {
         let mut trial = Trial::default();
         if self.goal.needs_limit() {
-            let load = self.at_limit();
-            match self.bench(setting, &load)? {
+            match self.at_limit(setting)? {
                 Ok(figures) => trial.limit = Some(figures),
                 Err(why) => return Ok(Err(why)),
             }
         }
         if self.goal.needs_steady() {
-            let load = [format!("--rate={:.0}", self.load.rate.unwrap_or(1.0))];
+            let load = format!("--rate={:.0}", self.load.rate.unwrap_or(1.0));
             match self.bench(setting, &load)? {
                 Ok(figures) => trial.steady = Some(figures),
                 Err(why) => return Ok(Err(why)),
@@ -150,6 +152,22 @@ impl Track for Trials<'_> {
             Some(_) => Ok(trial),
             None => Err("the generator's report lacks a figure".to_owned()),
         })
+    }
+}
+
+impl Track for Trials<'_> {
+    /// On a busy machine a trial may fail by bad luck: it has a second chance, and only one.
+    fn measure(&mut self, setting: &Setting) -> Result<Result<Trial, String>, Failure> {
+        match self.measure_once(setting)? {
+            Ok(trial) => Ok(Ok(trial)),
+            Err(why) => {
+                self.tell(format!(
+                    "once more, for it failed: {why} ({})",
+                    setting.flags().join(" ")
+                ))?;
+                self.measure_once(setting)
+            }
+        }
     }
 
     fn elapsed(&self) -> Duration {
@@ -226,4 +244,20 @@ struct Report {
 #[derive(Deserialize)]
 struct Side {
     median: Figures,
+    rounds: Vec<Round>,
+}
+
+#[derive(Deserialize)]
+struct Round {
+    checks: BTreeMap<String, serde_json::Value>,
+}
+
+impl Report {
+    /// What was wrong with the messages, in words.
+    fn checks(&self) -> String {
+        let checks = self.sides.iter().flat_map(|side| &side.rounds).flat_map(|it| &it.checks);
+        let wrong = checks.filter(|(_, count)| count.as_u64().is_some_and(|count| count > 0));
+        let words: Vec<String> = wrong.map(|(what, count)| format!("{count} {what}")).collect();
+        if words.is_empty() { String::new() } else { format!(": {}", words.join(", ")) }
+    }
 }
