@@ -163,6 +163,7 @@ impl Bus {
             }
         }
         engine.end_turn(now);
+        engine.unblock();
         send_lanes(engine, lanes);
         engine.take_closed();
         engine.take_telemetry().for_each(drop);

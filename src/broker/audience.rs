@@ -89,9 +89,10 @@ impl Audiences {
         }
     }
 
-    /// The names of a channel that has local members.
-    pub fn address(&self, channel: ChannelId) -> Option<&Arc<Address>> {
-        Some(&self.of_channel.get(&channel)?.address)
+    /// The names of a channel in which the connection has a seat.
+    pub fn address_for(&self, conn: ConnId, channel: ChannelId) -> Option<&Arc<Address>> {
+        let audience = self.of_channel.get(&channel)?;
+        audience.places.contains_key(&conn).then_some(&audience.address)
     }
 
     /// The local members of a channel, if it has any.

@@ -3,8 +3,13 @@
 //! *Invariant*: `bytes` is the sum over all that waits.
 
 use crate::base::limits::LANE_STAGED_BYTES_MAX;
-use crate::broker::lane::{Ask, RoomAnswer, RoomWish, Tell};
+use crate::broker::lane::{Ask, Part, RoomAnswer, RoomWish, Tell};
 use std::collections::VecDeque;
+
+/// What a row of a list takes, about.
+const ROW_BYTES: usize = 128;
+/// What a name in a list takes: a pointer to it, its share of a `Vec`.
+const NAME_BYTES: usize = 24;
 
 /// Something whose memory counts where it waits.
 pub trait Weigh {
@@ -100,8 +105,15 @@ impl Weigh for Tell {
                 Ok(RoomAnswer::History(view)) => {
                     view.messages.iter().map(|frame| frame.wire().len()).sum()
                 }
+                Ok(RoomAnswer::Channel(view)) => view.participants.len() * ROW_BYTES,
+                Ok(RoomAnswer::Channels(_, lines)) => lines.len() * ROW_BYTES,
+                Ok(RoomAnswer::Room(view)) => view.channels.len() * NAME_BYTES,
                 _ => 0,
             },
+            Tell::Part { part: Part::Rooms(rooms, _), .. } => {
+                rooms.iter().map(|room| ROW_BYTES + room.channels.len() * NAME_BYTES).sum()
+            }
+            Tell::Part { part: Part::Clients(clients, _), .. } => clients.len() * ROW_BYTES,
             _ => 0,
         }
     }

@@ -19,8 +19,10 @@ pub fn start() -> Arc<dyn Fn() -> Now + Send + Sync> {
     Arc::new(move || {
         let mono_ns = 1_000_000_000 + started.elapsed().as_nanos() as u64;
         if mono_ns.saturating_sub(read_ns.load(Relaxed)) > CARRY_NS {
-            // Threads that do this at once find the same.
-            ahead_us.store(wall_us().wrapping_sub(mono_ns / 1_000), Relaxed);
+            // Both are read side by side: this thread may have lost its core meanwhile. Threads
+            // that do this at once find the same.
+            let beside_us = 1_000_000 + started.elapsed().as_micros() as u64;
+            ahead_us.store(wall_us().wrapping_sub(beside_us), Relaxed);
             read_ns.store(mono_ns, Relaxed);
         }
         let wall_us = ahead_us.load(Relaxed).wrapping_add(mono_ns / 1_000);

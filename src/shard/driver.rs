@@ -162,6 +162,7 @@ impl Driver {
     }
 
     fn turn(&mut self, now: Now) {
+        self.parts.engine.take_left_tells(now);
         self.take_tells(now);
         self.take_asks(now);
         self.take_arrivals(now);
@@ -177,8 +178,10 @@ impl Driver {
         self.write_sockets(routed);
         let written = (self.parts.clock)();
         self.parts.engine.end_turn(written);
-        // Once more, for the reports of traced messages that were delivered just now.
+        // Once more, for the reports of traced messages that were delivered just now, and for what
+        // found no room before the sockets were written to.
         self.send_lanes();
+        self.parts.engine.unblock();
         self.close_sockets();
         self.give_telemetry();
     }
@@ -451,10 +454,11 @@ impl Driver {
         }
     }
 
-    /// Whether nothing waits for the shard but what its sockets may say.
+    /// Whether nothing waits for the shard but what its sockets may say. Asks that it can't take
+    /// before another shard has taken tells are no work yet.
     fn hears_nothing(&self) -> bool {
         let inbox = &self.parts.inbox;
-        inbox.asks.is_empty()
+        (inbox.asks.is_empty() || !self.parts.engine.may_take_asks())
             && inbox.tells.is_empty()
             && self.parts.arrivals.is_empty()
             && !self.parts.stop.load(Relaxed)

@@ -18,6 +18,9 @@ use crate::broker::audience::Mark;
 use crate::protocol::frame::Frame;
 use std::sync::Arc;
 
+/// The letters, the batches, and the letters of a batch that room is kept for between turns.
+const SPARE: usize = 4_096;
+
 /// The frames of one turn.
 #[derive(Debug)]
 pub struct Mail {
@@ -111,6 +114,7 @@ impl Mail {
         }
         let batch = &mut self.batches[self.batch_count];
         batch.numbers.clear();
+        batch.numbers.shrink_to(SPARE);
         *batch = Batch { numbers: std::mem::take(&mut batch.numbers), absent, ..Batch::default() };
         self.batch_count += 1;
         (self.batch_count - 1) as u32
@@ -152,6 +156,8 @@ impl Mail {
     /// Forgets the turn's letters.
     pub fn clear(&mut self) {
         self.letters.clear();
+        self.letters.shrink_to(SPARE);
+        self.batches.truncate(SPARE);
         self.batch_count = 0;
         self.bytes = 0;
         self.end_batches();

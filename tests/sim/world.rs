@@ -265,6 +265,8 @@ impl World {
         self.write_sockets(shard);
         self.pass(Duration::from_micros(2));
         self.shards[shard].engine.end_turn(self.now);
+        self.send_lanes(shard);
+        self.shards[shard].engine.unblock();
         self.close_sockets(shard);
         let telemetry = self.shards[shard].engine.take_telemetry().count();
         self.shards[shard].telemetry += telemetry as u64;
@@ -274,6 +276,7 @@ impl World {
     fn take_lanes(&mut self, shard: usize, now: Now) {
         let budget = self.setup.lane_budget;
         let Shard { engine, asks, tells, .. } = &mut self.shards[shard];
+        engine.take_left_tells(now);
         for _ in 0..budget {
             if !engine.may_take_tells() {
                 break;

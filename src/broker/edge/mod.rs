@@ -123,9 +123,9 @@ impl Edge {
         self.session(conn).is_some_and(|session| session.is_live() && session.errands.is_none())
     }
 
-    /// The names of a channel that has members here.
-    pub fn address(&self, channel: ChannelId) -> Option<Address> {
-        self.audiences.address(channel).map(|address| (**address).clone())
+    /// The names of a channel, if the connection is a member of it.
+    pub fn address_for(&self, conn: ConnId, channel: ChannelId) -> Option<Address> {
+        self.audiences.address_for(conn, channel).map(|address| (**address).clone())
     }
 
     /// The local members of a channel, if it has any.

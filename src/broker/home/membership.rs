@@ -171,7 +171,8 @@ impl Home {
             self.has_room_for(&address.room, ask.conn)?;
             return Ok(self.enter(now, ask, id, false, told));
         }
-        // First of all: another channel, and its room with it, may go for it.
+        self.may_be_made_by_join(ask)?;
+        // Another channel, and its room with it, may go for it.
         self.take_channel_place(told)?;
         let created = self.create_by_join(now, ask, told);
         if created.is_err() {
@@ -184,6 +185,38 @@ impl Home {
         created
     }
 
+    /// Whether a channel that is not there may be made by this join, as far as that can be said
+    /// before anything else has to go for it.
+    fn may_be_made_by_join(&self, ask: &JoinAsk) -> Result<(), Refusal> {
+        let room = &ask.join.address.room;
+        self.may_make_room_by_join(room)?;
+        self.may_create_by_join(room, &ask.client)?;
+        self.has_room_for_channel(room)?;
+        self.has_room_for(room, ask.conn)?;
+        if self.is_whole_room_full(room, ask.conn) {
+            // Who joined the whole room is in a new channel first, and fills it.
+            return Err(member_limit(self.limits.max_members_per_channel, "channel"));
+        }
+        Ok(())
+    }
+
+    /// Whether the room is there, or may be made by a join.
+    fn may_make_room_by_join(&self, room: &Name) -> Result<(), Refusal> {
+        if self.rooms.contains_key(room) {
+            return Ok(());
+        }
+        if !self.limits.create_on_join {
+            return Err(Refusal::of_field(
+                Fault::RoomNotFound,
+                "room",
+                format!(
+                    "There is no room {room}, and joins do not make rooms here; ask an admin for create_room."
+                ),
+            ));
+        }
+        is_free_to_make(room)
+    }
+
     fn create_by_join(
         &mut self,
         now: Now,
@@ -192,13 +225,6 @@ impl Home {
     ) -> Result<Entry, Refusal> {
         let address = &ask.join.address;
         self.ensure_room(now, &address.room, &ask.client, told)?;
-        self.may_create_by_join(&address.room, &ask.client)?;
-        self.has_room_for_channel(&address.room)?;
-        self.has_room_for(&address.room, ask.conn)?;
-        if self.is_whole_room_full(&address.room, ask.conn) {
-            // Who joined the whole room is in a new channel first, and fills it.
-            return Err(member_limit(self.limits.max_members_per_channel, "channel"));
-        }
         let creator = Some(ask.client.client_id.clone());
         let (address, general) = (address.clone(), ChannelType::General);
         let id = self.insert_channel(now, address, general, creator, true, told).id;
@@ -298,15 +324,7 @@ impl Home {
         if self.rooms.contains_key(room) {
             return Ok(());
         }
-        if !self.limits.create_on_join {
-            return Err(Refusal::of_field(
-                Fault::RoomNotFound,
-                "room",
-                format!(
-                    "There is no room {room}, and joins do not make rooms here; ask an admin for create_room."
-                ),
-            ));
-        }
+        self.may_make_room_by_join(room)?;
         let creator = client.client_id.clone();
         self.create_room(now, room, RoomType::Dynamic, creator, RoomConfig::default(), told)
     }
@@ -321,16 +339,10 @@ impl Home {
         config: RoomConfig,
         told: &mut Told,
     ) -> Result<(), Refusal> {
-        if names::is_system_room(room) {
-            return Err(Refusal::of_field(
-                Fault::RoomProtected,
-                "room",
-                "Rooms whose names begin with arqon are the system's; choose another name.",
-            ));
-        }
+        is_free_to_make(room)?;
         let max = u64::from(self.limits.max_rooms);
         let is_taken = self.on_node.rooms.take(max)
-            || self.remove_longest_empty(told) && self.on_node.rooms.take(max);
+            || self.remove_empty_room(told) && self.on_node.rooms.take(max);
         if !is_taken {
             return Err(Refusal::of_field(
                 Fault::RoomLimit,
@@ -552,6 +564,18 @@ impl Home {
             told.tell(shard, Tell::Fanout(fanout));
         }
     }
+}
+
+/// Whether a room of that name may be made at all.
+fn is_free_to_make(room: &Name) -> Result<(), Refusal> {
+    if names::is_system_room(room) {
+        return Err(Refusal::of_field(
+            Fault::RoomProtected,
+            "room",
+            "Rooms whose names begin with arqon are the system's; choose another name.",
+        ));
+    }
+    Ok(())
 }
 
 fn member_limit(limit: u32, of: &'static str) -> Refusal {

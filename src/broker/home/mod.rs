@@ -352,8 +352,8 @@ impl Home {
     }
 
     /// Takes a place among the node's channels for a new one. If all are taken, the auto-created
-    /// channel that has been empty for longest goes before its time: who only makes channels and
-    /// leaves them can't keep others from having one.
+    /// channel of this home that has been empty for longest goes before its time: who only makes
+    /// channels and leaves them has some at every home, and keeps nobody else from having one.
     fn take_channel_place(&mut self, told: &mut Told) -> Result<(), Refusal> {
         let max = u64::from(self.limits.max_channels);
         let is_taken = self.on_node.channels.take(max)
@@ -464,6 +464,23 @@ impl Home {
         false
     }
 
+    /// Deletes a room that a join made and that holds nothing but a channel that is empty, of those
+    /// that are empty for longest; false if none of them is such a room's.
+    fn remove_empty_room(&mut self, told: &mut Told) -> bool {
+        let is_last = |id: &&ChannelId| {
+            let Some(channel) = self.channels.get(*id) else { return false };
+            let room = &self.rooms[&channel.address.room];
+            channel.empty_since_ms.is_some()
+                && room.room_type == RoomType::Dynamic
+                && room.channels.len() == 1
+                && room.people.is_empty()
+        };
+        let longest = self.expiries.values().flatten().take(EMPTY_LOOKED_AT_MAX);
+        let Some(id) = longest.into_iter().find(is_last).copied() else { return false };
+        self.remove_channel(id, told);
+        true
+    }
+
     /// Sees to it that a room has its channel for private messages.
     fn ensure_pm(&mut self, now: Now, room: &Name, sender: &Name, told: &mut Told) {
         let Some(known) = self.rooms.get(room) else { return };
@@ -552,6 +569,9 @@ impl Home {
         stamp(&mut self.rng, now)
     }
 }
+
+/// How many empty channels are looked at for one whose room can go with it.
+const EMPTY_LOOKED_AT_MAX: usize = 64;
 
 /// The bytes that one channel's history may hold.
 fn history_bytes_max(limits: &Limits) -> usize {

@@ -32,7 +32,8 @@ impl Intake {
     /// Puts one in; false if the queue is full.
     pub fn offer(&self, telemetry: Telemetry) -> bool {
         let weight = telemetry.weight() as u64;
-        if weight > 0 && self.bytes.fetch_add(weight, Relaxed) + weight > TELEMETRY_BYTES_MAX {
+        // However large one is, it fits beside less than that.
+        if weight > 0 && self.bytes.fetch_add(weight, Relaxed) >= TELEMETRY_BYTES_MAX {
             self.bytes.fetch_sub(weight, Relaxed);
             return false;
         }

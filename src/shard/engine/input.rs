@@ -335,8 +335,9 @@ impl Engine {
         true
     }
 
-    /// Lets those go on that waited for lanes which have room again.
-    pub(super) fn unblock(&mut self) {
+    /// Lets those go on that waited for lanes which have room again; after the last of what was
+    /// staged has gone into the lanes, or they would wait through a sleep.
+    pub fn unblock(&mut self) {
         for (home, waiting) in self.blocked.iter_mut().enumerate() {
             let home = ShardId(home as u16);
             if !waiting.is_empty() && self.asks.has_room(home) {

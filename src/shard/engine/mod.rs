@@ -6,13 +6,14 @@
 //!
 //! A driver calls it in turns:
 //!
-//! 1. [`Engine::on_tell`] and then, while [`Engine::may_take_asks`], [`Engine::on_ask`]
+//! 1. [`Engine::take_left_tells`], [`Engine::on_tell`] while [`Engine::may_take_tells`], and then, while [`Engine::may_take_asks`], [`Engine::on_ask`]
 //! 2. [`Engine::resume`], and [`Engine::receive`] for each socket that has bytes
 //! 3. [`Engine::tick`]
 //! 4. [`Engine::run_own_lane`]
 //! 5. [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
 //! 6. while [`Engine::take_dirty`] gives any, for each: [`Engine::output`] and [`Engine::wrote`]
-//! 7. [`Engine::end_turn`]
+//! 7. [`Engine::end_turn`], and step 5 once more for what that left
+//! 8. [`Engine::unblock`]
 //!
 //! *Invariants*: what a client sent is handled in order and once; after a turn no outbox holds
 //! fresh letters; a connection is closed once, for one reason, which is counted.
@@ -109,6 +110,8 @@ pub struct Engine {
     outbox_bytes: u64,
     /// Whether the mail of this turn is as much as an outbox holds.
     is_pressed: bool,
+    /// Whether the shard's own tells go before those of other shards in this turn.
+    own_tells_first: bool,
     is_draining: bool,
     rng: fastrand::Rng,
 }
@@ -167,6 +170,7 @@ impl Engine {
             paused: 0,
             outbox_bytes: 0,
             is_pressed: false,
+            own_tells_first: false,
             is_draining: false,
             placement,
             rng,
@@ -220,6 +224,22 @@ impl Engine {
         !self.is_pressed
     }
 
+    /// Handles what the shard told itself and did not come to in the last turn, every other turn
+    /// before what others tell it: neither can starve the other.
+    pub fn take_left_tells(&mut self, now: Now) {
+        if self.own_tells_first {
+            self.take_own_tells(now);
+        }
+    }
+
+    fn take_own_tells(&mut self, now: Now) {
+        while self.may_take_tells()
+            && let Some(tell) = self.tells[self.shard.index()].pop_front()
+        {
+            self.on_tell(now, tell);
+        }
+    }
+
     /// Whether asks may be handled: every edge has taken most of what it was told.
     pub fn may_take_asks(&self) -> bool {
         !self.tells.iter().any(|queue| queue.is_full(self.staged_max))
@@ -268,11 +288,7 @@ impl Engine {
                 self.on_ask(now, ask);
             }
         }
-        while self.may_take_tells()
-            && let Some(tell) = self.tells[self.shard.index()].pop_front()
-        {
-            self.on_tell(now, tell);
-        }
+        self.take_own_tells(now);
     }
 
     /// What waits for the ask lane of another shard.
@@ -290,7 +306,7 @@ impl Engine {
         !self.unread.is_empty()
             || !self.leaving.is_empty()
             || !self.dirty.is_empty()
-            || !self.asks.queue(self.shard).is_empty()
+            || (self.may_take_asks() && !self.asks.queue(self.shard).is_empty())
             || !self.tells[self.shard.index()].is_empty()
     }
 
@@ -370,6 +386,10 @@ impl Engine {
         self.home.check();
         self.edge.check();
         self.tells.iter().for_each(Staged::check);
+        for (home, waiting) in self.blocked.iter().enumerate() {
+            let has_room = self.asks.has_room(ShardId(home as u16));
+            assert!(waiting.is_empty() || !has_room, "nobody waits for a lane that has room");
+        }
         let connections = || self.connections.iter().flatten();
         for connection in connections() {
             connection.outbox.check();

@@ -13,12 +13,14 @@ use crate::shard::connection::{Connection, PausedBy, Stage};
 use crate::shard::engine::{Engine, Offer};
 use crate::shard::mail::Letter;
 use crate::shard::meters::{Counter, Drop as DropReason};
-use crate::shard::outbox::{Gap, Outbox, WRITE_BYTES};
+use crate::shard::outbox::{Gap, Outbox};
 use std::mem;
 use std::sync::Arc;
 
 /// What a frame is longer than the message it was made from: a header, a sequence, another time.
 const FRAME_SPARE_BYTES: usize = 1_024;
+/// What the buffer for writes may keep from one turn to the next.
+const SCRATCH_BYTES: usize = 4 * 1024 * 1024;
 
 impl Engine {
     /// The connections that have something to be written, or are to be closed; false if there are
@@ -47,8 +49,7 @@ impl Engine {
             return false;
         }
         let Some(number) = connection.outbox.only_batch() else { return false };
-        let batch = mail.batch(number);
-        if batch.bytes() > WRITE_BYTES || batch.may_expire() {
+        if mail.batch(number).may_expire() {
             return false;
         }
         connection.is_dirty = false;
@@ -108,6 +109,10 @@ impl Engine {
         let Engine { connections, outbox_bytes, tally, .. } = self;
         let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
         let before = connection.outbox.bytes();
+        if before > bytes_max {
+            // What nobody is to get any more takes nobody's place.
+            tally.dropped(DropReason::Expired, connection.outbox.prune(now.mono_ms()));
+        }
         let dropped = connection.outbox.enforce(bytes_max);
         *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
         tally.dropped(DropReason::OutboxFull, dropped.count);
@@ -230,11 +235,11 @@ impl Engine {
         self.mail.clear();
         self.offer = Offer::Listed;
         self.is_pressed = false;
-        if self.scratch.capacity() > 4 * crate::shard::outbox::WRITE_BYTES {
+        if self.scratch.capacity() > SCRATCH_BYTES {
             self.scratch = Vec::new();
         }
         self.report_traces(now);
-        self.unblock();
+        self.own_tells_first = !self.own_tells_first;
     }
 
     /// Does what the edge wants done.
@@ -435,7 +440,7 @@ impl Engine {
         }
         for gap in gaps {
             let Gap { channel, first, last, count, reason } = gap;
-            let known = channel.and_then(|channel| self.edge.address(channel));
+            let known = channel.and_then(|channel| self.edge.address_for(conn, channel));
             if channel.is_some() && known.is_none() {
                 // It has left the channel meanwhile.
                 continue;

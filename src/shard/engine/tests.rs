@@ -67,6 +67,7 @@ impl Bus {
                 }
             }
             self.engine.end_turn(self.now);
+            self.engine.unblock();
             self.engine.check();
             if !self.engine.has_work() {
                 return written;
