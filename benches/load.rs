@@ -8,15 +8,17 @@
 //!
 //! Clients and daemon share the machine's cores: the figures are of this host as a whole.
 
+mod common;
+
+use common::daemon::Daemon;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use std::env;
 use std::error::Error;
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Message, WebSocket};
@@ -29,13 +31,7 @@ struct Plan {
     rate: f64,
     seconds: f64,
     payload: usize,
-    shards: String,
-}
-
-struct Daemon {
-    process: Child,
-    url: String,
-    address: String,
+    shards: u16,
 }
 
 struct Member {
@@ -56,17 +52,13 @@ fn main() -> Result<()> {
         rate: setting("LOAD_RATE", 10_000.0),
         seconds: setting("LOAD_SECONDS", 10.0),
         payload: setting("LOAD_PAYLOAD", 128.0) as usize,
-        shards: (setting("LOAD_SHARDS", 1.0) as usize).to_string(),
+        shards: setting("LOAD_SHARDS", 1.0) as u16,
     };
-    let mut daemon = Daemon::start(&plan.shards)?;
-    let outcome = run(&plan, &daemon);
-    daemon.process.kill()?;
-    daemon.process.wait()?;
-    outcome
+    run(&plan, &Daemon::start(env!("CARGO_BIN_EXE_arqonbus"), plan.shards))
 }
 
 fn run(plan: &Plan, daemon: &Daemon) -> Result<()> {
-    let pid = daemon.process.id();
+    let pid = daemon.pid();
     let empty_kib = resident_kib(pid)?;
     let started = Instant::now();
     let mut members = (0..plan.connections)
@@ -122,33 +114,12 @@ fn run(plan: &Plan, daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-impl Daemon {
-    fn start(shards: &str) -> Result<Daemon> {
-        let mut process = Command::new(env!("CARGO_BIN_EXE_arqonbus"))
-            .args(["serve", "--log-format", "json", "--shards", shards])
-            .args(["--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"])
-            .args(["--telemetry-listen", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let log = process.stderr.take().ok_or("the daemon has no log")?;
-        let mut lines = BufReader::new(log).lines();
-        let address = loop {
-            let line = lines.next().ok_or("the daemon ended before it listened")??;
-            let entry: serde_json::Value = serde_json::from_str(&line)?;
-            if entry["message"] == "listening" {
-                break entry["listen"].as_str().ok_or("no address")?.to_owned();
-            }
-        };
-        std::thread::spawn(move || lines.for_each(drop));
-        Ok(Daemon { process, url: format!("ws://{address}/"), address })
-    }
-}
-
 /// The first client of each room is the one that publishes in it.
 fn connect(daemon: &Daemon, number: usize, room: usize) -> Result<Member> {
     let stream = TcpStream::connect(&daemon.address)?;
     stream.set_nodelay(true)?;
-    let url = format!("{}?client_id={}&join=load-{room}:main", daemon.url, client_id(number));
+    let id = client_id(number);
+    let url = format!("ws://{}/?client_id={id}&join=load-{room}:main", daemon.address);
     let config = WebSocketConfig::default().read_buffer_size(8 * 1024).write_buffer_size(0);
     let (mut socket, _) =
         tungstenite::client::client_with_config(url.as_str(), stream, Some(config))?;
