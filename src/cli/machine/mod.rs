@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `cpu` `memory` `kernel` `network` `interfaces` | what is there, a struct each |
 //! | `files` | how it is read |
+//! | `others` | how much of it other programs used meanwhile |
 //! | `summary` | the facts in a few lines for a person |
 //!
 //! *Invariants*: what the kernel does not tell is absent, never guessed; a fact that an older
@@ -23,6 +24,7 @@ mod kernel;
 pub(in crate::cli) mod made_up;
 mod memory;
 mod network;
+mod others;
 mod summary;
 
 pub(in crate::cli) use cpu::Cpu;
@@ -31,6 +33,7 @@ pub(in crate::cli) use interfaces::Interface;
 pub(in crate::cli) use kernel::{Descriptors, Kernel};
 pub(in crate::cli) use memory::Memory;
 pub(in crate::cli) use network::Network;
+pub(in crate::cli) use others::Worked;
 
 use serde::{Deserialize, Serialize};
 

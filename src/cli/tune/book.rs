@@ -44,12 +44,13 @@ pub(super) struct Entry {
     pub(super) failure: Option<String>,
 }
 
-/// How two settings differ.
+/// How two settings differ. It is reckoned in logarithms, so that one is as much better as the other
+/// is worse.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Comparison {
     /// The median ratio of their scores, less one: 0.1 is ten percent better.
     pub(super) gain: f64,
-    /// What a difference must be larger than to count.
+    /// What a gain must be larger than to count, and its inverse what a loss must be.
     pub(super) margin: f64,
     /// The rounds it is made of.
     pub(super) rounds: usize,
@@ -63,7 +64,7 @@ impl Comparison {
 
     /// Whether the first is worse beyond doubt.
     pub(super) fn is_worse(&self) -> bool {
-        self.gain < -self.margin
+        (1.0 + self.gain) * (1.0 + self.margin) < 1.0
     }
 }
 
@@ -105,22 +106,23 @@ impl Book {
             let (_, trial) = entry.trials.iter().find(|(number, _)| *number == round)?;
             self.goal.score(trial)
         };
-        let mut ratios: Vec<f64> = one
+        let mut logs: Vec<f64> = one
             .trials
             .iter()
             .filter(|&&(round, _)| round >= from)
-            .filter_map(|&(round, _)| Some(score(one, round)? / score(other, round)?))
+            .filter_map(|&(round, _)| Some((score(one, round)? / score(other, round)?).ln()))
             .collect();
-        ratios.sort_by(f64::total_cmp);
-        let rounds = ratios.len();
-        let gain = quantile(&ratios, 0.5)? - 1.0;
+        logs.sort_by(f64::total_cmp);
+        let rounds = logs.len();
+        let gain = quantile(&logs, 0.5)?.exp_m1();
         let margin = if rounds < ROUNDS_LEAST {
             f64::INFINITY
         } else {
             // For a normal spread, the median's error is 1.25 deviations over the root of the count,
             // and a deviation is the distance between the quartiles over 1.35.
-            let quartiles = quantile(&ratios, 0.75)? - quantile(&ratios, 0.25)?;
-            (STANDARD_ERRORS * 1.25 * quartiles / 1.35 / (rounds as f64).sqrt()).max(MARGIN_LEAST)
+            let quartiles = quantile(&logs, 0.75)? - quantile(&logs, 0.25)?;
+            let error = 1.25 * quartiles / 1.35 / (rounds as f64).sqrt();
+            (STANDARD_ERRORS * error).exp_m1().max(MARGIN_LEAST)
         };
         Some(Comparison { gain, margin, rounds })
     }

@@ -29,7 +29,7 @@ pub(super) use args::TuneArgs;
 
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
-use crate::cli::machine::Facts;
+use crate::cli::machine::{Facts, Worked};
 use crate::cli::tune::book::Book;
 use crate::cli::tune::evidence::Evidence;
 use crate::cli::tune::page::Page;
@@ -51,6 +51,7 @@ pub(super) fn run(args: &TuneArgs, console: &mut Console) -> Result<(), Failure>
     let bounds = Bounds { cores: facts.cpu.for_daemon(), shards_max, budget: args.budget() };
     open(args, &facts, &load, console)?;
     let mut book = Book::new(args.goal, Setting::default_on(bounds.cores));
+    let before = Worked::now();
     let (outcome, load) = search(&mut book, load, &bounds, console)?;
     let outcome = match outcome {
         Ok(outcome) => outcome,
@@ -64,7 +65,12 @@ pub(super) fn run(args: &TuneArgs, console: &mut Console) -> Result<(), Failure>
         }
     };
     let rows = show::rows(&book, Some(outcome.chosen));
-    let verdict = show::verdict(&book, outcome);
+    let mut verdict = show::verdict(&book, outcome);
+    if let Some((now, before)) = Worked::now().zip(before) {
+        let percent = now.by_others_since(&before) * 100.0;
+        verdict
+            .push(format!("Meanwhile other programs used {percent:.0} % of this machine's CPUs."));
+    }
     console.line("")?;
     for line in show::table(&rows) {
         console.line(line)?;

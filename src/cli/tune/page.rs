@@ -88,7 +88,8 @@ impl Page<'_> {
                 1.0 + it.gain
             );
             if it.margin.is_finite() {
-                let [from, to] = [end(it.gain, -it.margin), end(it.gain, it.margin)].map(x);
+                let least = (1.0 + it.gain) / (1.0 + it.margin);
+                let [from, to] = [least, end(it.gain, it.margin)].map(x);
                 let _ = writeln!(
                     svg,
                     "<line x1=\"{from:.1}\" x2=\"{to:.1}\" y1=\"{middle:.0}\" y2=\"{middle:.0}\" \
