@@ -39,7 +39,7 @@ fn replies(c: &mut Criterion) {
     group.bench_function("ack", |b| {
         b.iter(|| {
             let stamp = Stamp { ulid: ulid::Ulid(black_box(1 << 90)), at_us: NOW_US };
-            let (trace, delivered, unreported) = (None, None, None);
+            let (trace, delivered, unreported) = (None, None, 0);
             let ack = AckView { sequence: 1_234, duplicate: false, trace, delivered, unreported };
             Frame::of_text(&reply::success(stamp, black_box(&question), ack), 0)
         });

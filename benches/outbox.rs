@@ -1,18 +1,19 @@
-//! What a delivery costs at the outbox: a number put in, the bytes gathered, the write noted. One
-//! connection, some messages a turn; and a socket that takes little, so that a backlog is kept.
+//! What a turn's mail costs at one outbox: a batch that is all there is, letters of its own that
+//! are listed and gathered, and a backlog for a socket that takes little.
 
 mod common;
 
-use arqonbus::base::ids::{ChannelId, ShardId};
+use arqonbus::base::ids::{ChannelId, ConnId, ShardId};
 use arqonbus::protocol::envelope::MessageType;
 use arqonbus::protocol::frame::{Draft, Frame, Origin};
-use arqonbus::shard::outbox::{Mail, Outbox, Put};
+use arqonbus::shard::mail::{Letter, Mail};
+use arqonbus::shard::outbox::Outbox;
 use common::text_payload;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::sync::Arc;
 
-const BYTES_MAX: usize = 4 << 20;
+const CONN: ConnId = ConnId { slot: 1, generation: 1 };
 
 fn frames(count: usize) -> Vec<Arc<Frame>> {
     let payload = text_payload(128);
@@ -30,33 +31,31 @@ fn frames(count: usize) -> Vec<Arc<Frame>> {
     (1..=count as u64).map(frame).collect()
 }
 
-fn put_all(outbox: &mut Outbox, mail: &mut Mail, frames: &[Arc<Frame>]) {
-    let channel = ChannelId::new(ShardId(0), 1);
-    for frame in frames {
-        let number = mail.add(frame.clone(), Some(channel));
-        assert_eq!(outbox.put_message(mail, number, BYTES_MAX), Put::Queued);
-    }
+fn letter(frame: &Arc<Frame>) -> Letter {
+    let channel = Some(ChannelId::new(ShardId(0), 1));
+    Letter { channel, ..Letter::new(frame.clone(), true) }
 }
 
-fn turn(c: &mut Criterion) {
+/// The messages of a turn as one batch.
+fn batch(c: &mut Criterion) {
     let mut group = c.benchmark_group("outbox");
-    for count in [1, 4, 32] {
+    for count in [1, 32] {
         let frames = frames(count);
         let (mut outbox, mut mail, mut bytes) = (Outbox::default(), Mail::default(), Vec::new());
         group.throughput(Throughput::Elements(count as u64));
-        group.bench_function(BenchmarkId::new("put", count), |b| {
+        group.bench_function(BenchmarkId::new("batch", count), |b| {
             b.iter(|| {
-                put_all(&mut outbox, &mut mail, &frames);
-                outbox.advance(&mail, outbox.bytes());
-                mail.clear();
-            });
-        });
-        group.bench_function(BenchmarkId::new("put-gather-advance", count), |b| {
-            b.iter(|| {
-                put_all(&mut outbox, &mut mail, &frames);
+                let batch = mail.begin_batch(None);
+                outbox.put_batch(batch);
+                for frame in &frames {
+                    let number = mail.add(letter(frame));
+                    mail.join_batch(batch, number);
+                }
                 bytes.clear();
-                outbox.gather(&mail, &mut bytes);
-                outbox.advance(&mail, black_box(&bytes).len());
+                let batch = outbox.only_batch().expect("nothing else waits");
+                mail.gather(batch, &mut bytes);
+                black_box(&bytes);
+                outbox.clear();
                 mail.clear();
             });
         });
@@ -64,30 +63,38 @@ fn turn(c: &mut Criterion) {
     group.finish();
 }
 
-/// The socket is full when the turn ends, and takes a part of what waits in the next.
-fn backlog(c: &mut Criterion) {
-    let frames = frames(32);
-    let (mut outbox, mut mail, mut bytes) = (Outbox::default(), Mail::default(), Vec::new());
+/// The messages of a turn one by one, to a socket that takes so many bytes at once.
+fn letters(c: &mut Criterion) {
     let mut group = c.benchmark_group("outbox");
-    group.throughput(Throughput::Elements(32));
-    group.bench_function(BenchmarkId::new("backlog", 32), |b| {
-        b.iter(|| {
-            put_all(&mut outbox, &mut mail, &frames);
-            outbox.settle(&mail);
-            mail.clear();
-            while !outbox.is_empty() {
-                bytes.clear();
-                outbox.gather(&mail, &mut bytes);
-                outbox.advance(&mail, black_box(&bytes).len().min(4_096));
-            }
+    for (name, count, takes) in
+        [("letters", 1, usize::MAX), ("letters", 32, usize::MAX), ("backlog", 32, 4_096)]
+    {
+        let frames = frames(count);
+        let (mut outbox, mut mail, mut bytes) = (Outbox::default(), Mail::default(), Vec::new());
+        let mut numbers = Vec::new();
+        group.throughput(Throughput::Elements(count as u64));
+        group.bench_function(BenchmarkId::new(name, count), |b| {
+            b.iter(|| {
+                for frame in &frames {
+                    let number = mail.add(letter(frame));
+                    outbox.put(&mail, number);
+                }
+                while !outbox.is_empty() {
+                    outbox.list(&mail, CONN, &mut numbers);
+                    bytes.clear();
+                    outbox.gather(&mail, &numbers, &mut bytes);
+                    outbox.advance(&mail, &numbers, black_box(&bytes).len().min(takes));
+                }
+                mail.clear();
+            });
         });
-    });
+    }
     group.finish();
 }
 
 criterion_group! {
     name = benches;
     config = common::criterion();
-    targets = turn, backlog
+    targets = batch, letters
 }
 criterion_main!(benches);
