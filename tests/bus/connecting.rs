@@ -347,7 +347,9 @@ fn a_full_node_says_try_later() {
     let (code, reason) = peer.await_close();
     assert_eq!(code, 1013);
     assert!(reason.contains("full"), "{reason}");
-    assert_eq!(daemon.get("/ready").status, 503);
+    eventually("the node to say that it is full", || {
+        (daemon.get("/ready").status == 503).then_some(())
+    });
     for client in &mut inside {
         client.command("ping", json!({}));
     }

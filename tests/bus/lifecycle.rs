@@ -358,7 +358,9 @@ fn who_answers_pings_stays_and_who_is_silent_goes() {
     assert_eq!(code, 4010);
     assert!(reason.contains("heartbeat"), "{reason}");
     watcher.join().unwrap();
-    assert_eq!(daemon.metric("arqonbus_shard_closes_total", "reason=\"silent\""), 1.0);
+    eventually("the close to be counted", || {
+        (daemon.metric("arqonbus_shard_closes_total", "reason=\"silent\"") == 1.0).then_some(())
+    });
 }
 
 /// A daemon with a configuration file that can be changed.
