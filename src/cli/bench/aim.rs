@@ -62,15 +62,14 @@ impl Aim {
             .to_socket_addrs()
             .map(Iterator::collect)
             .map_err(|error| unreachable(&target.name(), &error.to_string()))?;
-        if let Some(remote) = addresses.iter().find(|address| !address.ip().is_loopback()) {
-            if !common.allow_remote {
-                return Err(Failure::Usage(format!(
-                    "{} is not this machine ({}): a load like this can put a bus, and the network on \
+        let remote = addresses.iter().find(|address| !address.ip().is_loopback());
+        if let Some(remote) = remote.filter(|_| !common.allow_remote) {
+            return Err(Failure::Usage(format!(
+                "{} is not this machine ({}): a load like this can put a bus, and the network on \
                      the way, out of service. If both are yours to do so, say --allow-remote",
-                    target.name(),
-                    remote.ip()
-                )));
-            }
+                target.name(),
+                remote.ip()
+            )));
         }
         let address = first_that_answers(&addresses, common.timeout)
             .map_err(|why| unreachable(&target.name(), &why))?;

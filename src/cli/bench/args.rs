@@ -175,6 +175,7 @@ pub(super) struct CommonArgs {
     pub(super) in_flight: Option<u32>,
     /// Open model: so many deliveries a second in all, sent on schedule whatever becomes of them.
     #[arg(long, value_name = "DELIVERIES", value_parser = rate, help_heading = "Load")]
+    #[arg(allow_negative_numbers = true)]
     pub(super) rate: Option<f64>,
     /// Try one rate after another, and find the highest that is borne (the knee): FROM..TO, or a list
     /// such as 100k,200k,1M.
@@ -195,9 +196,11 @@ pub(super) struct CommonArgs {
     pub(super) payload: Option<u32>,
     /// Seconds that are measured.
     #[arg(long, value_name = "SECONDS", value_parser = duration, help_heading = "Load")]
+    #[arg(allow_negative_numbers = true)]
     pub(super) duration: Option<Duration>,
     /// Seconds before that, which are not.
     #[arg(long, value_name = "SECONDS", value_parser = warmup, help_heading = "Load")]
+    #[arg(allow_negative_numbers = true)]
     pub(super) warmup: Option<Duration>,
     /// What decides everything that is left to chance.
     #[arg(long, default_value_t = 1, help_heading = "Load")]

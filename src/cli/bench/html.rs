@@ -61,10 +61,10 @@ fn opening(page: &mut String, report: &Report) {
     }
     let _ = writeln!(
         page,
-        "<p class=\"soft\">{} UTC, version {}, {} round(s) of {} s after {} s of warming up</p>",
-        escaped(report.at.get(..19).unwrap_or(&report.at)),
+        "<p class=\"soft\">{} UTC, version {}, {} of {} s after {} s of warming up</p>",
+        escaped(&report.at.get(..19).unwrap_or(&report.at).replace('T', " ")),
         escaped(&report.version),
-        report.plan.rounds,
+        table::counted(report.plan.rounds, "round"),
         report.plan.duration_s,
         report.plan.warmup_s
     );
@@ -147,9 +147,10 @@ fn plots(page: &mut String, report: &Report) {
     };
     let latency = Axis { title: "latency", scale: Scale::Log, mark: time };
     let share = Axis { title: "percentile", scale: Scale::Log, mark: percentile };
-    let seconds = Axis { title: "seconds", scale: Scale::Linear, mark: |value| value.to_string() };
+    let seconds = Axis { title: "seconds", scale: Scale::Linear, mark: plainly };
     let rate = Axis { title: "deliveries a second", scale: Scale::Linear, mark: short };
     if !report.plan.sweep.is_empty() {
+        let rate = Axis { scale: Scale::Log, ..rate.clone() };
         section("The knee: latency by rate", knee(report, &rate, &latency));
     }
     let lines = |of: fn(&Round) -> Vec<(f64, f64)>| lines_of(report, of);
@@ -218,13 +219,13 @@ fn knee(report: &Report, rate: &Axis, latency: &Axis) -> String {
             lines.push(Line { color, name, points, has_dots: true, is_dashed });
         }
     }
-    let xs = lines.iter().flat_map(|line| line.points.iter().map(|point| point.0));
-    let most = xs.fold(0.0, f64::max);
+    let rates = || lines.iter().flat_map(|line| line.points.iter().map(|point| point.0));
+    let (least, most) = (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max));
     let limit = report.plan.knee_p99_ns;
     lines.push(Line {
         color: 3,
         name: Some("limit".into()),
-        points: vec![(0.0, limit), (most, limit)],
+        points: vec![(least, limit), (most, limit)],
         has_dots: false,
         is_dashed: true,
     });
@@ -233,15 +234,21 @@ fn knee(report: &Report, rate: &Axis, latency: &Axis) -> String {
 
 fn percentile(rarity: f64) -> String {
     let percent = 100.0 * (1.0 - 1.0 / rarity);
-    let digits = (rarity.log10().floor() as i32 - 1).clamp(0, 6) as usize;
+    // 10 is p90, 100 is p99, and each further power of ten has a 9 more.
+    let digits = (rarity.log10().round() as i32 - 2).clamp(0, 7) as usize;
     format!("p{percent:.digits$}")
+}
+
+/// A sum of tenths is not always what it seems.
+fn plainly(value: f64) -> String {
+    ((value * 1e6).round() / 1e6).to_string()
 }
 
 fn short(value: f64) -> String {
     match value {
         _ if value >= 1e6 => format!("{}M", (value / 1e4).round() / 100.0),
         _ if value >= 1e3 => format!("{}k", (value / 10.0).round() / 100.0),
-        _ => value.to_string(),
+        _ => plainly(value),
     }
 }
 
@@ -374,7 +381,9 @@ mod tests {
 
     #[test]
     fn marks_are_short() {
-        for (rarity, text) in [(1.0, "p0"), (10.0, "p90"), (100.0, "p99"), (1_000.0, "p99.9")] {
+        for (rarity, text) in
+            [(1.0, "p0"), (10.0, "p90"), (100.0, "p99"), (1_000.0, "p99.9"), (100_000.0, "p99.999")]
+        {
             assert_eq!(percentile(rarity), text);
         }
         for (value, text) in [(0.0, "0"), (500.0, "500"), (1_500.0, "1.5k"), (2.98e6, "2.98M")] {

@@ -4,6 +4,7 @@
 //! plans differ.
 
 use crate::cli::bench::args::{CommonArgs, FanoutArgs, MixArgs, RoomsArgs, SlowArgs, What};
+use crate::cli::bench::figures::grouped;
 use crate::cli::bench::layout::Layout;
 use crate::cli::bench::presets;
 use crate::cli::failure::Failure;
@@ -193,14 +194,17 @@ impl Plan {
     pub(super) fn sentence(&self) -> String {
         let Plan { scenario, connections, rooms, members, publishers, payload, .. } = self;
         if self.act == Act::Idle {
+            let connections = grouped(f64::from(*connections));
             return format!("{scenario}: {connections} connections that do nothing");
         }
         let load = match (&self.sweep[..], self.load) {
-            (&[from, .., to], _) => format!("{from} to {to} deliveries a second"),
+            (&[from, .., to], _) => {
+                format!("{} to {} deliveries a second", grouped(from), grouped(to))
+            }
             (_, Load::None) => "no messages".into(),
             (_, Load::Closed { in_flight }) => format!("{in_flight} messages in flight"),
             (_, Load::Open { deliveries_per_s, .. }) => {
-                format!("{deliveries_per_s} deliveries a second")
+                format!("{} deliveries a second", grouped(deliveries_per_s))
             }
         };
         let act = match self.act {
@@ -289,7 +293,7 @@ fn slow(args: &SlowArgs) -> Result<Scene, Failure> {
     let scene = Scene::new("slow", layout, 32);
     // The outbox and the patience of a server at its defaults are larger than a short run.
     let serve_args =
-        &["--max-message-bytes=65536", "--outbox-bytes=1048576", "--slow-grace-ms=2000"];
+        &["--max-message-bytes=16384", "--outbox-bytes=262144", "--slow-grace-ms=2000"];
     Ok(Scene { slow, act: Act::Stall, duration_s: 9, serve_args, ..scene })
 }
 

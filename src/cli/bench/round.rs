@@ -48,16 +48,31 @@ pub(super) struct Sample {
     pub(super) sums: Sums,
     /// The server's time on the processors.
     pub(super) server: Option<Schedule>,
-    /// The server's system calls.
-    pub(super) calls: Option<Calls>,
+    /// The server's system calls, and the deliveries that had come by then: asking takes a while.
+    pub(super) calls: Option<(Calls, u64)>,
 }
 
 impl Sample {
-    fn take(shared: &Shared, watched: &Watched) -> Sample {
-        // The counters take a while to be had, so they are first; the rest is read at once.
-        let calls = watched.http.and_then(counters::ask);
+    /// When measuring begins: what takes a while is first.
+    fn first(shared: &Shared, watched: &Watched) -> Sample {
+        let calls = Sample::calls(shared, watched);
+        Sample { calls, ..Sample::now(shared, watched) }
+    }
+
+    /// When measuring ends: what takes a while is last.
+    fn last(shared: &Shared, watched: &Watched) -> Sample {
+        let now = Sample::now(shared, watched);
+        Sample { calls: Sample::calls(shared, watched), ..now }
+    }
+
+    fn now(shared: &Shared, watched: &Watched) -> Sample {
         let server = watched.pid.and_then(vitals::of_process);
-        Sample { at_ns: shared.clock.now_ns(), sums: shared.sums(), server, calls }
+        Sample { at_ns: shared.clock.now_ns(), sums: shared.sums(), server, calls: None }
+    }
+
+    fn calls(shared: &Shared, watched: &Watched) -> Option<(Calls, u64)> {
+        let calls = watched.http.and_then(counters::ask)?;
+        Some((calls, shared.sums().received))
     }
 }
 
@@ -150,10 +165,12 @@ fn conduct(
     // It is set here only, and once.
     let _ = shared.timeline.set(timeline);
     sleep_until(shared, console, progress, timeline.from_ns)?;
-    let first = Sample::take(shared, watched);
-    sleep_until(shared, console, progress, timeline.to_ns)?;
-    watch.measured = Some((first, Sample::take(shared, watched)));
+    let first = Sample::first(shared, watched);
+    let slept = sleep_until(shared, console, progress, timeline.to_ns);
+    // A round that ends early is measured as far as it went.
+    watch.measured = Some((first, Sample::last(shared, watched)));
     watch.memory = watched.pid.and_then(vitals::resident_bytes);
+    slept?;
     run_dry(stage, progress, console)
 }
 

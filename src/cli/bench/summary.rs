@@ -1,7 +1,6 @@
 //! What a round's counts mean: figures, checks, and what must be said in words.
 
 use crate::cli::bench::core::{ChoreFacts, CoreReport, KINDS, SlowFacts, StormFacts};
-use crate::cli::bench::counters::Calls;
 use crate::cli::bench::figures::{Figure, Figures, grouped, written};
 use crate::cli::bench::ledger::Checks;
 use crate::cli::bench::plan::{Act, Load, Plan};
@@ -41,13 +40,12 @@ pub(super) fn summarise(
     figures.set_if(Figure::Memory, watch.memory.map(|bytes| bytes as f64));
     if let Some((first, last)) = &watch.measured {
         round.seconds = (last.at_ns - first.at_ns) as f64 / 1e9;
-        round.calls = last.calls.zip(first.calls).map(|(last, first)| last.since(&first));
         match plan.act {
             Act::Idle => set_idle_costs(plan, &mut round.figures, watch, first, last),
-            _ => set_costs(&mut round.figures, first, last, round.calls.as_ref()),
+            _ => set_costs(&mut round, first, last),
         }
     }
-    set_pieces(plan, &mut round, shared);
+    set_pieces(plan, &mut round, shared, watch);
     match plan.act {
         Act::Stall => tell_slow(&mut round, &reports),
         Act::Storm => tell_storm(&mut round, &reports),
@@ -82,18 +80,24 @@ fn set_clients(plan: &Plan, round: &mut Round, watch: &Watch, reports: &[CoreRep
     }
 }
 
-fn set_costs(figures: &mut Figures, first: &Sample, last: &Sample, calls: Option<&Calls>) {
+fn set_costs(round: &mut Round, first: &Sample, last: &Sample) {
+    let figures = &mut round.figures;
     let seconds = (last.at_ns - first.at_ns) as f64 / 1e9;
     let deliveries = last.sums.received.saturating_sub(first.sums.received) as f64;
-    let per_delivery = |cost: f64| (deliveries > 0.0).then_some(cost / deliveries);
-    figures.set(Figure::Rate, deliveries / seconds);
     if let Some((last, first)) = last.server.zip(first.server) {
         let spent = last.since(&first);
         figures.set(Figure::Cores, spent.run_ns as f64 / 1e9 / seconds);
         figures.set(Figure::Wait, spent.wait_ns as f64 / 1e9 / seconds);
-        figures.set_if(Figure::Cpu, per_delivery(spent.run_ns as f64));
+        let cost = (deliveries > 0.0).then(|| spent.run_ns as f64 / deliveries);
+        figures.set_if(Figure::Cpu, cost);
     }
-    figures.set_if(Figure::Calls, calls.and_then(|calls| per_delivery(calls.total() as f64)));
+    if let Some(((last, received), (first, before))) = last.calls.zip(first.calls) {
+        let calls = last.since(&first);
+        let deliveries = received.saturating_sub(before) as f64;
+        let cost = (deliveries > 0.0).then(|| calls.total() as f64 / deliveries);
+        figures.set_if(Figure::Calls, cost);
+        round.calls = Some(calls);
+    }
 }
 
 fn set_idle_costs(
@@ -115,15 +119,21 @@ fn set_idle_costs(
     }
 }
 
-fn set_pieces(plan: &Plan, round: &mut Round, shared: &Shared) {
-    let Some(timeline) = shared.timeline.get() else {
+/// Speed and latency, from the pieces of the measured time. Each core sorts what it gets into them
+/// by its own clock, so that a conductor who wakes late does not count time in which nothing was
+/// sent any more.
+fn set_pieces(plan: &Plan, round: &mut Round, shared: &Shared, watch: &Watch) {
+    let (Some(timeline), Some((_, last))) = (shared.timeline.get(), &watch.measured) else {
         return;
     };
+    let measured_ns = last.at_ns.min(timeline.to_ns).saturating_sub(timeline.from_ns);
+    let mut deliveries = 0;
     let event = timeline.piece(timeline.event_ns).unwrap_or_default();
     let (mut all, mut calm, mut beside) = (latencies(), latencies(), latencies());
     for (number, piece) in lock(&shared.pieces).iter().enumerate() {
         // All have the same bounds.
         let _ = all.add(&piece.latencies);
+        deliveries += piece.deliveries;
         let _ = match number < event {
             true => calm.add(&piece.latencies),
             false => beside.add(&piece.latencies),
@@ -138,6 +148,9 @@ fn set_pieces(plan: &Plan, round: &mut Round, shared: &Shared) {
                 p99_ns: piece.latencies.value_at_quantile(0.99),
             });
         }
+    }
+    if plan.act != Act::Idle && measured_ns > 0 {
+        round.figures.set(Figure::Rate, deliveries as f64 * 1e9 / measured_ns as f64);
     }
     round.figures.set_latencies(&all);
     round.percentiles = percentiles(&all);

@@ -72,10 +72,9 @@ impl Search {
     /// The next rate to try.
     pub(super) fn next(&mut self) -> Option<f64> {
         let failures = self.tried.iter().rev().take_while(|(_, is_borne)| !is_borne).count();
-        if self.halvings == HALVINGS && failures < FAILURES_MAX {
-            if let Some(rate) = self.grid.next() {
-                return Some(rate);
-            }
+        let is_on_grid = self.halvings == HALVINGS && failures < FAILURES_MAX;
+        if let Some(rate) = is_on_grid.then(|| self.grid.next()).flatten() {
+            return Some(rate);
         }
         let (low, high) = (self.knee()?, self.lowest_failed()?);
         self.halvings = self.halvings.checked_sub(1)?;

@@ -43,7 +43,8 @@ pub(super) fn method(load: &Load) -> String {
     }
 }
 
-fn counted(count: u32, what: &str) -> String {
+/// So many of something, in words.
+pub(super) fn counted(count: u32, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
@@ -221,7 +222,7 @@ pub(super) fn word(round: &Round) -> &'static str {
 
 /// A round in a line.
 pub(super) fn in_short(round: &Round) -> String {
-    let shown = [
+    let shown: &[Figure] = &[
         Figure::Rate,
         Figure::P50,
         Figure::P99,
@@ -230,7 +231,10 @@ pub(super) fn in_short(round: &Round) -> String {
         Figure::ConnMemory,
         Figure::Recovery,
     ];
-    let parts = shown.iter().filter_map(|&figure| {
+    let is_idle = round.figures.get(Figure::ConnMemory).is_some();
+    let extra = [Figure::Connects, Figure::ConnCpu];
+    let shown = shown.iter().chain(extra.iter().filter(|_| is_idle));
+    let parts = shown.filter_map(|&figure| {
         let value = round.figures.get(figure)?;
         Some(format!("{} {}", figure.id(), written(value, figure.unit())))
     });

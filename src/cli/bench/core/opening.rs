@@ -11,13 +11,17 @@ use rustix::event::epoll;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with, sockopt};
 use serde::Deserialize;
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpStream;
 
 /// The handshakes that are under way at once, over all cores.
 const OPENING_MAX: usize = 256;
+/// What the kernel keeps for a member that will stop reading.
+const SLOW_BUFFER_BYTES: usize = 32 * 1024;
 /// The longest head of an answer.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// The HTTP status of a path at which there is nothing.
+const NOT_FOUND: &str = "404";
 /// The HTTP status of a name that another connection has.
 const NAME_TAKEN: &str = "409";
 /// The connections of a core whose welcome is read in full though they join nothing.
@@ -128,18 +132,34 @@ impl Core<'_> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
+        if self.is_slow(local) {
+            // What the kernel would keep for a client that does not read hides for long that it
+            // does not.
+            sockopt::set_socket_recv_buffer_size(&socket, SLOW_BUFFER_BYTES)?;
+        }
         match connect(&socket, &address) {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let socket = TcpStream::from(socket);
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        let mut socket = TcpStream::from(socket);
+        // On loopback the kernel's handshake is mostly over by now, and the request can leave.
+        let request = self.handshake(local);
+        let written = socket.write(&request).ok();
+        let is_out_watched = written != Some(request.len());
+        let mut flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        flags.set(epoll::EventFlags::OUT, is_out_watched);
         epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(local as u64), flags)?;
         let conn = &mut self.conns[local];
         conn.socket = Some(socket);
-        conn.is_out_watched = true;
-        conn.stage = Stage::Connecting;
+        conn.is_out_watched = is_out_watched;
+        conn.stage = written.map_or(Stage::Connecting, |_| Stage::Upgrading);
+        conn.backlog.extend_from_slice(&request[written.unwrap_or(request.len())..]);
         Ok(())
+    }
+
+    fn handshake(&self, local: usize) -> Vec<u8> {
+        let (shared, joins) = (self.shared, !self.is_returning(local));
+        shared.site.request(&shared.layout, &shared.naming, self.global(local), joins)
     }
 
     /// The kernel has connected it, or could not.
@@ -152,10 +172,7 @@ impl Core<'_> {
             Ok(Some(error)) | Err(error) => return self.unreachable(&error),
         }
         self.conns[local].stage = Stage::Upgrading;
-        let conn = self.global(local);
-        let joins = !self.is_returning(local);
-        let request =
-            self.shared.site.request(&self.shared.layout, &self.shared.naming, conn, joins);
+        let request = self.handshake(local);
         self.write(local, &request);
     }
 
@@ -261,6 +278,8 @@ impl Core<'_> {
         }
         let said: RefusalBody = serde_json::from_slice(body).unwrap_or_default();
         match said.message.or(said.error) {
+            // Whatever it is, it has no bus at this path.
+            Some(why) if status == NOT_FOUND => self.no_bus(&format!("{why} (HTTP {status})")),
             Some(why) => self.refuses(&format!("{why} (HTTP {status})")),
             None => self.no_bus(&format!("it answers the handshake with {line:?}")),
         }
