@@ -2,10 +2,11 @@
 //!
 //! The scanner's verdict must be the other parser's, but for two rules that it has of its own: no
 //! key twice and a limit of depth. Both are checked here by a second, slower reading of the tree.
+//! And the decoder's quick way must say of every text what the long way says.
 
 use arqonbus::base::limits::JSON_DEPTH_MAX;
 use arqonbus::protocol::command;
-use arqonbus::protocol::decode::{decode, private_targets};
+use arqonbus::protocol::decode::{decode, decode_any, private_targets};
 use arqonbus::protocol::fault::Fault;
 use arqonbus::protocol::json;
 use proptest::prelude::*;
@@ -97,6 +98,11 @@ fn check_verdict(text: &str) {
     }
 }
 
+/// Compares what both ways through the decoder say of one text.
+fn check_ways(text: &str) {
+    assert_eq!(decode(text), decode_any(text), "{text}");
+}
+
 /// Writes a tree with the space and the escapes that `noise` chooses.
 fn write(tree: &Value, noise: &mut impl Iterator<Item = u8>, out: &mut String) {
     let mut space = |out: &mut String| {
@@ -183,6 +189,20 @@ fn envelope() -> impl Strategy<Value = Value> {
     )
 }
 
+/// The fields of an envelope in the order of the protocol; the last may be left out.
+const FIELDS: [&str; 9] =
+    ["version", "id", "type", "room", "channel", "from", "timestamp", "payload", "metadata"];
+
+/// Which fields stand where: in the usual order, in any, and not always all of them.
+fn order() -> impl Strategy<Value = Vec<usize>> {
+    let all: Vec<usize> = (0..9).collect();
+    prop_oneof![
+        Just(all.clone()),
+        Just(all.clone()).prop_shuffle(),
+        prop::sample::subsequence(all, 1..9),
+    ]
+}
+
 /// Pieces that JSON is made of, and some that it is not.
 const PIECES: &[&str] = &[
     "{",
@@ -261,6 +281,7 @@ proptest! {
         let mut text = String::new();
         write(&tree, &mut noise.into_iter(), &mut text);
         check_verdict(&text);
+        check_ways(&text);
         let envelope = decode(&text).map_err(|rejected| TestCaseError::fail(format!("{rejected:?}")))?;
         prop_assert_eq!(&*envelope.id, tree["id"].as_str().unwrap());
         prop_assert_eq!(envelope.kind.as_str(), tree["type"].as_str().unwrap());
@@ -285,6 +306,7 @@ proptest! {
         write(&tree, &mut noise.into_iter(), &mut text);
         let text = changed(&text, &changes);
         check_verdict(&text);
+        check_ways(&text);
         match decode(&text) {
             Ok(envelope) => {
                 // Whatever these say, they say it without a panic.
@@ -308,7 +330,34 @@ proptest! {
         let mut text: Vec<char> = Value::from(tree).to_string().chars().collect();
         let marks: Vec<_> = (0..text.len()).filter(|&at| "{}[],:\"".contains(text[at])).collect();
         text[marks[place.index(marks.len())]] = other;
-        check_verdict(&text.into_iter().collect::<String>());
+        let text: String = text.into_iter().collect();
+        check_verdict(&text);
+        check_ways(&text);
+    }
+
+    #[test]
+    fn both_ways_say_the_same_of_fields_in_any_order(
+        tree in envelope(),
+        order in order(),
+        times in prop::collection::vec(0..9usize, 0..2),
+        space in prop::sample::select(&["", "", " ", "\n\t"][..]),
+        changes in prop::collection::vec(change(), 0..3),
+    ) {
+        // Fields that are missing or stand twice are what such a list has, too.
+        let fields: Vec<String> = order
+            .iter()
+            .chain(&times)
+            .map(|&at| format!("\"{}\":{space}{}", FIELDS[at], tree[FIELDS[at]]))
+            .collect();
+        let text = format!("{{{space}{}}}", fields.join(&format!(",{space}")));
+        check_verdict(&text);
+        check_ways(&text);
+        let count = |field| order.iter().chain(&times).filter(|&&at| at == field).count();
+        let is_whole = (0..8).all(|field| count(field) == 1) && count(8) <= 1;
+        prop_assert_eq!(decode(&text).is_ok(), is_whole, "{}", text);
+        let text = changed(&text, &changes);
+        check_verdict(&text);
+        check_ways(&text);
     }
 
     #[test]
@@ -316,6 +365,7 @@ proptest! {
         pieces in prop::collection::vec(prop::sample::select(PIECES), 0..30),
     ) {
         check_verdict(&pieces.concat());
+        check_ways(&pieces.concat());
         check_verdict(&format!("{{\"a\":{}}}", pieces.concat()));
         check_verdict(&format!("{{\"a\":\"{}\"}}", pieces.concat()));
         check_verdict(&format!("{{\"a\":[{}]}}", pieces.join(",")));
@@ -351,11 +401,24 @@ proptest! {
     }
 }
 
+const MESSAGE: &str = r#"{"version":"1.0","id":"arq_1","type":"event","room":"science","channel":"general","from":"alice","timestamp":"2025-11-30T12:00:00Z","payload":{"a":[1.5e3,true,null,"\ud83d\ude00é"]},"metadata":{"ack":true}}"#;
+
 #[test]
 fn every_cut_of_a_message_is_refused() {
-    let text = r#"{"version":"1.0","id":"arq_1","type":"event","room":"science","channel":"general","from":"alice","timestamp":"2025-11-30T12:00:00Z","payload":{"a":[1.5e3,true,null,"\ud83d\ude00é"]},"metadata":{"ack":true}}"#;
-    assert!(decode(text).is_ok());
-    for end in (0..text.len()).filter(|&end| text.is_char_boundary(end)) {
-        assert_eq!(decode(&text[..end]).unwrap_err().refusal.fault, Fault::InvalidJson, "{end}");
+    assert!(decode(MESSAGE).is_ok());
+    for end in (0..MESSAGE.len()).filter(|&end| MESSAGE.is_char_boundary(end)) {
+        let cut = &MESSAGE[..end];
+        assert_eq!(decode(cut).unwrap_err().refusal.fault, Fault::InvalidJson, "{end}");
+        check_ways(cut);
+    }
+}
+
+#[test]
+fn every_changed_character_gets_the_same_verdict_both_ways() {
+    for at in (0..MESSAGE.len()).filter(|&at| MESSAGE.as_bytes()[at].is_ascii()) {
+        for char in '\0'..='\u{80}' {
+            check_ways(&format!("{}{char}{}", &MESSAGE[..at], &MESSAGE[at + 1..]));
+            check_ways(&format!("{}{char}{}", &MESSAGE[..at], &MESSAGE[at..]));
+        }
     }
 }

@@ -24,9 +24,16 @@ pub struct History {
     bytes: usize,
     /// Where it stands among the histories of its home, by its bytes; the home's to set.
     pub(super) rank: u8,
-    ring: VecDeque<Arc<Frame>>,
+    ring: VecDeque<Kept>,
     index: HashTable<u64>,
     hasher: RandomState,
+}
+
+/// A message in the ring, with the hash of its identity, under which the index has it.
+#[derive(Debug)]
+struct Kept {
+    hash: u64,
+    frame: Arc<Frame>,
 }
 
 /// How much a history holds.
@@ -101,7 +108,7 @@ impl History {
     pub fn span(&self) -> HistorySpan {
         HistorySpan {
             epoch: self.epoch.clone(),
-            first_sequence: self.ring.front().map(|frame| frame.sequence),
+            first_sequence: self.ring.front().map(|kept| kept.frame.sequence),
             last_sequence: (self.last > 0).then_some(self.last),
             size: self.size,
         }
@@ -109,9 +116,9 @@ impl History {
 
     /// Gives an event its place and a time that never goes back, unless it has a place already.
     pub fn append(&mut self, draft: Draft, wall_us: u64) -> Verdict {
-        let hash = self.hash(draft.from(), draft.id());
-        if let Some(first) = self.find(hash, draft.from(), draft.id()) {
-            return Duplicate(first);
+        let hash = self.hasher.hash_one(draft.identity());
+        if let Some(first) = self.find(hash, draft.identity()) {
+            return Duplicate(first.clone());
         }
         self.last += 1;
         self.last_us = self.last_us.max(wall_us);
@@ -142,7 +149,7 @@ impl History {
         if missed > self.ring.len() {
             return Recovery::Impossible("history_overrun");
         }
-        let frames = self.ring.range(self.ring.len() - missed..);
+        let frames = self.ring.range(self.ring.len() - missed..).map(|kept| &kept.frame);
         let live = || frames.clone().filter(|frame| !frame.is_expired(now_ms));
         if live().map(|frame| frame.wire().len()).sum::<usize>() > bytes_max {
             return Recovery::Impossible("too_many_bytes");
@@ -162,10 +169,11 @@ impl History {
         };
         // A reader that pages forward wants what comes next, not what came last.
         let forward = !query.newest_first && (query.after.is_some() || query.since_us.is_some());
+        let frames = self.ring.iter().map(|kept| &kept.frame);
         let mut page = if forward {
-            take_page(self.ring.iter().filter(matches), query.limit, bytes_max)
+            take_page(frames.filter(matches), query.limit, bytes_max)
         } else {
-            take_page(self.ring.iter().rev().filter(matches), query.limit, bytes_max)
+            take_page(frames.rev().filter(matches), query.limit, bytes_max)
         };
         if !forward && !query.newest_first {
             page.messages.reverse();
@@ -173,16 +181,15 @@ impl History {
         page
     }
 
-    fn find(&self, hash: u64, from: &str, id: &str) -> Option<Arc<Frame>> {
-        let is_it = |&sequence: &u64| {
-            self.at(sequence).is_some_and(|frame| frame.id() == id && frame.from() == from)
-        };
-        self.index.find(hash, is_it).and_then(|&sequence| self.at(sequence)).cloned()
+    fn find(&self, hash: u64, identity: &[u8]) -> Option<&Arc<Frame>> {
+        let is_it =
+            |&sequence: &u64| self.at(sequence).is_some_and(|frame| frame.identity() == identity);
+        self.index.find(hash, is_it).and_then(|&sequence| self.at(sequence))
     }
 
     fn at(&self, sequence: u64) -> Option<&Arc<Frame>> {
-        let first = self.ring.front()?.sequence;
-        self.ring.get(sequence.checked_sub(first)? as usize)
+        let first = self.ring.front()?.frame.sequence;
+        self.ring.get(sequence.checked_sub(first)? as usize).map(|kept| &kept.frame)
     }
 
     fn keep(&mut self, hash: u64, frame: &Arc<Frame>) {
@@ -197,35 +204,27 @@ impl History {
             }
         }
         self.bytes += length;
-        self.ring.push_back(frame.clone());
-        let History { ring, index, hasher, .. } = self;
-        let first = ring[0].sequence;
-        index.insert_unique(hash, frame.sequence, |&sequence| {
-            let kept = &ring[(sequence - first) as usize];
-            hasher.hash_one((kept.from(), kept.id()))
-        });
+        self.ring.push_back(Kept { hash, frame: frame.clone() });
+        let History { ring, index, .. } = self;
+        let first = ring[0].frame.sequence;
+        index.insert_unique(hash, frame.sequence, |&kept| ring[(kept - first) as usize].hash);
     }
 
     /// Gives up the oldest message; false if there is none.
     pub fn evict(&mut self) -> bool {
-        let Some(oldest) = self.ring.front() else { return false };
-        self.bytes -= oldest.memory_bytes();
-        let hash = self.hash(oldest.from(), oldest.id());
-        let sequence = oldest.sequence;
-        if let Ok(entry) = self.index.find_entry(hash, |&kept| kept == sequence) {
+        let Some(Kept { hash, frame }) = self.ring.pop_front() else { return false };
+        self.bytes -= frame.memory_bytes();
+        if let Ok(entry) = self.index.find_entry(hash, |&kept| kept == frame.sequence) {
             entry.remove();
         }
-        self.ring.pop_front().is_some()
-    }
-
-    fn hash(&self, from: &str, id: &str) -> u64 {
-        self.hasher.hash_one((from, id))
+        true
     }
 
     fn check_ends(&self) {
         if let (Some(first), Some(last)) = (self.ring.front(), self.ring.back()) {
-            assert_eq!(last.sequence, self.last, "the ring ends with the last sequence");
-            assert_eq!(last.sequence - first.sequence + 1, self.ring.len() as u64, "no hole");
+            let (first, last) = (first.frame.sequence, last.frame.sequence);
+            assert_eq!(last, self.last, "the ring ends with the last sequence");
+            assert_eq!(last - first + 1, self.ring.len() as u64, "no hole");
         }
     }
 
@@ -234,16 +233,19 @@ impl History {
         self.check_ends();
         assert!(self.ring.len() <= self.size as usize, "the ring keeps at most its size");
         assert!(self.bytes <= self.bytes_max, "the ring keeps at most its bytes");
-        let bytes: usize = self.ring.iter().map(|frame| frame.memory_bytes()).sum();
+        let bytes: usize = self.ring.iter().map(|kept| kept.frame.memory_bytes()).sum();
         assert_eq!(bytes, self.bytes, "the bytes are counted right");
         assert_eq!(self.index.len(), self.ring.len(), "the index holds just what the ring holds");
         for pair in self.ring.iter().zip(self.ring.iter().skip(1)) {
-            assert_eq!(pair.0.sequence + 1, pair.1.sequence);
-            assert!(pair.0.timestamp_us <= pair.1.timestamp_us, "time never goes back");
+            let (before, after) = (&pair.0.frame, &pair.1.frame);
+            assert_eq!(before.sequence + 1, after.sequence);
+            assert!(before.timestamp_us <= after.timestamp_us, "time never goes back");
         }
-        for frame in &self.ring {
-            let hash = self.hash(frame.from(), frame.id());
-            assert!(self.find(hash, frame.from(), frame.id()).is_some(), "every id is indexed");
+        for Kept { hash, frame } in &self.ring {
+            let identity = frame.identity();
+            assert_eq!(*hash, self.hasher.hash_one(identity), "the hash is that of the identity");
+            let found = self.find(*hash, identity).map(|found| found.sequence);
+            assert_eq!(found, Some(frame.sequence), "every identity is indexed");
         }
     }
 }

@@ -300,13 +300,15 @@ pub struct Memberships {
 impl Memberships {
     /// The membership of a channel.
     pub fn find(&self, hasher: &RandomState, room: &str, channel: &str) -> Option<&Membership> {
-        if self.table.is_empty() {
-            return None;
-        }
-        self.table.find(hash(hasher, room, channel), |membership| {
+        let is_it = |membership: &Membership| {
             membership.address.channel.as_str() == channel
                 && membership.address.room.as_str() == room
-        })
+        };
+        // To look at a few costs less than to hash, and most clients have a few.
+        match self.table.len() {
+            0..=3 => self.table.iter().find(|membership| is_it(membership)),
+            _ => self.table.find(hash(hasher, room, channel), is_it),
+        }
     }
 
     /// The membership of a channel.

@@ -4,18 +4,20 @@
 //! One pass over the text finds the top-level fields and proves that the whole is sound JSON; then
 //! the fields are judged in the order of the protocol's table, so that the first thing wrong is
 //! what the sender is told. What follows is written for the good message: refusals are boxed and
-//! their sentences made only when there is one.
+//! their sentences made only when there is one; and keys that are the protocol's own, each once,
+//! are read a quick way ([`json::known_members`]), while all else goes the long one.
 //!
-//! *Invariants*: an `Envelope` that comes out of here keeps every promise of its documentation; a
-//! sentence never repeats more than a few characters of what was sent.
+//! *Invariants*: both ways say the same of every text; an `Envelope` that comes out of here keeps
+//! every promise of its documentation; a sentence never repeats more than a few characters of what
+//! was sent.
 //!
 //! *Not here*: whether the sender may say it, and whether the room is there.
 
 use crate::base::limits::{METADATA_KEYS_MAX, PRIVATE_TARGETS_MAX, TTL_MS_MAX};
 use crate::protocol::envelope::{Envelope, MessageType, Metadata};
 use crate::protocol::fault::{Fault, Refusal};
-use crate::protocol::json::{self, Text, Value};
-use crate::protocol::names::{self, EVERY_CHANNEL, Name};
+use crate::protocol::json::{self, KnownKey, Text, Value};
+use crate::protocol::names::{self, EVERY_CHANNEL, Name, NameError};
 use crate::protocol::quote::{field_name, quote};
 use crate::protocol::timestamp;
 use std::borrow::Cow;
@@ -32,10 +34,21 @@ pub struct Rejected {
 /// Reads one message.
 pub fn decode<'a>(text: &'a str) -> Result<Envelope<'a>, Box<Rejected>> {
     let mut fields = Fields::default();
+    match json::known_members(text, &KNOWN, &mut fields.values) {
+        true => fields.envelope().map_err(|refusal| fields.rejected(refusal)),
+        false => decode_any(text),
+    }
+}
+
+/// Reads one message, whatever its keys are and however they are written: [`decode`] without its
+/// quick way. It says what is wrong with those that are no JSON.
+#[cold]
+pub fn decode_any<'a>(text: &'a str) -> Result<Envelope<'a>, Box<Rejected>> {
+    let mut fields = Fields::default();
     json::members(text, |key, value| fields.put(key, value))
         .map_err(Refusal::from)
         .and_then(|()| fields.envelope())
-        .map_err(|refusal| Box::new(Rejected { refusal, id: fields.valid_id() }))
+        .map_err(|refusal| fields.rejected(refusal))
 }
 
 /// Whom a private message is for: `payload.target` is one client id or a list of them. Each is
@@ -66,68 +79,64 @@ pub fn private_targets(payload: &str) -> Result<Vec<Name>, Refusal> {
     Ok(targets)
 }
 
+/// The fields of an envelope, in the order of the protocol's table, which is also the order in
+/// which most clients write them.
+const FIELDS: [&str; 9] =
+    ["version", "id", "type", "room", "channel", "from", "timestamp", "payload", "metadata"];
+const KNOWN: [KnownKey; FIELDS.len()] = {
+    let mut keys = [const { KnownKey::new("") }; FIELDS.len()];
+    let mut at = 0;
+    while at < FIELDS.len() {
+        keys[at] = KnownKey::new(FIELDS[at]);
+        at += 1;
+    }
+    keys
+};
+
 /// The top-level fields, as they were found.
 #[derive(Default)]
 struct Fields<'a> {
-    version: Option<Value<'a>>,
-    id: Option<Value<'a>>,
-    kind: Option<Value<'a>>,
-    room: Option<Value<'a>>,
-    channel: Option<Value<'a>>,
-    from: Option<Value<'a>>,
-    timestamp: Option<Value<'a>>,
-    payload: Option<Value<'a>>,
-    metadata: Option<Value<'a>>,
+    /// In the order of [`FIELDS`].
+    values: [Option<Value<'a>>; FIELDS.len()],
     /// The first field that an envelope does not have.
     unknown: Option<Text<'a>>,
 }
 
 impl<'a> Fields<'a> {
-    #[inline]
     fn put(&mut self, key: Text<'a>, value: Value<'a>) {
-        let field = match &*key.get() {
-            "version" => &mut self.version,
-            "id" => &mut self.id,
-            "type" => &mut self.kind,
-            "room" => &mut self.room,
-            "channel" => &mut self.channel,
-            "from" => &mut self.from,
-            "timestamp" => &mut self.timestamp,
-            "payload" => &mut self.payload,
-            "metadata" => &mut self.metadata,
-            _ => {
-                self.unknown.get_or_insert(key);
-                return;
-            }
-        };
-        *field = Some(value);
+        let name = key.get();
+        match FIELDS.iter().position(|&field| field == name) {
+            Some(place) => self.values[place] = Some(value),
+            None => _ = self.unknown.get_or_insert(key),
+        }
     }
 
     /// Judges the fields in the order of the protocol's table.
     fn envelope(&self) -> Result<Envelope<'a>, Refusal> {
-        check_version(&self.string(self.version, "version")?)?;
-        let id = self.string(self.id, "id")?;
+        let [version, id, kind, room, channel, from, timestamp, payload, metadata] = &self.values;
+        check_version(&self.string(version, "version")?)?;
+        let id = self.string(id, "id")?;
         check_id(&id)?;
-        let kind = read_kind(&self.string(self.kind, "type")?)?;
-        let room = self.string(self.room, "room")?;
+        let kind = read_kind(&self.string(kind, "type")?)?;
+        let room = self.string(room, "room")?;
         check_room(&room, kind)?;
-        let channel = self.string(self.channel, "channel")?;
+        let channel = self.string(channel, "channel")?;
         check_channel(&channel, kind)?;
-        let from = self.string(self.from, "from")?;
-        names::check(&from).map_err(|why| bad_name("from", &from, &why.to_string()))?;
-        let timestamp = self.string(self.timestamp, "timestamp")?;
+        let from = self.string(from, "from")?;
+        names::check(&from).map_err(|why| bad_from(&from, why))?;
+        let timestamp = self.string(timestamp, "timestamp")?;
         timestamp::check(&timestamp).map_err(|why| bad_timestamp(&timestamp, why))?;
-        let payload = match self.payload {
-            Some(Value::Object(payload)) => payload,
-            other => return Err(self.not_a(other, "payload", "an object")),
+        let payload = match payload {
+            &Some(Value::Object(payload)) => payload,
+            other => return Err(self.not_a(*other, "payload", "an object")),
         };
         if kind == MessageType::Telemetry {
             check_telemetry(payload)?;
         }
-        let metadata = match self.metadata {
+        let metadata = match metadata {
             None => Metadata::default(),
             Some(Value::Object(metadata)) => read_metadata(metadata)?,
-            Some(other) => return Err(metadata_type(&other)),
+            Some(other) => return Err(metadata_type(other)),
         };
         match self.unknown {
             None => Ok(Envelope { id, kind, room, channel, from, payload, metadata }),
@@ -135,15 +144,15 @@ impl<'a> Fields<'a> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn string(
         &self,
-        value: Option<Value<'a>>,
+        value: &Option<Value<'a>>,
         field: &'static str,
     ) -> Result<Cow<'a, str>, Refusal> {
         match value {
             Some(Value::Text(text)) => Ok(text.get()),
-            other => Err(self.not_a(other, field, "a string")),
+            other => Err(self.not_a(*other, field, "a string")),
         }
     }
 
@@ -168,8 +177,12 @@ impl<'a> Fields<'a> {
     }
 
     #[cold]
+    fn rejected(&self, refusal: Refusal) -> Box<Rejected> {
+        Box::new(Rejected { refusal, id: self.valid_id() })
+    }
+
     fn valid_id(&self) -> Option<String> {
-        match self.id {
+        match self.values[1] {
             Some(Value::Text(id)) => Some(id.get()).filter(|id| is_id(id)).map(Cow::into_owned),
             _ => None,
         }
@@ -178,11 +191,13 @@ impl<'a> Fields<'a> {
 
 #[inline]
 fn check_version(version: &str) -> Result<(), Refusal> {
-    if version == "1.0" {
-        return Ok(());
-    }
+    if version == "1.0" { Ok(()) } else { Err(bad_version(version)) }
+}
+
+#[cold]
+fn bad_version(version: &str) -> Refusal {
     let message = format!("version {} is not spoken here; send \"1.0\"", quote(version));
-    Err(Refusal::of_field(Fault::UnsupportedVersion, "version", message))
+    Refusal::of_field(Fault::UnsupportedVersion, "version", message)
 }
 
 /// Which bytes may follow the `arq_` of an id.
@@ -202,8 +217,7 @@ const IS_ID_BYTE: [bool; 256] = {
 fn is_id(id: &str) -> bool {
     match id.as_bytes() {
         [b'a', b'r', b'q', b'_', rest @ ..] => {
-            (1..=124).contains(&rest.len())
-                && rest.iter().all(|&byte| IS_ID_BYTE[usize::from(byte)])
+            (1..=124).contains(&rest.len()) && names::are_all_in(rest, &IS_ID_BYTE)
         }
         _ => false,
     }
@@ -211,36 +225,43 @@ fn is_id(id: &str) -> bool {
 
 #[inline]
 fn check_id(id: &str) -> Result<(), Refusal> {
-    if is_id(id) {
-        return Ok(());
-    }
+    if is_id(id) { Ok(()) } else { Err(bad_id(id)) }
+}
+
+#[cold]
+fn bad_id(id: &str) -> Refusal {
     let message = format!(
         "id {} does not follow its rule; send arq_ and 1 to 124 characters of A-Z a-z 0-9 _ -",
         quote(id)
     );
-    Err(Refusal::of_field(Fault::BadId, "id", message))
+    Refusal::of_field(Fault::BadId, "id", message)
 }
 
 #[inline]
 fn read_kind(kind: &str) -> Result<MessageType, Refusal> {
     match MessageType::parse(kind) {
-        Some(kind @ (MessageType::System | MessageType::CommandResponse)) => {
-            let message = format!(
+        Some(kind) if !kind.is_of_server() => Ok(kind),
+        forbidden => Err(bad_kind(kind, forbidden)),
+    }
+}
+
+#[cold]
+fn bad_kind(kind: &str, forbidden: Option<MessageType>) -> Refusal {
+    let (fault, message) = match forbidden {
+        Some(kind) => (
+            Fault::TypeForbidden,
+            format!(
                 "messages of type {} come from the server only; send event, command, private or \
                  telemetry",
                 kind.as_str()
-            );
-            Err(Refusal::of_field(Fault::TypeForbidden, "type", message))
-        }
-        Some(kind) => Ok(kind),
-        None => {
-            let message = format!(
-                "there is no type {}; send event, command, private or telemetry",
-                quote(kind)
-            );
-            Err(Refusal::of_field(Fault::BadType, "type", message))
-        }
-    }
+            ),
+        ),
+        None => (
+            Fault::BadType,
+            format!("there is no type {}; send event, command, private or telemetry", quote(kind)),
+        ),
+    };
+    Refusal::of_field(fault, "type", message)
 }
 
 #[inline]
@@ -248,12 +269,17 @@ fn check_room(room: &str, kind: MessageType) -> Result<(), Refusal> {
     match names::check(room) {
         Ok(()) => Ok(()),
         Err(_) if room == EVERY_CHANNEL && kind == MessageType::Command => Ok(()),
-        Err(_) if room == EVERY_CHANNEL => {
-            let why = "stands for no room in particular, which only a command may say; name a room";
-            Err(bad_name("room", room, why))
-        }
-        Err(why) => Err(bad_name("room", room, &why.to_string())),
+        Err(why) => Err(bad_room(room, why)),
     }
+}
+
+#[cold]
+fn bad_room(room: &str, why: NameError) -> Refusal {
+    if room == EVERY_CHANNEL {
+        let why = "stands for no room in particular, which only a command may say; name a room";
+        return bad_name("room", room, why);
+    }
+    bad_name("room", room, &why.to_string())
 }
 
 #[inline]
@@ -262,13 +288,23 @@ fn check_channel(channel: &str, kind: MessageType) -> Result<(), Refusal> {
     match names::check(channel) {
         Ok(()) => Ok(()),
         Err(_) if channel == EVERY_CHANNEL && may_be_every => Ok(()),
-        Err(_) if channel == EVERY_CHANNEL => {
-            let why = "stands for every channel, which only an event or a command may address; \
-                       name a channel";
-            Err(bad_name("channel", channel, why))
-        }
-        Err(why) => Err(bad_name("channel", channel, &why.to_string())),
+        Err(why) => Err(bad_channel(channel, why)),
     }
+}
+
+#[cold]
+fn bad_channel(channel: &str, why: NameError) -> Refusal {
+    if channel == EVERY_CHANNEL {
+        let why = "stands for every channel, which only an event or a command may address; \
+                   name a channel";
+        return bad_name("channel", channel, why);
+    }
+    bad_name("channel", channel, &why.to_string())
+}
+
+#[cold]
+fn bad_from(from: &str, why: NameError) -> Refusal {
+    bad_name("from", from, &why.to_string())
 }
 
 #[cold]

@@ -46,6 +46,11 @@ impl MessageType {
             _ => return None,
         })
     }
+
+    /// Whether only the server may say it.
+    pub fn is_of_server(self) -> bool {
+        matches!(self, MessageType::System | MessageType::CommandResponse)
+    }
 }
 
 /// A checked envelope: every rule that needs only the message itself holds.

@@ -10,22 +10,28 @@
 //! |<------------------- HEAD_ROOM, written by the home ------------->|<-- tail, by the edge --->|
 //! ```
 //!
-//! *Invariants*: `start + head` never reaches into the tail; a frame is one final, unmasked text
+//! *Invariants*: a head never reaches into the tail; a draft is as long as its allocation; a frame is one final, unmasked text
 //! frame (RFC 6455, section 5.2) whose text is one envelope.
 
 use crate::protocol::envelope::{Envelope, MessageType};
 use crate::protocol::timestamp;
 use std::sync::Arc;
 
-/// The longest head: the longest WebSocket header and the longest sequence.
-const HEAD_ROOM: usize = 10 + HEAD_VERSION.len() + timestamp::LENGTH + HEAD_SEQUENCE.len() + 20;
-const HEAD_VERSION: &str = r#"{"version":"1.0","timestamp":""#;
-const HEAD_SEQUENCE: &str = r#"","metadata":{"sequence":"#;
+/// The room for the longest head: the longest WebSocket header and the longest sequence.
+const HEAD_ROOM: usize = 10 + HEAD.len() + 20;
+/// A head up to its sequence, before its time is written into it.
+const HEAD: &[u8; 82] =
+    br#"{"version":"1.0","timestamp":"---------------------------","metadata":{"sequence":"#;
+/// The head of a message that has no sequence.
+const HEAD_UNORDERED: &[u8; 71] =
+    br#"{"version":"1.0","timestamp":"---------------------------","metadata":{"#;
+/// Where the time stands in both.
+const TIMESTAMP_AT: usize = r#"{"version":"1.0","timestamp":""#.len();
 const REPLAYED: &str = r#","replayed":true"#;
 
 /// What a kept frame takes beside its bytes: itself with its two reference counts, its place in a
 /// ring and in an index, and what the allocator rounds up.
-const FRAME_SPARE_BYTES: usize = size_of::<Frame>() + 64;
+const FRAME_SPARE_BYTES: usize = size_of::<Frame>() + 72;
 
 /// What the home needs to know of a message beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +46,7 @@ pub struct Origin {
 #[derive(Debug)]
 pub struct Draft {
     bytes: Vec<u8>,
-    id: (u32, u32),
-    from: (u32, u32),
+    names: Names,
     origin: Origin,
 }
 
@@ -50,8 +55,7 @@ pub struct Draft {
 pub struct Frame {
     bytes: Vec<u8>,
     start: usize,
-    id: (u32, u32),
-    from: (u32, u32),
+    names: Names,
     /// The place in its channel's order; 0 for a message that has none.
     pub sequence: u64,
     /// The server's time for it, in microseconds since 1970.
@@ -60,6 +64,13 @@ pub struct Frame {
     pub expires_ms: Option<u64>,
     /// When its edge had read it, on the monotonic clock.
     pub received_ns: u64,
+}
+
+/// Where a message's id and its sender stand, one behind the other.
+#[derive(Clone, Copy, Debug, Default)]
+struct Names {
+    id: (u32, u32),
+    from: (u32, u32),
 }
 
 impl Draft {
@@ -96,25 +107,29 @@ impl Draft {
         metadata: &str,
         origin: Origin,
     ) -> Draft {
-        let lengths = id.len() + room.len() + channel.len() + from.len() + metadata.len();
-        let mut bytes = Vec::with_capacity(HEAD_ROOM + 96 + lengths + payload.len());
-        bytes.resize(HEAD_ROOM, 0);
-        let mut put = |parts: &[&str]| {
-            for part in parts {
-                bytes.extend_from_slice(part.as_bytes());
-            }
-            bytes.len() as u32
-        };
+        let kind = kind.as_str();
+        let names = id.len() + from.len() + kind.len() + room.len() + channel.len();
+        let length = HEAD_ROOM + TAIL_BYTES + names + payload.len() + metadata.len();
+        let mut bytes = Vec::with_capacity(length);
+        bytes.extend_from_slice(&[0; HEAD_ROOM]);
         if !metadata.is_empty() {
-            put(&[",", metadata]);
+            bytes.push(b',');
+            bytes.extend_from_slice(metadata.as_bytes());
         }
-        let id_start = put(&[r#"},"id":""#]);
-        let id_end = put(&[id]);
-        let from_start = put(&[r#"","from":""#]);
-        let from_end = put(&[from]);
-        put(&[r#"","type":""#, kind.as_str(), r#"","room":""#, room]);
-        put(&[r#"","channel":""#, channel, r#"","payload":"#, payload, "}"]);
-        Draft { bytes, id: (id_start, id_end), from: (from_start, from_end), origin }
+        bytes.extend_from_slice(br#"},"id":""#);
+        let id = put_name(&mut bytes, id);
+        bytes.extend_from_slice(br#"","from":""#);
+        let from = put_name(&mut bytes, from);
+        bytes.extend_from_slice(br#"","type":""#);
+        bytes.extend_from_slice(kind.as_bytes());
+        bytes.extend_from_slice(br#"","room":""#);
+        bytes.extend_from_slice(room.as_bytes());
+        bytes.extend_from_slice(br#"","channel":""#);
+        bytes.extend_from_slice(channel.as_bytes());
+        bytes.extend_from_slice(br#"","payload":"#);
+        bytes.extend_from_slice(payload.as_bytes());
+        bytes.push(b'}');
+        Draft { bytes, names: Names { id, from }, origin }
     }
 
     /// How long it is, in bytes.
@@ -124,12 +139,17 @@ impl Draft {
 
     /// The message's id.
     pub fn id(&self) -> &str {
-        text(&self.bytes, self.id)
+        text(&self.bytes, self.names.id)
     }
 
     /// The true sender.
     pub fn from(&self) -> &str {
-        text(&self.bytes, self.from)
+        text(&self.bytes, self.names.from)
+    }
+
+    /// The id and the sender: two messages with the same are one.
+    pub fn identity(&self) -> &[u8] {
+        self.names.identity(&self.bytes)
     }
 
     /// When the edge read it, and for how long it lives.
@@ -139,9 +159,11 @@ impl Draft {
 
     /// Gives the message its place and its time, and seals it.
     pub fn stamp(mut self, sequence: u64, timestamp_us: u64) -> Arc<Frame> {
-        let mut head = Head::new(timestamp_us);
-        head.sequence(sequence);
-        let start = head.write(&mut self.bytes);
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(sequence).as_bytes();
+        let digits_start = HEAD_ROOM - digits.len();
+        self.bytes[digits_start..HEAD_ROOM].copy_from_slice(digits);
+        let start = put_head(&mut self.bytes, digits_start, HEAD, timestamp_us);
         Arc::new(self.seal(start, sequence, timestamp_us))
     }
 
@@ -153,7 +175,7 @@ impl Draft {
         if self.bytes[HEAD_ROOM] == b',' {
             self.bytes[HEAD_ROOM] = b' ';
         }
-        let start = Head::new(timestamp_us).write(&mut self.bytes);
+        let start = put_head(&mut self.bytes, HEAD_ROOM, HEAD_UNORDERED, timestamp_us);
         Arc::new(self.seal(start, 0, timestamp_us))
     }
 
@@ -161,8 +183,7 @@ impl Draft {
         let lives_ms = self.origin.ttl_ms;
         Frame {
             start,
-            id: self.id,
-            from: self.from,
+            names: self.names,
             sequence,
             timestamp_us,
             expires_ms: lives_ms.map(|ms| self.origin.received_ns / 1_000_000 + ms),
@@ -186,8 +207,7 @@ impl Frame {
         Arc::new(Frame {
             bytes,
             start: 0,
-            id: (0, 0),
-            from: (0, 0),
+            names: Names::default(),
             sequence: 0,
             timestamp_us: 0,
             expires_ms: None,
@@ -207,12 +227,17 @@ impl Frame {
 
     /// The message's id; empty for a reply or a notice.
     pub fn id(&self) -> &str {
-        text(&self.bytes, self.id)
+        text(&self.bytes, self.names.id)
     }
 
     /// The sender; empty for a reply or a notice.
     pub fn from(&self) -> &str {
-        text(&self.bytes, self.from)
+        text(&self.bytes, self.names.from)
+    }
+
+    /// The id and the sender: two messages with the same are one.
+    pub fn identity(&self) -> &[u8] {
+        self.names.identity(&self.bytes)
     }
 
     /// Whether the message may no longer be delivered.
@@ -230,8 +255,7 @@ impl Frame {
         Arc::new(Frame {
             bytes,
             start: 0,
-            id: (0, 0),
-            from: (0, 0),
+            names: Names::default(),
             sequence: self.sequence,
             timestamp_us: self.timestamp_us,
             expires_ms: self.expires_ms,
@@ -242,53 +266,48 @@ impl Frame {
     /// Appends the envelope, marked as coming from history, as JSON text. Only for a frame that
     /// was stamped with a sequence.
     pub fn write_replayed(&self, out: &mut Vec<u8>) {
-        let mut head = Head::new(self.timestamp_us);
-        head.sequence(self.sequence);
-        out.extend_from_slice(head.as_bytes());
+        let head_start = self.start + header_length(self.wire());
+        out.extend_from_slice(&self.bytes[head_start..HEAD_ROOM]);
         out.extend_from_slice(REPLAYED.as_bytes());
         out.extend_from_slice(&self.bytes[HEAD_ROOM..]);
     }
 }
 
-/// The part of an envelope that only its home can write.
-struct Head {
-    bytes: [u8; HEAD_ROOM],
-    length: usize,
+impl Names {
+    /// Neither holds a quote, so what stands between the two keeps them apart.
+    fn identity(self, bytes: &[u8]) -> &[u8] {
+        &bytes[self.id.0 as usize..self.from.1 as usize]
+    }
 }
 
-impl Head {
-    fn new(timestamp_us: u64) -> Head {
-        let mut head = Head { bytes: [0; HEAD_ROOM], length: 0 };
-        head.put(HEAD_VERSION.as_bytes());
-        head.put(&timestamp::format(timestamp_us));
-        // Without a sequence the metadata object begins right here.
-        head.put(&HEAD_SEQUENCE.as_bytes()[..HEAD_SEQUENCE.len() - r#""sequence":"#.len()]);
-        head
-    }
+/// What of a tail is the same in every message, and a comma.
+const TAIL_BYTES: usize =
+    r#",},"id":"","from":"","type":"","room":"","channel":"","payload":}"#.len();
 
-    fn sequence(&mut self, sequence: u64) {
-        self.put(br#""sequence":"#);
-        self.put(itoa::Buffer::new().format(sequence).as_bytes());
-    }
+/// Appends a name; gives where it stands.
+fn put_name(bytes: &mut Vec<u8>, name: &str) -> (u32, u32) {
+    let start = bytes.len() as u32;
+    bytes.extend_from_slice(name.as_bytes());
+    (start, bytes.len() as u32)
+}
 
-    fn put(&mut self, part: &[u8]) {
-        self.bytes[self.length..self.length + part.len()].copy_from_slice(part);
-        self.length += part.len();
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
-    }
-
-    /// Writes itself and the WebSocket header in front of the tail; gives where they begin.
-    fn write(&self, draft: &mut [u8]) -> usize {
-        let head_start = HEAD_ROOM - self.length;
-        draft[head_start..HEAD_ROOM].copy_from_slice(self.as_bytes());
-        let (header, length) = text_header(draft.len() - head_start);
-        let start = head_start - length;
-        draft[start..head_start].copy_from_slice(&header[..length]);
-        start
-    }
+/// Writes a head, with its time, so that it ends where `end` is, and the WebSocket header before
+/// it; gives where they begin.
+fn put_head<const N: usize>(
+    bytes: &mut [u8],
+    end: usize,
+    head: &[u8; N],
+    timestamp_us: u64,
+) -> usize {
+    let mut head = *head;
+    head[TIMESTAMP_AT..TIMESTAMP_AT + timestamp::LENGTH]
+        .copy_from_slice(&timestamp::format(timestamp_us));
+    let head_start = end - N;
+    bytes[head_start..end].copy_from_slice(&head);
+    let (header, length) = text_header(bytes.len() - head_start);
+    let start = head_start - length;
+    bytes[start..head_start].copy_from_slice(&header[..length]);
+    start
 }
 
 /// The header of one final, unmasked text frame, and its length.
@@ -310,6 +329,15 @@ fn text_header(payload: usize) -> ([u8; 10], usize) {
             header[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
             (header, 10)
         }
+    }
+}
+
+/// The length of the header that a frame of ours begins with.
+fn header_length(wire: &[u8]) -> usize {
+    match wire.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
     }
 }
 
@@ -343,12 +371,7 @@ mod tests {
 
     fn envelope(frame: &Frame) -> Value {
         let wire = frame.wire();
-        let header = match wire[1] {
-            126 => 4,
-            127 => 10,
-            _ => 2,
-        };
-        serde_json::from_slice(&wire[header..]).unwrap()
+        serde_json::from_slice(&wire[header_length(wire)..]).unwrap()
     }
 
     #[test]

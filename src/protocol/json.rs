@@ -15,15 +15,17 @@
 //! *Not here*: what the members mean; UTF-8, which a `&str` already is.
 
 mod keys;
+mod known;
 mod text;
 
+pub use known::{KnownKey, known_members};
 pub use text::Text;
 
 use crate::base::limits::JSON_DEPTH_MAX;
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::quote::quote;
 use keys::Keys;
-use text::{clean_run, hex4};
+use text::{clean_run, hex4, special_bytes};
 
 /// A JSON value as a span of the text it stands in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -126,6 +128,9 @@ pub fn try_elements<'a, E: From<JsonError>>(
 
 /// The longest text that is scanned: spans of keys are kept in 31 bits.
 const TEXT_BYTES_MAX: usize = (1 << 31) - 1;
+
+/// How many words a string may have to be short.
+const SHORT_WORDS: usize = 4;
 
 /// Why scanning stopped; where is `Scanner::at`. One byte, so that a result is returned in
 /// registers.
@@ -346,7 +351,7 @@ impl<'a> Scanner<'a> {
     #[inline(always)]
     fn value(&mut self) -> Result<Span, Complaint> {
         let start = self.at;
-        let kind = self.pass()?;
+        let kind = if self.peek() == b'"' { self.string()? } else { self.pass()? };
         Ok(Span { start, end: self.at, kind })
     }
 
@@ -374,40 +379,40 @@ impl<'a> Scanner<'a> {
     }
 
     /// Moves from an opening quote to after the closing one; says whether there were escapes.
-    #[inline]
+    #[inline(always)] // As with `Scanner::key`.
     fn string(&mut self) -> Result<Kind, Complaint> {
-        self.at += 1;
-        let mut kind = Kind::Text;
-        loop {
-            self.at += clean_run(self.rest());
-            match self.peek() {
-                b'"' => {
-                    self.at += 1;
-                    return Ok(kind);
-                }
-                b'\\' => {
-                    self.escape()?;
-                    kind = Kind::EscapedText;
-                }
-                _ => return Err(Complaint::ControlCharacter),
+        match short_text(self.rest()) {
+            Some(length) => {
+                self.at += length;
+                Ok(Kind::Text)
             }
+            None => self.long_string(),
         }
     }
 
-    fn escape(&mut self) -> Result<(), Complaint> {
-        self.at += match self.rest() {
-            [_, b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => 2,
-            [_, b'u', digits @ ..] => match hex4(digits).ok_or(Complaint::BadEscape)? {
-                0xD800..=0xDBFF => match &digits[4..] {
-                    [b'\\', b'u', low @ ..] if matches!(hex4(low), Some(0xDC00..=0xDFFF)) => 12,
-                    _ => return Err(Complaint::LoneSurrogate),
-                },
-                0xDC00..=0xDFFF => return Err(Complaint::LoneSurrogate),
-                _ => 6,
-            },
-            _ => return Err(Complaint::BadEscape),
-        };
-        Ok(())
+    fn long_string(&mut self) -> Result<Kind, Complaint> {
+        let bytes = self.text.as_bytes();
+        let mut at = self.at + 1;
+        let mut kind = Kind::Text;
+        loop {
+            at += clean_run(&bytes[at..]);
+            match bytes[at..] {
+                [b'"', ..] => {
+                    self.at = at + 1;
+                    return Ok(kind);
+                }
+                [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => at += 2,
+                [b'\\', ..] => {
+                    self.at = at;
+                    at += unit_escape(&bytes[at + 1..])?;
+                }
+                _ => {
+                    self.at = at;
+                    return Err(Complaint::ControlCharacter);
+                }
+            }
+            kind = Kind::EscapedText;
+        }
     }
 
     fn number(&mut self) -> Result<(), Complaint> {
@@ -489,6 +494,35 @@ impl<'a> Scanner<'a> {
             _ => format!("not valid JSON at byte {at}: {}", why.sentence()),
         };
         JsonError { fault: why.fault(), at, message }
+    }
+}
+
+/// The length of the string that `text` begins with, quotes included, if it is short and has no
+/// escapes, as most are.
+#[inline(always)]
+fn short_text(text: &[u8]) -> Option<usize> {
+    let mut length = 1;
+    for &word in text.get(1..)?.as_chunks().0.iter().take(SHORT_WORDS) {
+        let special = special_bytes(word);
+        if special != 0 {
+            length += special.trailing_zeros() as usize / 8;
+            return (text.get(length) == Some(&b'"')).then_some(length + 1);
+        }
+        length += 8;
+    }
+    None
+}
+
+/// The length of an escape by its UTF-16 units, one or a pair, from what follows its backslash.
+fn unit_escape(escape: &[u8]) -> Result<usize, Complaint> {
+    let [b'u', digits @ ..] = escape else { return Err(Complaint::BadEscape) };
+    match hex4(digits).ok_or(Complaint::BadEscape)? {
+        0xD800..=0xDBFF => match &digits[4..] {
+            [b'\\', b'u', low @ ..] if matches!(hex4(low), Some(0xDC00..=0xDFFF)) => Ok(12),
+            _ => Err(Complaint::LoneSurrogate),
+        },
+        0xDC00..=0xDFFF => Err(Complaint::LoneSurrogate),
+        _ => Ok(6),
     }
 }
 

@@ -69,13 +69,22 @@ pub fn check(text: &str) -> Result<(), NameError> {
     if bytes.len() > NAME_BYTES_MAX {
         return Err(NameError::TooLong);
     }
-    if !bytes.iter().all(|&byte| IS_NAME_BYTE[usize::from(byte)]) {
+    if !are_all_in(bytes, &IS_NAME_BYTE) {
         return Err(NameError::BadCharacter);
     }
     if !first.is_ascii_alphanumeric() {
         return Err(NameError::BadStart);
     }
     Ok(())
+}
+
+/// Whether the table allows every byte. Eight at a time, as a branch for each would cost more than
+/// to look at them all.
+#[inline]
+pub(super) fn are_all_in(bytes: &[u8], table: &[bool; 256]) -> bool {
+    let is_in = |all: bool, &byte: &u8| all & table[usize::from(byte)];
+    let (blocks, rest) = bytes.as_chunks::<8>();
+    blocks.iter().all(|block| block.iter().fold(true, is_in)) && rest.iter().fold(true, is_in)
 }
 
 /// Whether a room of this name belongs to the system.

@@ -52,7 +52,7 @@ impl fmt::Display for TimestampError {
 /// Checks that `text` is an RFC 3339 time: a date, `T`, `t` or a space, a time with any number of
 /// digits after the second, and `Z`, `z` or an offset.
 pub fn check(text: &str) -> Result<(), TimestampError> {
-    Moment::parse(text).map(|_| ())
+    if is_usual(text.as_bytes()) { Ok(()) } else { Moment::parse(text).map(|_| ()) }
 }
 
 /// The microseconds since 1970 that an RFC 3339 time says; `None` if it is none. An earlier time
@@ -83,6 +83,45 @@ pub fn format(us: u64) -> [u8; LENGTH] {
         y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T', h1, h2, b':', n1, n2, b':', s1, s2, b'.',
         f1, f2, f3, f4, f5, f6, b'Z',
     ]
+}
+
+/// Whether it is a good time written as nearly all are: with a capital `T` and `Z` and no leap
+/// second. It needs no arithmetic over the calendar.
+#[inline]
+fn is_usual(text: &[u8]) -> bool {
+    let Some((&date, rest)) = text.split_first_chunk() else { return false };
+    let Some((&time, [b':', b'0'..=b'5', b'0'..=b'9', end @ ..])) = rest.split_first_chunk() else {
+        return false;
+    };
+    let date = digits(date, *b"0000-00-", [9, 9, 9, 9, 0, 1, 9, 0]);
+    let time = digits(time, *b"00T00:00", [3, 9, 0, 2, 9, 0, 5, 9]);
+    let (Some(date), Some(time)) = (date, time) else { return false };
+    let number = |tens: u8, ones: u8| u32::from(tens) * 10 + u32::from(ones);
+    let [y1, y2, y3, y4, _, m1, m2, _] = date;
+    let [d1, d2, _, h1, h2, ..] = time;
+    let (month, day, hour) = (number(m1, m2), number(d1, d2), number(h1, h2));
+    let is_day = match day {
+        1..=28 => true,
+        _ => (1..=days_in_month(number(y1, y2) * 100 + number(y3, y4), month)).contains(&day),
+    };
+    let ends_well = match end {
+        [b'Z'] => true,
+        [b'.', digits @ .., b'Z'] => !digits.is_empty() && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    (1..=12).contains(&month) && is_day && hour <= 23 && ends_well
+}
+
+/// The values of the digits of a text, where `shape` has a `0`; what else there is must be as in
+/// `shape`. `last` is the highest digit of each place, 0 beside the digits.
+#[inline]
+fn digits(text: [u8; 8], shape: [u8; 8], last: [u8; 8]) -> Option<[u8; 8]> {
+    const TOPS: u64 = u64::from_le_bytes([0x80; 8]);
+    // Against the shape a digit is its value, and what is right beside the digits is 0. A byte
+    // that is more than its last gets its top bit, from itself or from the addition.
+    let digits = u64::from_le_bytes(text) ^ u64::from_le_bytes(shape);
+    let above = digits.wrapping_add((TOPS - TOPS / 0x80) - u64::from_le_bytes(last));
+    ((digits | above) & TOPS == 0).then_some(digits.to_le_bytes())
 }
 
 /// A point in time.
@@ -148,10 +187,21 @@ fn number(tens: u8, ones: u8) -> Result<u32, TimestampError> {
     Ok(u32::from(tens) * 10 + u32::from(ones))
 }
 
+/// The numbers below 100 as two ASCII digits.
+const TWO_DIGITS: [[u8; 2]; 100] = {
+    let mut table = [[0; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        table[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    table
+};
+
 /// A number below 100 as two ASCII digits.
 #[inline]
 fn two_digits(number: u32) -> [u8; 2] {
-    [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]
+    TWO_DIGITS[number as usize]
 }
 
 /// Splits the fraction of a second from what follows it; digits after the sixth are dropped.
@@ -357,6 +407,33 @@ mod tests {
             let theirs: Option<Timestamp> = text.parse().ok();
             let theirs = theirs.map(|time| u64::try_from(time.as_microsecond()).unwrap_or(0));
             assert_eq!(parse_us(&text), theirs, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_quick_check_takes_good_times_only() {
+        let good = ["2024-02-29T23:59:59Z", "2025-11-30T12:00:00.123Z", "1998-12-31T23:59:60Z"];
+        for text in good {
+            assert_eq!(is_usual(text.as_bytes()), !text.contains(":60"), "{text}");
+            // Every byte exchanged for every other, left out, and put in.
+            for at in 0..text.len() {
+                for byte in 0..=u8::MAX {
+                    for gone in [0, 1] {
+                        let mut changed = text.as_bytes().to_vec();
+                        changed.splice(at..at + gone, [byte]);
+                        let Ok(changed) = String::from_utf8(changed) else { continue };
+                        let verdict = Moment::parse(&changed).map(|_| ());
+                        assert!(!is_usual(changed.as_bytes()) || verdict.is_ok(), "{changed}");
+                        assert_eq!(check(&changed), verdict, "{changed}");
+                    }
+                }
+                let left = format!("{}{}", &text[..at], &text[at + 1..]);
+                assert_eq!(check(&left), Moment::parse(&left).map(|_| ()), "{left}");
+            }
+        }
+        for day in 0..60_000 {
+            let text = format(day * 86_400_000_000);
+            assert!(is_usual(&text), "day {day}");
         }
     }
 }

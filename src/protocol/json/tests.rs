@@ -215,6 +215,62 @@ fn members_come_in_order_with_their_spans() {
 }
 
 #[test]
+fn strings_of_every_length_end_at_their_quote() {
+    // What follows the string is long or short, so that whole words fit behind it or don't.
+    for behind in ["}", r#","b":"0123456789012345678901234567890123456789"}"#] {
+        for length in 0..80 {
+            let string = |put: &str, at: usize| {
+                let run = "é".repeat(length).chars().take(length).collect::<String>();
+                let (before, after) = run.split_at(at * "é".len());
+                (format!("{before}{put}{after}"), before.len())
+            };
+            for at in 0..=length {
+                for (put, said) in [("", ""), (r#"\""#, "\""), (r"\u0041", "A"), (r"\\", "\\")] {
+                    let text = format!(r#"{{"a":"{}"{behind}"#, string(put, at).0);
+                    let mut first = None;
+                    members(&text, |_, value| _ = first.get_or_insert(value)).unwrap();
+                    let Some(Value::Text(found)) = first else { panic!("{text}: {first:?}") };
+                    assert_eq!(found.get(), string(said, at).0, "{text}");
+                }
+                let (bad, place) = string("\u{1f}", at);
+                let error = members(&format!(r#"{{"a":"{bad}"{behind}"#), |_, _| ()).unwrap_err();
+                assert_eq!((error.fault, error.at), (Fault::InvalidJson, 6 + place), "{bad}");
+            }
+        }
+    }
+}
+
+#[test]
+fn known_members_are_all_or_nothing() {
+    const KEYS: [KnownKey; 3] =
+        [KnownKey::new("a"), KnownKey::new("bb"), KnownKey::new("thirteenbytes")];
+    let read = |text| {
+        let mut values = [None; 3];
+        known_members(text, &KEYS, &mut values).then_some(values.map(|value| value.is_some()))
+    };
+    assert_eq!(read(r#"{"a":1,"bb":2,"thirteenbytes":3}"#), Some([true; 3]));
+    assert_eq!(read(" { \n\"bb\":\t[ ] , \"a\": {} } "), Some([true, true, false]));
+    assert_eq!(read(r#"{"thirteenbytes":3}"#), Some([false, false, true]));
+    for text in [
+        "",
+        "{}",
+        "[]",
+        r#"{"a" :1}"#,
+        r#"{"\u0061":1}"#,
+        r#"{"a":1,"a":1}"#,
+        r#"{"a":1,"c":1}"#,
+        r#"{"a":1,}"#,
+        r#"{"a":1}}"#,
+        r#"{"a":01}"#,
+        r#"{"a":1"#,
+        r#"{"a":"#,
+        r#"{"a""#,
+    ] {
+        assert_eq!(read(text), None, "{text}");
+    }
+}
+
+#[test]
 fn elements_come_in_order_until_one_is_refused() {
     let mut seen = Vec::new();
     let mut read = |text| {

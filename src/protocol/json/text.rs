@@ -18,13 +18,14 @@ impl<'a> Text<'a> {
     /// What the string says. Borrowed, unless it holds escapes.
     #[inline]
     pub fn get(self) -> Cow<'a, str> {
-        if self.escaped {
-            let mut text = String::with_capacity(self.raw.len());
-            self.unescape_into(&mut text);
-            Cow::Owned(text)
-        } else {
-            Cow::Borrowed(self.raw)
-        }
+        if self.escaped { Cow::Owned(self.unescaped()) } else { Cow::Borrowed(self.raw) }
+    }
+
+    #[cold]
+    fn unescaped(self) -> String {
+        let mut text = String::with_capacity(self.raw.len());
+        self.unescape_into(&mut text);
+        text
     }
 
     /// Appends what the string says.
@@ -44,54 +45,47 @@ impl<'a> Text<'a> {
 /// control character.
 #[inline]
 pub(super) fn clean_run(bytes: &[u8]) -> usize {
-    // Most strings are short: a few words settle them. In a long run whole blocks are tested with
-    // a loop that compilers turn into vector instructions, and words find the place in the last.
-    let mut at = 0;
-    for (count, word) in bytes.chunks_exact(8).enumerate() {
-        let found = special_bytes(word);
-        if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-        if count == 3 {
-            at += 64 * bytes[at..].chunks_exact(64).take_while(|block| is_clean(block)).count();
-            break;
-        }
+    // Whole blocks are tested with a loop that compilers turn into vector instructions; words find
+    // the place in the first block that is not clean.
+    let mut rest = bytes;
+    while let Some((block, behind)) = rest.split_first_chunk()
+        && is_clean(block)
+    {
+        rest = behind;
     }
-    for word in bytes[at..].chunks_exact(8) {
-        let found = special_bytes(word);
-        if found != 0 {
-            return at + found.trailing_zeros() as usize / 8;
+    while let Some((&word, behind)) = rest.split_first_chunk() {
+        let special = special_bytes(word);
+        if special != 0 {
+            return bytes.len() - rest.len() + special.trailing_zeros() as usize / 8;
         }
-        at += 8;
+        rest = behind;
     }
-    at + bytes[at..].iter().take_while(|&&byte| !is_special(byte)).count()
+    let last = rest.iter().take_while(|&&byte| !is_special(byte)).count();
+    bytes.len() - rest.len() + last
 }
 
+#[inline]
+fn is_clean(block: &[u8; 16]) -> bool {
+    !block.iter().fold(false, |found, &byte| found | is_special(byte))
+}
+
+/// A quote, a backslash or a control character. With its second bit turned over the quote follows
+/// the control characters, so two comparisons do.
 #[inline]
 fn is_special(byte: u8) -> bool {
-    byte == b'"' || byte == b'\\' || byte < 0x20
-}
-
-#[inline]
-fn is_clean(block: &[u8]) -> bool {
-    !block.iter().fold(false, |found, &byte| found | is_special(byte))
+    (byte ^ 2 <= 0x20) | (byte == b'\\')
 }
 
 /// The top bit of each byte of eight that is special. Bytes after the first special one may be
 /// marked wrongly, as a subtraction borrows from its neighbour; the first is always right.
 #[inline]
-fn special_bytes(word: &[u8]) -> u64 {
+pub(super) fn special_bytes(word: [u8; 8]) -> u64 {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const TOPS: u64 = ONES << 7;
-    let Ok(word) = word.try_into() else { return TOPS };
     let word = u64::from_le_bytes(word);
-    let quote = word ^ (ONES * b'"' as u64);
-    let backslash = word ^ (ONES * b'\\' as u64);
-    let zero_quote = quote.wrapping_sub(ONES) & !quote;
-    let zero_backslash = backslash.wrapping_sub(ONES) & !backslash;
-    let control = word.wrapping_sub(ONES * 0x20) & !word;
-    (zero_quote | zero_backslash | control) & TOPS
+    let quote_or_control = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
+    let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
+    (quote_or_control | backslash) & !word & TOPS
 }
 
 /// Four hex digits as a number.
