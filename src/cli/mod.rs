@@ -3,7 +3,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` `doctor` `bench` `tune` | a command each: what it takes, what it does |
+//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` `doctor` | a command each: what it takes, what it does |
+//! | `bench` `tune` | a load generator, with clients of its own; what finds the best settings with it |
 //! | `follow` `stream` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
 //! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
 //! | `reactor` `console` `input` `printer` | waiting, telling, reading lines, writing lines |

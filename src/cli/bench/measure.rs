@@ -148,7 +148,9 @@ impl Measurement<'_> {
         let client_cpus = common.client_cpus.as_ref();
         let stage = Stage { plan, shared: &shared, watched: aim.watched, client_cpus };
         let mut round = play_round(&stage, label, console)?;
-        if let Some(how) = aim.has_ended().filter(|_| round.trouble.is_some()) {
+        // A Ctrl-C on the terminal ends the daemon, too; that needs no further words.
+        let is_stopped = console.reactor.check().is_err();
+        if let Some(how) = aim.has_ended().filter(|_| round.trouble.is_some() && !is_stopped) {
             round.trouble = Some(how);
         }
         if let Some(counts) = aim.let_go().filter(|counts| counts.frames_out > 0) {

@@ -33,7 +33,7 @@ pub(super) fn summarise(
         trouble: shared.trouble().map(|trouble| trouble.sentence().to_owned()),
         ..Round::default()
     };
-    set_clients(plan, &mut round, watch, &reports);
+    set_clients(plan, &mut round, shared, watch, &reports);
     let figures = &mut round.figures;
     let seconds = watch.connected_ns.map(|ns| ns.max(1) as f64 / 1e9);
     figures.set_if(Figure::Connects, seconds.map(|seconds| f64::from(plan.connections) / seconds));
@@ -58,18 +58,30 @@ pub(super) fn summarise(
     round
 }
 
+/// How long was measured, in a round that ended early, too.
+fn measured_ns(shared: &Shared, watch: &Watch) -> Option<u64> {
+    let (timeline, (_, last)) = (shared.timeline.get()?, watch.measured.as_ref()?);
+    Some(last.at_ns.min(timeline.to_ns).saturating_sub(timeline.from_ns))
+}
+
 /// How much the clients themselves worked.
-fn set_clients(plan: &Plan, round: &mut Round, watch: &Watch, reports: &[CoreReport]) {
+fn set_clients(
+    plan: &Plan,
+    round: &mut Round,
+    shared: &Shared,
+    watch: &Watch,
+    reports: &[CoreReport],
+) {
+    let passed_ns = measured_ns(shared, watch).unwrap_or(0).max(1) as f64;
     let mut lateness = latencies();
     let mut busiest: Option<(f64, f64)> = None;
     for report in reports {
         // All have the same bounds.
         let _ = lateness.add(&report.lateness);
-        if let (Some(schedule), Some((first, last))) = (&report.schedule, &watch.measured) {
-            let passed = (last.at_ns - first.at_ns).max(1) as f64;
-            let share = (schedule.run_ns as f64 / passed).min(1.0);
+        if let Some(schedule) = &report.schedule {
+            let share = (schedule.run_ns as f64 / passed_ns).min(1.0);
             if busiest.is_none_or(|(most, _)| share > most) {
-                busiest = Some((share, schedule.wait_ns as f64 / passed));
+                busiest = Some((share, schedule.wait_ns as f64 / passed_ns));
             }
         }
     }
@@ -123,10 +135,10 @@ fn set_idle_costs(
 /// by its own clock, so that a conductor who wakes late does not count time in which nothing was
 /// sent any more.
 fn set_pieces(plan: &Plan, round: &mut Round, shared: &Shared, watch: &Watch) {
-    let (Some(timeline), Some((_, last))) = (shared.timeline.get(), &watch.measured) else {
+    let (Some(timeline), Some(measured_ns)) = (shared.timeline.get(), measured_ns(shared, watch))
+    else {
         return;
     };
-    let measured_ns = last.at_ns.min(timeline.to_ns).saturating_sub(timeline.from_ns);
     let mut deliveries = 0;
     let event = timeline.piece(timeline.event_ns).unwrap_or_default();
     let (mut all, mut calm, mut beside) = (latencies(), latencies(), latencies());

@@ -51,11 +51,15 @@ pub(super) fn of_process(pid: u32) -> Option<Schedule> {
     Some(sum)
 }
 
-/// The memory of a process that is in RAM, in bytes.
+/// The memory of a process that is in RAM, in bytes: counted page by page where the kernel lets us,
+/// for the sum that it keeps lags behind.
 pub(super) fn resident_bytes(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmRSS:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    let from = |file: &str, key: &str| {
+        let text = fs::read_to_string(format!("/proc/{pid}/{file}")).ok()?;
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let kib = from("smaps_rollup", "Rss:").or_else(|| from("status", "VmRSS:"))?;
     Some(kib * 1_024)
 }
 
