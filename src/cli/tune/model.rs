@@ -5,6 +5,10 @@
 //! arithmetic: pairs on one shard (a publish and a delivery), large rooms on one shard (a publish and
 //! many), and pairs on two shards (the same as the first, and half an ask and three quarters of a
 //! tell). A fourth, large rooms on two shards, is predicted and measured, as a check.
+//!
+//! What a delivery costs depends most on how many share a write. So all of it is done twice: with one
+//! message in flight in each room, when each delivery is a write of its own, and with many, when a
+//! write carries dozens.
 
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
@@ -26,36 +30,49 @@ const SHARDS: [u16; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// message takes, history and what is around it have about 2,200.
 const HOME_SHARE: f64 = 0.2;
 
+/// The messages in flight in each room.
+const DEPTHS: [(u32, &str); 2] =
+    [(1, "one message in flight in each room"), (40, "forty messages in flight in each room")];
+
 /// A load: members of each room, and shards.
 const LOADS: [(u32, u16); 4] = [(2, 1), (LARGE, 1), (2, 2), (LARGE, 2)];
 
 /// Measures, and predicts.
 pub(super) fn run(load: Load, default: Setting, console: &mut Console) -> Result<(), Failure> {
-    let mut publishes: [Vec<f64>; 4] = Default::default();
-    for round in 1..=ROUNDS {
-        for (&(members, shards), found) in LOADS.iter().zip(&mut publishes) {
-            let setting = Setting { shards, ..default };
-            let ns = publish_ns(&load, members, &setting, console)?;
-            found.push(ns);
-            console.line(format!(
-                "round {round}: rooms of {members}, {shards} shard(s): {ns:.0} ns a publish"
-            ))?;
-            console.flush()?;
+    for (depth, about) in DEPTHS {
+        console.line(format!("== {about}"))?;
+        let mut publishes: [Vec<f64>; 4] = Default::default();
+        for _ in 0..ROUNDS {
+            for (&(members, shards), found) in LOADS.iter().zip(&mut publishes) {
+                let load = Load { in_flight: CONNECTIONS / members * depth, ..load.clone() };
+                let setting = Setting { shards, ..default };
+                found.push(publish_ns(load, members, &setting, console)?);
+            }
         }
+        for values in &mut publishes {
+            values.sort_by(f64::total_cmp);
+        }
+        for (&(members, shards), values) in LOADS.iter().zip(&publishes) {
+            console.line(format!(
+                "rooms of {members:>2}, {shards} shard(s): {:.0} ns a publish ({:.0}-{:.0})",
+                quantile(values, 0.5).unwrap_or(0.0),
+                values.first().unwrap_or(&0.0),
+                values.last().unwrap_or(&0.0)
+            ))?;
+        }
+        let medians = publishes.map(|values| quantile(&values, 0.5).unwrap_or(0.0));
+        for line in report(&costs(medians), medians[3]) {
+            console.line(line)?;
+        }
+        console.line("")?;
+        console.flush()?;
     }
-    let medians = publishes.map(|mut values| {
-        values.sort_by(f64::total_cmp);
-        quantile(&values, 0.5).unwrap_or(0.0)
-    });
-    for line in report(&costs(medians), medians[3]) {
-        console.line(line)?;
-    }
-    console.flush()
+    Ok(())
 }
 
 /// The CPU time of the daemon for a publish into a room of that many.
 fn publish_ns(
-    load: &Load,
+    load: Load,
     members: u32,
     setting: &Setting,
     console: &mut Console,
@@ -63,7 +80,7 @@ fn publish_ns(
     let rooms = CONNECTIONS / members;
     let words = format!("fanout --rooms {rooms} --members {members} --publishers 1");
     let scenario = words.split(' ').map(str::to_owned).collect();
-    let mut trials = Trials::new(console, Goal::Throughput, Load { scenario, ..load.clone() })?;
+    let mut trials = Trials::new(console, Goal::Throughput, Load { scenario, ..load })?;
     let figures = trials.at_limit(setting)?.map_err(Failure::Refused)?;
     let delivery_ns = figures.cpu_ns.ok_or_else(|| {
         Failure::Refused("the generator could not read the daemon's CPU time".to_owned())
