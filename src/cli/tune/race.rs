@@ -8,7 +8,8 @@
 //! having been lucky must show it again.
 //!
 //! *Invariants*: no round begins that the time left is too short for; a setting that failed leaves
-//! at once; each round begins with another setting, so that no one always follows the same.
+//! at once, but for the default; each round begins with another setting, so that no one always
+//! follows the same.
 //!
 //! *Not here*: how a setting is measured; that is handed in, like the clock.
 
@@ -168,6 +169,11 @@ fn round(book: &mut Book, track: &mut dyn Track, alive: &[usize]) -> Result<(), 
         let setting = book.entries[place].setting;
         match track.measure(&setting)? {
             Ok(trial) => book.entries[place].trials.push((number, trial)),
+            // Without the default nothing can be compared: a round of it may fail, but not the first.
+            Err(_) if place == 0 && !book.entries[0].trials.is_empty() => {}
+            Err(why) if place == 0 => {
+                return Err(Failure::Refused(format!("the default can't be measured: {why}")));
+            }
             Err(why) => book.entries[place].failure = Some(why),
         }
     }
