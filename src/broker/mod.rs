@@ -25,6 +25,7 @@ pub mod home;
 pub mod lane;
 pub mod pending;
 pub mod policy;
+pub mod record;
 pub mod retention;
 pub mod room;
 pub mod session;
