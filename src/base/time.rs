@@ -1,5 +1,6 @@
 //! Time as a value: read once a turn by whoever owns a clock, and passed down.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// One reading of both clocks.
@@ -17,6 +18,11 @@ impl Now {
         self.mono_ns / 1_000_000
     }
 
+    /// The monotonic clock as something to be remembered.
+    pub fn moment(self) -> Moment {
+        Moment::at_ms(self.mono_ms())
+    }
+
     /// The same reading, later by `duration`.
     pub fn after(self, duration: Duration) -> Now {
         Now {
@@ -25,3 +31,22 @@ impl Now {
         }
     }
 }
+
+/// A time on the monotonic clock in milliseconds, which is never zero: so that a time that may not
+/// be there takes no more memory than one that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Moment(NonZeroU64);
+
+impl Moment {
+    /// That many milliseconds, or one if that is none.
+    pub fn at_ms(ms: u64) -> Moment {
+        Moment(NonZeroU64::new(ms).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// In milliseconds.
+    pub fn ms(self) -> u64 {
+        self.0.get()
+    }
+}
+
+const _: () = assert!(size_of::<Option<Moment>>() == 8);

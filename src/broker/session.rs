@@ -1,7 +1,7 @@
 //! One client at its edge: who it is, what it joined, how fast it may talk.
 
 use crate::base::ids::{ChannelId, ConnId, ShardId};
-use crate::base::time::Now;
+use crate::base::time::{Moment, Now};
 use crate::broker::channel::{Options, Seen, Ties};
 use crate::broker::policy::ClientCard;
 use crate::broker::violations::Violations;
@@ -24,8 +24,10 @@ pub struct Session {
     pub conn: ConnId,
     /// Who it is.
     pub card: Arc<ClientCard>,
-    /// What only `list_clients` shows.
-    pub profile: Profile,
+    /// What only `list_clients` shows, if it said any of it.
+    pub profile: Option<Box<Profile>>,
+    /// Where it connected from.
+    pub address: Option<IpAddr>,
     /// How far it has come.
     pub phase: Phase,
     /// What must be asked when its input is next looked at.
@@ -50,14 +52,14 @@ pub struct Session {
     pub last_activity_us: u64,
     /// Well-formed messages it sent.
     pub messages: u64,
-    /// How many messages it may still send this second.
-    pub message_rate: Bucket,
-    /// How many commands it may still give this second.
-    pub command_rate: Bucket,
-    /// When agent activity was last told of it, on the monotonic clock in milliseconds.
-    pub activity_told_ms: Option<u64>,
+    /// What it has used up of its rates, where there are any.
+    pub rates: Rates,
+    /// When agent activity was last told of it.
+    pub activity_told: Option<Moment>,
     violations: Violations,
 }
+
+const _: () = assert!(size_of::<Session>() <= 256, "an idle client is what most memory is for");
 
 /// What a client says of itself beyond its card.
 #[derive(Debug, Default)]
@@ -66,8 +68,6 @@ pub struct Profile {
     pub avatar: Option<Box<str>>,
     /// How an agent behaves.
     pub personality: Option<Box<str>>,
-    /// Where it connected from.
-    pub address: Option<IpAddr>,
 }
 
 /// How far a client has come.
@@ -184,11 +184,12 @@ impl RefusedJoin {
 
 impl Session {
     /// A client that has just come.
-    pub fn new(conn: ConnId, card: Arc<ClientCard>, profile: Profile, now: Now) -> Session {
+    pub fn new(conn: ConnId, card: Arc<ClientCard>, address: Option<IpAddr>, now: Now) -> Session {
         Session {
             conn,
             card,
-            profile,
+            profile: None,
+            address,
             phase: Phase::Live,
             errands: None,
             memberships: Memberships::default(),
@@ -201,9 +202,8 @@ impl Session {
             connected_us: now.wall_us,
             last_activity_us: now.wall_us,
             messages: 0,
-            message_rate: Bucket::default(),
-            command_rate: Bucket::default(),
-            activity_told_ms: None,
+            rates: Rates::default(),
+            activity_told: None,
             violations: Violations::default(),
         }
     }
@@ -274,14 +274,16 @@ impl Session {
 
     /// What `list_clients` shows of it.
     pub fn view(&self, shard: ShardId) -> ClientView {
+        let profile = self.profile.as_deref();
+        let own = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         ClientView {
             client_id: self.card.client_id.clone(),
             client_type: self.card.client_type,
             role: self.card.role.as_str(),
             state: if self.messages == 0 { "connected" } else { "active" },
             screen_name: self.card.screen_name.clone(),
-            avatar: self.profile.avatar.as_deref().map(str::to_owned),
-            personality: self.profile.personality.as_deref().map(str::to_owned),
+            avatar: profile.and_then(|profile| own(&profile.avatar)),
+            personality: profile.and_then(|profile| own(&profile.personality)),
             connected_at: Time(self.connected_us),
             last_activity: Time(self.last_activity_us),
             subscriptions: self.subscriptions(),
@@ -291,24 +293,23 @@ impl Session {
 }
 
 /// The channels of one client, found by their names without making a key.
+///
+/// To look at a few costs less than to hash, and takes less memory; most clients have a few.
 #[derive(Debug, Default)]
 pub struct Memberships {
-    table: HashTable<Membership>,
+    list: SmallVec<[Membership; 1]>,
+    /// The places in `list` by the hash of the names, once there are more than [`FEW_MEMBERSHIPS`].
+    index: Option<Box<HashTable<u32>>>,
     named: u32,
 }
+
+/// How many memberships are found by looking at all of them.
+const FEW_MEMBERSHIPS: usize = 4;
 
 impl Memberships {
     /// The membership of a channel.
     pub fn find(&self, hasher: &RandomState, room: &str, channel: &str) -> Option<&Membership> {
-        let is_it = |membership: &Membership| {
-            membership.address.channel.as_str() == channel
-                && membership.address.room.as_str() == room
-        };
-        // To look at a few costs less than to hash, and most clients have a few.
-        match self.table.len() {
-            0..=3 => self.table.iter().find(|membership| is_it(membership)),
-            _ => self.table.find(hash(hasher, room, channel), is_it),
-        }
+        self.place(hasher, room, channel).map(|place| &self.list[place])
     }
 
     /// The membership of a channel.
@@ -318,10 +319,21 @@ impl Memberships {
         room: &str,
         channel: &str,
     ) -> Option<&mut Membership> {
-        self.table.find_mut(hash(hasher, room, channel), |membership| {
+        self.place(hasher, room, channel).map(|place| &mut self.list[place])
+    }
+
+    #[inline]
+    fn place(&self, hasher: &RandomState, room: &str, channel: &str) -> Option<usize> {
+        let is_it = |membership: &Membership| {
             membership.address.channel.as_str() == channel
                 && membership.address.room.as_str() == room
-        })
+        };
+        match &self.index {
+            None => self.list.iter().position(is_it),
+            Some(index) => index
+                .find(hash(hasher, room, channel), |&place| is_it(&self.list[place as usize]))
+                .map(|&place| place as usize),
+        }
     }
 
     /// Adds ties to a channel; gives all of them, and whether the membership is new.
@@ -342,11 +354,17 @@ impl Memberships {
         }
         self.named += u32::from(ties.named.is_some());
         let address = address.clone();
-        let membership = Membership { channel, address, is_private, ties, leaving: false };
-        let key = hash(hasher, &seen.address.room, &seen.address.channel);
-        self.table.insert_unique(key, membership, |kept| {
-            hash(hasher, &kept.address.room, &kept.address.channel)
-        });
+        self.list.push(Membership { channel, address, is_private, ties, leaving: false });
+        let Memberships { list, index, .. } = self;
+        if list.len() > FEW_MEMBERSHIPS {
+            let hash_at = |place: &u32| hash_of(hasher, &list[*place as usize]);
+            let is_new = index.is_none();
+            let index = index.get_or_insert_default();
+            let first = if is_new { 0 } else { list.len() as u32 - 1 };
+            for place in first..list.len() as u32 {
+                index.insert_unique(hash_at(&place), place, hash_at);
+            }
+        }
         (ties, true)
     }
 
@@ -358,7 +376,8 @@ impl Memberships {
         channel: &str,
         whole_room: bool,
     ) -> Option<Result<Ties, Membership>> {
-        let known = self.find_mut(hasher, room, channel)?;
+        let place = self.place(hasher, room, channel)?;
+        let known = &mut self.list[place];
         known.leaving &= whole_room;
         let before = known.ties.named.is_some();
         match whole_room {
@@ -370,27 +389,41 @@ impl Memberships {
         if ties.options().is_some() {
             return Some(Ok(ties));
         }
-        let is_it = |membership: &Membership| {
-            membership.address.channel.as_str() == channel
-                && membership.address.room.as_str() == room
-        };
-        let entry = self.table.find_entry(hash(hasher, room, channel), is_it).ok()?;
-        Some(Err(entry.remove().0))
+        Some(Err(self.remove(hasher, place)))
+    }
+
+    /// Takes one out; the last one takes its place.
+    fn remove(&mut self, hasher: &RandomState, place: usize) -> Membership {
+        let last = self.list.len() - 1;
+        if let Some(index) = &mut self.index {
+            let hash_of = |place: usize| hash_of(hasher, &self.list[place]);
+            if let Ok(entry) = index.find_entry(hash_of(place), |&at| at as usize == place) {
+                entry.remove();
+            }
+            if let Some(moved) = index.find_mut(hash_of(last), |&at| at as usize == last) {
+                *moved = place as u32;
+            }
+        }
+        let membership = self.list.swap_remove(place);
+        if self.list.len() <= FEW_MEMBERSHIPS {
+            self.index = None;
+        }
+        membership
     }
 
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Membership> {
-        self.table.iter()
+        self.list.iter()
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.table.len()
+        self.list.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
+        self.list.is_empty()
     }
 
     fn named_count(&self) -> u32 {
@@ -398,24 +431,50 @@ impl Memberships {
     }
 }
 
+fn hash_of(hasher: &RandomState, membership: &Membership) -> u64 {
+    hash(hasher, &membership.address.room, &membership.address.channel)
+}
+
 fn hash(hasher: &RandomState, room: &str, channel: &str) -> u64 {
     hasher.hash_one((room, channel))
 }
 
+/// What a client has used up of its rates. Most buses have none, so it owns nothing until one is
+/// asked for.
+#[derive(Debug, Default)]
+pub struct Rates {
+    buckets: Option<Box<Buckets>>,
+}
+
+#[derive(Debug, Default)]
+struct Buckets {
+    messages: Bucket,
+    commands: Bucket,
+}
+
+impl Rates {
+    /// Takes one of `rate` messages a second, if there is one; a rate of 0 is no limit.
+    pub fn take_message(&mut self, now_ms: u64, rate: u32) -> bool {
+        rate == 0 || self.buckets.get_or_insert_default().messages.take(now_ms, rate)
+    }
+
+    /// Takes one of `rate` commands a second, if there is one; a rate of 0 is no limit.
+    pub fn take_command(&mut self, now_ms: u64, rate: u32) -> bool {
+        rate == 0 || self.buckets.get_or_insert_default().commands.take(now_ms, rate)
+    }
+}
+
 /// A token bucket that holds one second's worth.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Bucket {
+struct Bucket {
     /// Thousandths of a token that were used up.
     used: u64,
     filled_ms: u64,
 }
 
 impl Bucket {
-    /// Takes one token of `rate` a second, if there is one; a rate of 0 is no limit.
-    pub fn take(&mut self, now_ms: u64, rate: u32) -> bool {
-        if rate == 0 {
-            return true;
-        }
+    /// Takes one token of `rate` a second, if there is one.
+    fn take(&mut self, now_ms: u64, rate: u32) -> bool {
         let back = now_ms.saturating_sub(self.filled_ms).saturating_mul(u64::from(rate));
         self.used = self.used.saturating_sub(back);
         self.filled_ms = now_ms;
@@ -445,7 +504,10 @@ mod tests {
         assert_eq!((0..20).filter(|_| take(&mut bucket, 1_000)).count(), 10);
         assert_eq!((0..20).filter(|_| take(&mut bucket, 1_500)).count(), 5);
         assert_eq!((0..20).filter(|_| take(&mut bucket, 99_000)).count(), 10);
-        assert!((0..1_000).all(|_| bucket.take(99_000, 0)), "0 is no limit");
+        let mut rates = Rates::default();
+        assert!((0..1_000).all(|_| rates.take_message(99_000, 0) && rates.take_command(99_000, 0)));
+        assert!(rates.take_command(99_000, 1) && !rates.take_command(99_000, 1));
+        assert!(rates.take_message(99_000, 1), "each has its own");
     }
 
     #[test]
@@ -464,6 +526,36 @@ mod tests {
         assert!(matches!(memberships.untie(&hasher, "r", "c", true), Some(Err(_))));
         assert!(memberships.is_empty() && memberships.find(&hasher, "r", "c").is_none());
         assert!(memberships.untie(&hasher, "r", "c", true).is_none());
+    }
+
+    #[test]
+    fn many_memberships_are_found_by_their_names_whatever_goes_before_them() {
+        let hasher = seeded(1);
+        let of = |number: u64| {
+            let channel = Name::parse(&format!("c{number}")).unwrap();
+            let address = Arc::new(Address { room: Name::fixed("r"), channel });
+            Seen { channel: ChannelId::new(ShardId(0), number), address, is_private: false }
+        };
+        let named = Ties { named: Some(Options::default()), whole_room: None };
+        let mut memberships = Memberships::default();
+        let mut known = std::collections::BTreeSet::new();
+        let mut rng = fastrand::Rng::with_seed(7);
+        for _ in 0..5_000 {
+            let number = rng.u64(1..40);
+            // Few at times, many at others, so that the index comes and goes.
+            if rng.u32(0..100) < if rng.bool() { 70 } else { 20 } {
+                let is_new = memberships.tie(&hasher, &of(number), named).1;
+                assert_eq!(is_new, known.insert(number));
+            } else {
+                let went = memberships.untie(&hasher, "r", &format!("c{number}"), false).is_some();
+                assert_eq!(went, known.remove(&number));
+            }
+            assert_eq!(memberships.len(), known.len());
+            assert_eq!(memberships.index.is_some(), known.len() > FEW_MEMBERSHIPS);
+            let found = memberships.find(&hasher, "r", &format!("c{number}"));
+            assert_eq!(found.is_some(), known.contains(&number));
+            assert!(found.is_none_or(|found| found.channel == of(number).channel));
+        }
     }
 
     #[test]

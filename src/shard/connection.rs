@@ -3,6 +3,7 @@
 //! *Invariant*: a connection that has nothing half read and nothing to write owns no buffer.
 
 use crate::base::ids::{ConnId, ShardId};
+use crate::base::time::Moment;
 use crate::doors::WebSocket;
 use crate::protocol::close::CloseReason;
 use crate::shard::outbox::Outbox;
@@ -29,12 +30,12 @@ pub struct Connection {
     pub turned_away: Option<CloseReason>,
     /// When anything was last heard of it, on the monotonic clock in milliseconds.
     pub last_heard_ms: u64,
-    /// When a ping went out that nothing was heard after, on the monotonic clock in milliseconds.
-    pub pinged_ms: Option<u64>,
-    /// Since when it does not keep up, on the monotonic clock in milliseconds.
-    pub behind_since_ms: Option<u64>,
-    /// When its drain closes it, on the monotonic clock in milliseconds.
-    pub drain_at_ms: Option<u64>,
+    /// When a ping went out that nothing was heard after.
+    pub pinged: Option<Moment>,
+    /// Since when it does not keep up.
+    pub behind_since: Option<Moment>,
+    /// When its drain closes it.
+    pub drain_at: Option<Moment>,
     /// When it is next looked at, on the monotonic clock in milliseconds.
     pub timer_ms: u64,
     /// Whether it is in the list of connections to be written to.
@@ -44,6 +45,8 @@ pub struct Connection {
     /// Whether everything waits for the welcome.
     pub is_held: bool,
 }
+
+const _: () = assert!(size_of::<Connection>() <= 256, "idle ones are what most memory is for");
 
 /// How far a conversation has come.
 #[derive(Debug)]
@@ -99,9 +102,9 @@ impl Connection {
             peer,
             turned_away: None,
             last_heard_ms: now_ms,
-            pinged_ms: None,
-            behind_since_ms: None,
-            drain_at_ms: None,
+            pinged: None,
+            behind_since: None,
+            drain_at: None,
             timer_ms: u64::MAX,
             is_dirty: false,
             is_blocked: false,
@@ -116,7 +119,7 @@ impl Connection {
 
     /// Whether it takes what it is sent, and nothing about it waits for that.
     pub fn keeps_up(&self) -> bool {
-        self.behind_since_ms.is_none()
+        self.behind_since.is_none()
             && self.paused.is_none()
             && self.is_open()
             && !self.outbox.is_behind()
@@ -130,9 +133,9 @@ impl Connection {
 
     /// When it next has to be looked at, on the monotonic clock in milliseconds.
     pub fn next_check_ms(&self, heartbeat_ms: u64, grace_ms: u64) -> u64 {
-        let heartbeat = self.pinged_ms.unwrap_or(self.last_heard_ms) + heartbeat_ms;
-        let behind = self.behind_since_ms.map_or(u64::MAX, |since_ms| since_ms + grace_ms);
-        let drain = self.drain_at_ms.unwrap_or(u64::MAX);
+        let heartbeat = self.pinged.map_or(self.last_heard_ms, Moment::ms) + heartbeat_ms;
+        let behind = self.behind_since.map_or(u64::MAX, |since| since.ms() + grace_ms);
+        let drain = self.drain_at.map_or(u64::MAX, Moment::ms);
         match self.stage {
             Stage::Handshake { deadline_ms } | Stage::Claiming { deadline_ms, .. } => deadline_ms,
             Stage::Open(_) => heartbeat.min(behind).min(drain),

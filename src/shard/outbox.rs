@@ -78,7 +78,8 @@ pub struct Outbox {
     /// Whether the first frame of the backlog is the answer to the handshake, without which the
     /// peer can't read what follows.
     has_greeting: bool,
-    gaps: Vec<Gap>,
+    #[allow(clippy::box_collection, reason = "every outbox has room for it, few ever need it")]
+    gaps: Option<Box<Vec<Gap>>>,
 }
 
 impl Outbox {
@@ -300,12 +301,12 @@ impl Outbox {
             return Vec::new();
         }
         self.is_behind = false;
-        std::mem::take(&mut self.gaps)
+        self.gaps.take().map_or_else(Vec::new, |gaps| *gaps)
     }
 
     /// Whether there are gaps that [`Outbox::take_gaps`] might give.
     pub fn has_gaps(&self) -> bool {
-        !self.gaps.is_empty()
+        self.gaps.is_some()
     }
 
     /// Drops everything but a first frame that is half written or answers the handshake; how many
@@ -317,7 +318,7 @@ impl Outbox {
         self.backlog.truncate(keep);
         self.bytes = self.backlog.front().map_or(0, |letter| letter.frame.wire().len());
         self.bytes -= self.written;
-        self.gaps.clear();
+        self.gaps = None;
         self.is_behind = false;
         dropped as u64
     }
@@ -347,15 +348,14 @@ impl Outbox {
 
     fn note_gap(&mut self, letter: &Letter, reason: DropReason) {
         let (channel, sequence) = (letter.channel, letter.frame.sequence);
-        match self.gaps.iter_mut().find(|gap| gap.channel == channel && gap.reason == reason) {
+        let gaps = self.gaps.get_or_insert_default();
+        match gaps.iter_mut().find(|gap| gap.channel == channel && gap.reason == reason) {
             Some(gap) => {
                 gap.last = gap.last.max(sequence);
                 gap.first = gap.first.min(sequence);
                 gap.count += 1;
             }
-            None => {
-                self.gaps.push(Gap { channel, first: sequence, last: sequence, count: 1, reason })
-            }
+            None => gaps.push(Gap { channel, first: sequence, last: sequence, count: 1, reason }),
         }
     }
 }

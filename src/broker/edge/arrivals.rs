@@ -11,7 +11,7 @@ use crate::broker::edge::commands::join_limit;
 use crate::broker::edge::{Edge, Flow};
 use crate::broker::lane::{Ask, Asks, Claim, JoinAsk};
 use crate::broker::policy::ClientCard;
-use crate::broker::session::{Claiming, Errands, Joining, Phase, Profile, RefusedJoin, Session};
+use crate::broker::session::{Claiming, Errands, Joining, Phase, RefusedJoin, Session};
 use crate::broker::telemetry::Event;
 use crate::protocol::command::{Identity, Join};
 use crate::protocol::fault::{Fault, Refusal};
@@ -41,8 +41,7 @@ impl Edge {
             return Flow::Blocked(home);
         }
         let card = Arc::new(self.card(client_id.clone(), &identity, None));
-        let profile = Profile { address, ..Profile::default() };
-        let mut session = Session::new(conn, card, profile, now);
+        let mut session = Session::new(conn, card, address, now);
         let claiming = Claiming { identity, client_id: client_id.clone(), identify: None };
         session.phase = Phase::Claiming(Box::new(claiming));
         let slot = conn.slot as usize;
@@ -121,10 +120,12 @@ impl Edge {
         let card = Arc::new(card);
         session.card = card.clone();
         session.messages += u64::from(identify.is_some());
-        session.profile.avatar = avatar.map(Into::into).or(session.profile.avatar.take());
-        session.profile.personality =
-            personality.map(Into::into).or(session.profile.personality.take());
-        let address = session.profile.address;
+        if avatar.is_some() || personality.is_some() {
+            let profile = session.profile.get_or_insert_default();
+            profile.avatar = avatar.map(Into::into).or(profile.avatar.take());
+            profile.personality = personality.map(Into::into).or(profile.personality.take());
+        }
+        let address = session.address;
         let (client_id, client_type) = (card.client_id.clone(), card.client_type);
         match (&identify, &release) {
             (None, _) => {

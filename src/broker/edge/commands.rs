@@ -69,7 +69,7 @@ impl Edge {
     ) -> Result<Flow, Refusal> {
         let rate = self.limits.rate_commands;
         let Some(session) = self.session_mut(conn) else { return Ok(Flow::Done) };
-        if !again && command.is_rate_limited() && !session.command_rate.take(now.mono_ms(), rate) {
+        if !again && command.is_rate_limited() && !session.rates.take_command(now.mono_ms(), rate) {
             return Err(Refusal::new(
                 Fault::RateLimited,
                 format!("You may give {rate} commands a second; wait and give it again."),

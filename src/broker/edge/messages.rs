@@ -39,7 +39,7 @@ impl Edge {
                 "from",
                 format!("from must be your own client id, {own_id}."),
             ))
-        } else if !again && !session.message_rate.take(now.mono_ms(), rate) {
+        } else if !again && !session.rates.take_message(now.mono_ms(), rate) {
             Some(Refusal::new(
                 Fault::RateLimited,
                 format!(

@@ -15,7 +15,7 @@ mod messages;
 use crate::base::hash::Placement;
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::Limits;
-use crate::base::time::Now;
+use crate::base::time::{Moment, Now};
 use crate::broker::audience::{Audience, Audiences};
 use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::{Deliveries, Delivery};
@@ -430,11 +430,11 @@ impl Edge {
         if session.card.client_type != ClientType::AiAgent {
             return;
         }
-        let is_soon = |told_ms: u64| now.mono_ms() < told_ms + 1_000;
-        if session.activity_told_ms.is_some_and(is_soon) {
+        let is_soon = |told: Moment| now.mono_ms() < told.ms() + 1_000;
+        if session.activity_told.is_some_and(is_soon) {
             return;
         }
-        session.activity_told_ms = Some(now.mono_ms());
+        session.activity_told = Some(now.moment());
         let client_id = session.card.client_id.clone();
         let place = self.place(conn, room, channel);
         let event = |place| Event::AgentActivity { client_id, action, place };

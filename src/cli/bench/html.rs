@@ -2,9 +2,11 @@
 //! reader's choice of light or dark.
 
 use crate::cli::bench::figures::{Figure, Unit, grouped, written};
+use crate::cli::bench::plan::Act;
 use crate::cli::bench::report::{Report, Round, Side};
 use crate::cli::bench::svg::{Axis, Line, Scale, escaped, plot};
 use crate::cli::bench::table;
+use crate::cli::bench::timeline::Moment;
 use std::fmt::Write;
 
 /// How every page of this program looks.
@@ -95,16 +97,14 @@ fn cards(page: &mut String, report: &Report) {
     if let Some(knee) = side.knee {
         card("knee, deliveries a second", &grouped(knee));
     }
-    for figure in [
-        Figure::Rate,
-        Figure::P50,
-        Figure::P99,
-        Figure::Recovery,
-        Figure::Cpu,
-        Figure::Calls,
-        Figure::ConnMemory,
-        Figure::Connects,
-    ] {
+    let about_messages =
+        [Figure::Rate, Figure::P50, Figure::P99, Figure::Recovery, Figure::Cpu, Figure::Calls];
+    let about_connections = [Figure::ConnMemory, Figure::Connects, Figure::ConnCpu];
+    let figures: &[Figure] = match report.plan.act {
+        Act::Idle => &about_connections,
+        _ => &about_messages,
+    };
+    for &figure in figures {
         if let Some(value) = side.median.get(figure) {
             card(figure.name(), &written(value, figure.unit()));
         }
@@ -156,8 +156,8 @@ fn plots(page: &mut String, report: &Report) {
     let lines = |of: fn(&Round) -> Vec<(f64, f64)>| lines_of(report, of);
     section("Latency by percentile", plot(&share, &latency, &lines(curve)));
     section("Throughput over time", plot(&seconds, &rate, &lines(throughput)));
-    let mut over_time = lines(|round| moments(round, |moment| moment.p50_ns as f64));
-    let slow = lines(|round| moments(round, |moment| moment.p99_ns as f64));
+    let mut over_time = lines(|round| latencies(round, |moment| moment.p50_ns));
+    let slow = lines(|round| latencies(round, |moment| moment.p99_ns));
     name(&mut over_time, "p50");
     let mut slow: Vec<Line> =
         slow.into_iter().map(|line| Line { is_dashed: true, ..line }).collect();
@@ -201,8 +201,14 @@ fn throughput(round: &Round) -> Vec<(f64, f64)> {
     moments(round, |moment| moment.rate)
 }
 
-fn moments(round: &Round, of: fn(&crate::cli::bench::timeline::Moment) -> f64) -> Vec<(f64, f64)> {
+fn moments(round: &Round, of: fn(&Moment) -> f64) -> Vec<(f64, f64)> {
     round.moments.iter().map(|moment| (moment.at_s, of(moment))).collect()
+}
+
+/// A moment in which nothing arrived has no latency.
+fn latencies(round: &Round, of: fn(&Moment) -> u64) -> Vec<(f64, f64)> {
+    let heard = round.moments.iter().filter(|moment| moment.p50_ns > 0);
+    heard.map(|moment| (moment.at_s, of(moment) as f64)).collect()
 }
 
 fn knee(report: &Report, rate: &Axis, latency: &Axis) -> String {

@@ -42,7 +42,7 @@ pub(super) enum Load {
 
 /// What befalls the clients, beside their messages.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "act")]
+#[serde(rename_all = "snake_case", tag = "kind")]
 pub(super) enum Act {
     /// Nothing.
     Steady,

@@ -6,7 +6,7 @@
 
 use crate::base::ids::ConnId;
 use crate::base::limits::{CLOSE_LINGER_MS, SLOW_LINGER_MS};
-use crate::base::time::Now;
+use crate::base::time::{Moment, Now};
 use crate::doors::{self, Event, Step, WebSocket};
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Frame;
@@ -83,7 +83,7 @@ impl Engine {
         let notice = self.edge.closing_notice(now, retry_after_ms);
         self.send(now, conn, notice);
         if let Some(connection) = self.connection_mut(conn) {
-            connection.drain_at_ms = Some(at_ms);
+            connection.drain_at = Some(Moment::at_ms(at_ms));
         }
         self.arm(conn);
     }
@@ -105,30 +105,30 @@ impl Engine {
                 }
             }
             Stage::Open(_) => {
-                let is_over = |since_ms: Option<u64>, span_ms| {
-                    since_ms.is_some_and(|since_ms| now_ms >= since_ms + span_ms)
+                let is_over = |since: Option<Moment>, span_ms| {
+                    since.is_some_and(|since| now_ms >= since.ms() + span_ms)
                 };
-                if is_over(connection.drain_at_ms, 0) {
+                if is_over(connection.drain_at, 0) {
                     self.begin_close(now, conn, CloseReason::GoingAway, None);
-                } else if is_over(connection.behind_since_ms, grace_ms) {
+                } else if is_over(connection.behind_since, grace_ms) {
                     self.begin_close(now, conn, CloseReason::TooSlow, None);
                 } else if matches!(connection.paused, Some(PausedBy::Lane(_) | PausedBy::Outbox)) {
                     // It is this server that does not listen.
                     connection.last_heard_ms = now_ms;
-                    connection.pinged_ms = None;
+                    connection.pinged = None;
                     // Limits may have grown while it waited: it has to read in time all the same,
                     // and is heard again if what waits is little by now.
                     if connection.paused == Some(PausedBy::Outbox) {
-                        connection.behind_since_ms.get_or_insert(now_ms);
+                        connection.behind_since.get_or_insert(now.moment());
                         self.resume_if_read(conn);
                     }
-                } else if is_over(connection.pinged_ms, heartbeat_ms) {
+                } else if is_over(connection.pinged, heartbeat_ms) {
                     // It had a whole heartbeat for its answer, however late the ping was.
                     self.begin_close(now, conn, CloseReason::Silent, None);
-                } else if connection.pinged_ms.is_none()
-                    && is_over(Some(connection.last_heard_ms), heartbeat_ms)
+                } else if connection.pinged.is_none()
+                    && now_ms >= connection.last_heard_ms + heartbeat_ms
                 {
-                    connection.pinged_ms = Some(now_ms);
+                    connection.pinged = Some(now.moment());
                     self.send_raw(now, conn, doors::ping(b""));
                 }
             }

@@ -22,7 +22,7 @@ impl Engine {
         self.tally.add(Counter::BytesReceived, bytes.len() as u64);
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.last_heard_ms = now.mono_ms();
-        connection.pinged_ms = None;
+        connection.pinged = None;
         if connection.input.is_empty() && connection.paused.is_none() {
             // The common case: whole messages, handled where the socket put them.
             let used = self.process(now, conn, bytes);
@@ -302,7 +302,7 @@ impl Engine {
             && connection.paused.is_none()
             && connection.is_open()
         {
-            connection.behind_since_ms.get_or_insert(now.mono_ms());
+            connection.behind_since.get_or_insert(now.moment());
             self.pause(conn, PausedBy::Outbox);
             self.arm(conn);
         }
@@ -329,7 +329,7 @@ impl Engine {
         let Some(connection) = self.connection_mut(conn) else { return false };
         let Some(by) = connection.paused.take() else { return false };
         if by == PausedBy::Outbox && !connection.outbox.is_behind() {
-            connection.behind_since_ms = None;
+            connection.behind_since = None;
         }
         self.paused -= 1;
         true

@@ -193,13 +193,13 @@ impl Engine {
         if connection.outbox.is_behind() {
             return;
         }
-        if count > 0 && connection.behind_since_ms.is_some() {
+        if count > 0 && connection.behind_since.is_some() {
             // It reads, if slowly.
-            connection.behind_since_ms = Some(now.mono_ms());
+            connection.behind_since = Some(now.moment());
         }
         if connection.outbox.bytes() <= bytes_max / 4 {
             // It keeps up again, whether or not it was paused for not doing so.
-            connection.behind_since_ms = None;
+            connection.behind_since = None;
         }
     }
 
@@ -386,7 +386,7 @@ impl Engine {
     /// A client fell behind: it has a while to catch up.
     fn note_slow(&mut self, now: Now, conn: ConnId) {
         let Some(connection) = self.connection_mut(conn) else { return };
-        connection.behind_since_ms = Some(now.mono_ms());
+        connection.behind_since = Some(now.moment());
         let waiting_bytes = connection.outbox.bytes() as u64;
         self.arm(conn);
         if let Some(session) = self.edge.session(conn) {
@@ -436,7 +436,7 @@ impl Engine {
         if was_behind && !connection.outbox.is_behind() {
             // A client that is paused for what it has not read still has to read it in time.
             let is_paused = connection.paused == Some(PausedBy::Outbox);
-            connection.behind_since_ms = is_paused.then_some(now.mono_ms());
+            connection.behind_since = is_paused.then_some(now.moment());
         }
         for gap in gaps {
             let Gap { channel, first, last, count, reason } = gap;
