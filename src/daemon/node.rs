@@ -14,12 +14,13 @@ use crate::daemon::accept::{AcceptCounts, AcceptParts, Acceptor, Admission, Bert
 use crate::daemon::config::Config;
 use crate::daemon::control::{self, About, Control, ControlThread, Facts, Phase, Publication};
 use crate::daemon::pinning::{self, Pinning};
-use crate::daemon::storage::{NewsPort, StorageSeam, no_sink};
+use crate::daemon::storage::{Courier, Notice, StorageSeam, no_sink};
 use crate::protocol::origin::Origins;
 use crate::shard::driver::{Clock, Driver, Parts, poll_with_bell};
 use crate::shard::engine::{Engine, Plan};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::Meters;
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -52,10 +53,16 @@ pub struct Node {
     stop: Arc<AtomicBool>,
     acceptor: Option<Acceptor>,
     control: Option<ControlThread>,
-    end_storage: Option<Box<dyn FnOnce() + Send>>,
+    storage: Option<RunningStorage>,
     facts: Arc<Facts>,
     admission: Arc<Admission>,
     origins: Arc<RwLock<Origins>>,
+}
+
+/// What is left of a storage that has been given to a node.
+struct RunningStorage {
+    end: Box<dyn FnOnce() + Send>,
+    courier: JoinHandle<()>,
 }
 
 impl Node {
@@ -131,18 +138,21 @@ impl Node {
             loads.push(load);
             meters.push(of_shard);
         }
-        let end_storage = storage.map(|storage| {
-            (storage.begin)(NewsPort {
-                lanes: lanes.clone(),
-                placement: placement.clone(),
-                facts: facts.clone(),
-                meters: meters.clone(),
-                events: config.telemetry.then(|| events.clone()),
-                clock: clock.clone(),
-                lost_before: 0,
-            });
-            storage.end
-        });
+        let storage = match storage {
+            None => None,
+            Some(StorageSeam { news, end, .. }) => {
+                let notice = Notice {
+                    facts: facts.clone(),
+                    meters: meters.clone(),
+                    events: config.telemetry.then(|| events.clone()),
+                    clock: clock.clone(),
+                    lost_before: 0,
+                };
+                let waiting = (0..config.shards).map(|_| VecDeque::new()).collect();
+                let courier = Courier { news, lanes: lanes.clone(), notice, waiting };
+                Some(RunningStorage { end, courier: courier.spawn()? })
+            }
+        };
         drop((events, departures));
 
         let counts = Arc::new(AcceptCounts::default());
@@ -178,7 +188,7 @@ impl Node {
             stop,
             acceptor: Some(acceptor),
             control: Some(control),
-            end_storage,
+            storage,
             facts,
             admission,
             origins,
@@ -236,8 +246,11 @@ impl Node {
                 tracing::error!("a shard panicked");
             }
         }
-        if let Some(end) = self.end_storage.take() {
+        if let Some(RunningStorage { end, courier }) = self.storage.take() {
             end();
+            if courier.join().is_err() {
+                tracing::error!("the courier of the storage panicked");
+            }
         }
         if let Some(control) = self.control.take()
             && !control.stop()

@@ -4,7 +4,7 @@
 //! driver, with queues for lanes and sockets. [`peer`] is a client's end of a socket, [`actions`]
 //! is what clients do, [`conn`] is what a client may conclude from what it hears, [`model`] what all
 //! of them together know, [`rest`] how a run ends, and [`sabotage`] plants bugs, to see that they
-//! are noticed. [`crossing`] counts what goes between shards.
+//! are noticed. [`storage`] keeps what homes record, and outlives them. [`crossing`] counts what goes between shards.
 //!
 //! - `SIM_SEED=n` runs just one seed; with `SIM_TRACE=1` it prints every choice.
 //! - `SIM_SEEDS=count` runs as many, from `SIM_FIRST=n` on.
@@ -26,6 +26,7 @@ mod rest;
 mod sabotage;
 mod setup;
 mod sim;
+mod storage;
 mod trace;
 mod world;
 
@@ -65,6 +66,7 @@ const MUST_SEE: &[&str] = &[
     "refused 409",
     "refused 503",
     "event granted",
+    "event STORAGE_UNAVAILABLE",
     "event ROOM_PAUSED",
     "event CHANNEL_NOT_FOUND",
     "trace with a hop missing",
@@ -78,6 +80,10 @@ const MUST_SEE: &[&str] = &[
     "not recovered epoch_changed",
     "not recovered history_overrun",
     "not recovered too_many_bytes",
+    "the node died",
+    "recovered after a death",
+    "a repeat after a death",
+    "not recovered after a death",
     "notice gap",
     "notice left",
 ];
