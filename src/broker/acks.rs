@@ -222,3 +222,71 @@ fn refuse(to: ShardId, accepted: &Accepted, why: &'static str, told: &mut Told) 
     };
     told.tell(to, Tell::Refused(Box::new(refused)));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::ConnId;
+    use crate::broker::record::Keep;
+    use crate::protocol::command::Address;
+    use crate::protocol::envelope::MessageType;
+    use crate::protocol::frame::{Draft, Origin};
+    use crate::protocol::names::Name;
+
+    fn accepted(sequence: u64) -> (ShardId, Accepted) {
+        let (id, origin) = (format!("arq_{sequence}"), Origin { received_ns: 0, ttl_ms: None });
+        let draft = Draft::of_server(&id, MessageType::Event, ("r", "c"), "{}", origin);
+        let address = Address { room: Name::fixed("r"), channel: Name::fixed("c") };
+        let accepted = Accepted {
+            conn: ConnId { slot: 0, generation: 0 },
+            frame: draft.stamp(sequence, 0),
+            sequence,
+            duplicate: false,
+            trace: None,
+            address: Arc::new(address),
+            home: ShardId(0),
+        };
+        (ShardId(0), accepted)
+    }
+
+    /// The sequences that are acknowledged, and how many acks are refused.
+    fn ended(told: &mut Told) -> (Vec<u64>, usize) {
+        let (mut given, mut refused) = (Vec::new(), 0);
+        for (_, tell) in told.tells.drain(..) {
+            match tell {
+                Tell::Accepted(accepted) => given.push(accepted.sequence),
+                Tell::Refused(_) => refused += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        (given, refused)
+    }
+
+    #[test]
+    fn acks_wait_in_the_order_of_their_sequences_and_never_too_many() {
+        let durable = Durable::new("e".into(), Keep { messages: 1, age_ms: 0 }, None);
+        let (one, other) = (ChannelId::new(ShardId(0), 1), ChannelId::new(ShardId(0), 2));
+        let (mut acks, mut told) = (Acks::new(100), Told::default());
+        let now = |ms: u64| Now { mono_ns: ms * 1_000_000, wall_us: 0 };
+        for sequence in [1, 2, 5, 3, 1] {
+            acks.settle(now(0), (one, &durable), accepted(sequence), &mut told);
+            acks.check();
+        }
+        acks.settle(now(50), (other, &durable), accepted(9), &mut told);
+        acks.note_stored(one, 3, &mut told);
+        acks.check();
+        assert_eq!((ended(&mut told), acks.count()), ((vec![1, 1, 2, 3], 0), 2));
+        acks.expire(now(128), &mut told);
+        acks.check();
+        assert_eq!((ended(&mut told), acks.count()), ((vec![], 1), 1));
+        acks.expire(now(192), &mut told);
+        assert_eq!((ended(&mut told), acks.next_due_ms()), ((vec![], 1), None));
+        for sequence in 0..ACKS_WAITING_MAX as u64 + 3 {
+            acks.settle(now(200), (one, &durable), accepted(sequence + 1), &mut told);
+        }
+        assert_eq!((ended(&mut told), acks.count()), ((vec![], 3), ACKS_WAITING_MAX));
+        acks.forget(one, &mut told);
+        acks.check();
+        assert_eq!(ended(&mut told), (vec![], ACKS_WAITING_MAX));
+    }
+}

@@ -21,6 +21,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+/// What it says twice at a time.
+const AGAIN_MAX: usize = 5;
+
 /// What the storage of one run is like.
 #[derive(Clone, Debug)]
 pub struct Habits {
@@ -150,7 +153,7 @@ impl Storage {
                 _ => {
                     // The answer of an earlier try comes as well, or the same twice.
                     let again = self.news.iter().filter(|(_, news)| is_stored(news)).cloned();
-                    let again: Vec<_> = again.collect();
+                    let again: Vec<_> = again.take(AGAIN_MAX).collect();
                     self.news.extend(again);
                     "says it twice"
                 }

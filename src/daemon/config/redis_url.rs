@@ -7,6 +7,8 @@ use crate::daemon::config::field::{Field, Flaw, Raw, Taken, quoted, string};
 use crate::daemon::config::meaning::Config;
 use std::fmt;
 
+/// One server, or nodes of a cluster; sentinels; the same over TLS.
+const SCHEMES: [&str; 4] = ["redis", "rediss", "redis+sentinel", "rediss+sentinel"];
 /// What stands for a password.
 const MASK: &str = "***";
 
@@ -24,8 +26,8 @@ impl RedisUrl {
         let Some((scheme, rest)) = text.split_once("://") else {
             return Err("is no URL; give redis://host:port or rediss://host:port");
         };
-        if scheme != "redis" && scheme != "rediss" {
-            return Err("must begin with redis:// or, for TLS, rediss://");
+        if !SCHEMES.contains(&scheme) {
+            return Err("must begin with redis:// or redis+sentinel://, for TLS with rediss");
         }
         if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Err("may hold no white space; write it as %20");
@@ -108,6 +110,7 @@ mod tests {
             ("redis://localhost:6379/2", "redis://localhost:6379/2"),
             ("rediss://ann@h:1", "rediss://ann@h:1"),
             ("redis://:secret@h", "redis://:***@h"),
+            ("rediss+sentinel://:secret@a:1,b:2/m", "rediss+sentinel://:***@a:1,b:2/m"),
             ("redis://ann:secret@h:1/0", "redis://ann:***@h:1/0"),
             ("redis://ann:se@cr/et@h:1", "redis://ann:***@h:1"),
         ] {
