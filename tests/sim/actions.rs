@@ -329,10 +329,13 @@ impl Sim {
                 }
                 json!({"type": "private", "metadata": {"members": guests(&channel)}})
             }
-            "create_room" if room == LAX_ROOM && self.rng.bool() => match self.rng.bool() {
-                true => json!({"config": {"persist": "none"}}),
-                false => json!({"config": {"ack_when": "accepted"}}),
-            },
+            "create_room" if room == LAX_ROOM && self.model.ledger.is_some() => {
+                match self.rng.u8(..3) {
+                    0 => json!({"config": {"persist": "none"}}),
+                    1 => json!({"config": {"ack_when": "accepted"}}),
+                    _ => json!({}),
+                }
+            }
             "create_room" => match self.rng.u8(..3) {
                 0 => json!({"config": {"history_size": 2, "member_limit": 2}}),
                 1 => json!({"config": {"publishers": ["c0", "c1"]}}),

@@ -99,7 +99,7 @@ impl Setup {
             has_floods: rng.u8(..4) == 0,
             has_leaps: rng.bool(),
             ends_with_drain: rng.u8(..4) == 0,
-            storage: rng.bool().then(|| Habits::new(rng)),
+            storage: None,
         }
     }
 }

@@ -80,11 +80,12 @@ impl Sim {
             setup.roles.resize(usize::from(setup.shards), setup.roles[0]);
             setup.faults = setup.faults.min(5);
         }
-        if let Some(bug) = bug {
-            setup.storage = bug.is_of_storage().then(|| Habits::new(&mut rng));
-            if let Some(habits) = &mut setup.storage {
-                (habits.faults, habits.crashes) = (0, 20);
-            }
+        // By a choice of its own, so that a seed without a storage is what it was before there was any.
+        let mut own = Rng::with_seed(!seed);
+        let has_storage = bug.map_or_else(|| own.bool(), Bug::is_of_storage);
+        setup.storage = has_storage.then(|| Habits::new(&mut own));
+        if let (Some(_), Some(habits)) = (bug, &mut setup.storage) {
+            (habits.faults, habits.crashes) = (0, 20);
         }
         let clients = (0..setup.clients).map(|_| Client::default()).collect();
         let mut trace = Trace::new(is_traced);

@@ -27,6 +27,8 @@ const AGAIN_MAX: usize = 5;
 /// What the storage of one run is like.
 #[derive(Clone, Debug)]
 pub struct Habits {
+    /// Where its randomness comes from.
+    pub seed: u64,
     pub durability: Durability,
     /// The records it takes before it has stored some.
     pub slots: usize,
@@ -49,6 +51,7 @@ impl Habits {
             _ => Persist::All,
         };
         Habits {
+            seed: rng.u64(..),
             durability: Durability {
                 persist,
                 retention_messages: pick(rng, &[0, 0, 1_000]),
@@ -99,8 +102,9 @@ pub struct Storage {
 
 impl Storage {
     /// An empty one.
-    pub fn new(habits: Habits, rng: Rng) -> Storage {
+    pub fn new(habits: Habits) -> Storage {
         Storage {
+            rng: Rng::with_seed(habits.seed),
             habits,
             ledger: Rc::default(),
             rooms: BTreeMap::new(),
@@ -109,16 +113,16 @@ impl Storage {
             news: VecDeque::new(),
             unsaid: Vec::new(),
             is_degraded: false,
-            rng,
         }
     }
 
     /// Takes a record, if there is room.
     pub fn offer(&mut self, record: Record) -> Result<(), Record> {
-        match self.has_room() {
-            true => Ok(self.queue.push_back(record)),
-            false => Err(record),
+        if !self.has_room() {
+            return Err(record);
         }
+        self.queue.push_back(record);
+        Ok(())
     }
 
     pub fn has_room(&self) -> bool {

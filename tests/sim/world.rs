@@ -59,7 +59,6 @@ pub struct World {
     pub storage: Option<Storage>,
     /// What engines counted that are dead.
     pub dead: Vec<Meters>,
-    rng: Rng,
 }
 
 /// One engine, and what its driver keeps for it.
@@ -105,8 +104,7 @@ impl World {
     pub fn new(setup: Setup, rng: &mut Rng, trace: Trace, sabotage: Sabotage) -> World {
         let now = Now { mono_ns: 1_000_000_000, wall_us: 1_764_000_000_000_000 };
         let placement = Placement::new(setup.shards, rng.u64(..));
-        let mut rng = rng.fork();
-        let storage = setup.storage.clone().map(|habits| Storage::new(habits, rng.fork()));
+        let storage = setup.storage.clone().map(Storage::new);
         let mut world = World {
             now,
             setup,
@@ -121,7 +119,6 @@ impl World {
             bytes_sent: 0,
             storage,
             dead: Vec::new(),
-            rng,
         };
         world.begin(Snapshot::default());
         world
@@ -129,7 +126,8 @@ impl World {
 
     /// New engines begin with what was kept.
     fn begin(&mut self, snapshot: Snapshot) {
-        let (now, seed) = (self.now, self.rng.u64(..));
+        // Another one each time: no life and no term is given twice.
+        let (now, seed) = (self.now, 7 + self.dead.len() as u64);
         let (rooms, quota) = (Arc::new(bootstraps()), NodeQuotas::default());
         let limits = Arc::new(self.setup.limits.clone());
         let parts = of_homes(snapshot, &self.placement);

@@ -131,13 +131,14 @@ impl Conn {
         error: &str,
         text: &str,
     ) {
-        match what {
+        if error == "STORAGE_UNAVAILABLE" {
             // It was delivered all the same.
-            What::Events(_) if error == "STORAGE_UNAVAILABLE" => {
-                if model.ledger.is_none() {
-                    violation!("true refusals", "there is no storage: {text}");
-                }
+            if model.ledger.is_none() {
+                violation!("true refusals", "there is no storage: {text}");
             }
+            return;
+        }
+        match what {
             What::Events(nonces) if is_single && nonces.len() == 1 => {
                 let publish = &mut model.publishes[nonces[0]];
                 publish.is_refused = true;
