@@ -86,6 +86,10 @@ impl Sim {
         setup.storage = has_storage.then(|| Habits::new(&mut own));
         if let (Some(_), Some(habits)) = (bug, &mut setup.storage) {
             (habits.faults, habits.crashes) = (0, 20);
+            if bug == Some(Bug::ForgetTerms) {
+                // A client must miss one home and meet the next.
+                (habits.pace, habits.crashes) = (4, 100);
+            }
         }
         let clients = (0..setup.clients).map(|_| Client::default()).collect();
         let mut trace = Trace::new(is_traced);
