@@ -14,11 +14,13 @@
 //!
 //! *Not here*: sockets, JSON text, threads, clocks.
 
+pub mod acks;
 pub mod audience;
 pub mod census;
 pub mod channel;
 pub mod delivery;
 pub mod directory;
+pub mod durable;
 pub mod edge;
 pub mod history;
 pub mod home;

@@ -2,7 +2,7 @@
 
 use crate::conn::{Options, Stage, What};
 use crate::model::{Private, Publish};
-use crate::setup::{CHANNELS, ROOMS, SECRETS, VAULT, guests, pick};
+use crate::setup::{CHANNELS, LAX_ROOM, ROOMS, SECRETS, VAULT, guests, pick};
 use crate::sim::Sim;
 use serde_json::json;
 
@@ -155,6 +155,7 @@ impl Sim {
             place: None,
             is_refused: false,
             is_duplicate: false,
+            is_lost: false,
             after_leave: leave,
         });
         conn.ask(&id, What::Events(vec![nonce]), has_ack || has_trace);
@@ -328,6 +329,13 @@ impl Sim {
                 }
                 json!({"type": "private", "metadata": {"members": guests(&channel)}})
             }
+            "create_room" if room == LAX_ROOM && self.model.ledger.is_some() => {
+                match self.rng.u8(..3) {
+                    0 => json!({"config": {"persist": "none"}}),
+                    1 => json!({"config": {"ack_when": "accepted"}}),
+                    _ => json!({}),
+                }
+            }
             "create_room" => match self.rng.u8(..3) {
                 0 => json!({"config": {"history_size": 2, "member_limit": 2}}),
                 1 => json!({"config": {"publishers": ["c0", "c1"]}}),
@@ -340,7 +348,12 @@ impl Sim {
             _ => json!({}),
         };
         match command {
-            "create_room" => self.model.history_min = self.model.history_min.min(2),
+            "create_room" => {
+                self.model.history_min = self.model.history_min.min(2);
+                if room == LAX_ROOM {
+                    self.model.lax_rooms.insert(room.clone());
+                }
+            }
             "pause_room" => {
                 self.model.paused.insert(room.clone());
             }

@@ -15,6 +15,7 @@ mod file;
 mod meaning;
 mod mistake;
 mod print;
+mod redis_url;
 mod reload;
 mod resolve;
 mod rooms;
@@ -25,9 +26,10 @@ mod typed;
 #[cfg(test)]
 mod tests;
 
-pub use meaning::{Config, Pin, Storage};
+pub use meaning::{Config, Persistence, Pin, Storage};
 pub use mistake::{Mistake, Position, Source};
 pub use print::{markdown_table, print_config};
+pub use redis_url::RedisUrl;
 pub use reload::{Reload, reload};
 pub use rooms::RoomSpec;
 pub use summary::{Difference, Summary, check_file};

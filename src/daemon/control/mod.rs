@@ -95,7 +95,17 @@ pub struct Publication {
 pub struct Facts {
     about: About,
     limits: RwLock<Limits>,
+    outage: RwLock<Option<Outage>>,
     phase: AtomicU8,
+}
+
+/// A time in which nothing can be stored.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    /// Since when.
+    pub since: Now,
+    /// Why.
+    pub reason: Arc<str>,
 }
 
 /// What never changes while the process lives.
@@ -134,7 +144,8 @@ pub enum Phase {
 impl Facts {
     /// The facts of a process that is [`Phase::Starting`].
     pub fn new(about: About, limits: Limits) -> Facts {
-        Facts { about, limits: RwLock::new(limits), phase: AtomicU8::new(Phase::Starting as u8) }
+        let (limits, outage) = (RwLock::new(limits), RwLock::default());
+        Facts { about, limits, outage, phase: AtomicU8::new(Phase::Starting as u8) }
     }
 
     /// What never changes.
@@ -150,6 +161,16 @@ impl Facts {
     /// Puts other limits in force.
     pub fn set_limits(&self, limits: Limits) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Since when nothing can be stored, if that is so.
+    pub fn outage(&self) -> Option<Outage> {
+        self.outage.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says whether anything can be stored now.
+    pub fn set_outage(&self, outage: Option<Outage>) {
+        *self.outage.write().unwrap_or_else(PoisonError::into_inner) = outage;
     }
 
     /// Where the process is in its life.

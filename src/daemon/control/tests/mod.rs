@@ -58,7 +58,7 @@ impl Node {
             version: "9.8.7",
             node: "node \"one\"".to_owned(),
             started: clock(),
-            storage: "memory",
+            storage: "redis",
             bus: "127.0.0.1:9100".parse().unwrap(),
             telemetry: Some(addresses.1),
             http: addresses.0,

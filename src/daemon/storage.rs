@@ -1,0 +1,241 @@
+//! Where a node and its storage meet: records go one way, news the other, and neither waits.
+//!
+//! The storage runs in a thread of its own and says what it has to say into a queue. A courier takes
+//! it from there to the homes, by asks that never wait, as the control plane does; what a full lane
+//! does not take it offers again. So a shard that stands still keeps no other from its news.
+//!
+//! *Invariants*: each home hears its news in their order, all of them; that the storage is degraded,
+//! or well again, is told once for the node.
+
+use crate::base::ids::ShardId;
+use crate::broker::durable::Durability;
+use crate::broker::lane::Ask;
+use crate::broker::record::{Snapshot, StorageNews};
+use crate::broker::telemetry::{Event, Telemetry};
+use crate::daemon::control::{Facts, Outage, intake::Intake};
+use crate::shard::driver::{Clock, RecordSink};
+use crate::shard::lanes::Lanes;
+use crate::shard::meters::{Counter, Meters};
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// How long the courier waits before it offers again what a lane did not take.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// A storage, as a node is given it.
+pub struct StorageSeam {
+    /// What is to be kept.
+    pub durability: Durability,
+    /// What was kept.
+    pub snapshot: Snapshot,
+    /// Makes the sink of one shard.
+    pub sink: Box<dyn Fn() -> RecordSink>,
+    /// What the storage says to each home. It ends when the storage does.
+    pub news: Receiver<(ShardId, StorageNews)>,
+    /// Stores what was taken, as far as that can be done in time, and ends. Called when no shard
+    /// runs any more.
+    pub end: Box<dyn FnOnce() + Send>,
+}
+
+impl fmt::Debug for StorageSeam {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StorageSeam").field("durability", &self.durability).finish_non_exhaustive()
+    }
+}
+
+/// A sink for a node without a storage, whose homes make no records.
+pub fn no_sink() -> RecordSink {
+    Box::new(|_| Ok(()))
+}
+
+/// What takes the storage's news to the homes.
+pub(super) struct Courier {
+    pub(super) news: Receiver<(ShardId, StorageNews)>,
+    pub(super) lanes: Lanes,
+    pub(super) notice: Notice,
+    /// What each shard's lane has not taken.
+    pub(super) waiting: Vec<VecDeque<StorageNews>>,
+}
+
+impl Courier {
+    /// Runs in a thread of its own until the storage has ended.
+    pub(super) fn spawn(mut self) -> io::Result<JoinHandle<()>> {
+        thread::Builder::new().name("news".to_owned()).spawn(move || while self.carry() {})
+    }
+
+    /// Takes what has come and offers what waits; false when nothing will come any more.
+    fn carry(&mut self) -> bool {
+        let first = match self.waiting.iter().all(VecDeque::is_empty) {
+            true => self.news.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            false => self.news.recv_timeout(RETRY),
+        };
+        if matches!(first, Err(RecvTimeoutError::Disconnected)) {
+            return false;
+        }
+        for (shard, news) in first.ok().into_iter().chain(self.news.try_iter()) {
+            self.notice.take(&news);
+            self.waiting[shard.index()].push_back(news);
+        }
+        for (shard, waiting) in self.waiting.iter_mut().enumerate() {
+            while let Some(news) = waiting.pop_front() {
+                let ask = Ask::Storage(Box::new(news));
+                if let Err(Ask::Storage(news)) = self.lanes.ask(ShardId(shard as u16), ask) {
+                    waiting.push_front(*news);
+                    break;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Notes for the whole node how the storage does, and tells it when that changes.
+pub(super) struct Notice {
+    pub(super) facts: Arc<Facts>,
+    pub(super) meters: Vec<Arc<Meters>>,
+    /// Where telemetry goes, if it is on.
+    pub(super) events: Option<Intake>,
+    pub(super) clock: Clock,
+    /// The events that were lost before nothing could be stored.
+    pub(super) lost_before: u64,
+}
+
+impl Notice {
+    fn take(&mut self, news: &StorageNews) {
+        let event = match (news, self.facts.outage()) {
+            (StorageNews::Degraded(reason), None) => self.begin(reason),
+            (StorageNews::Restored, Some(outage)) => self.end(&outage),
+            // Every home is told of it, the node but once.
+            _ => return,
+        };
+        if let Some(events) = &self.events {
+            // As with all telemetry: what finds no room is not told.
+            let _ = events.offer(Telemetry { at_us: (self.clock)().wall_us, event });
+        }
+    }
+
+    fn begin(&mut self, reason: &Arc<str>) -> Event {
+        tracing::warn!(%reason, "nothing can be stored; the bus goes on from memory");
+        self.lost_before = self.lost();
+        self.facts.set_outage(Some(Outage { since: (self.clock)(), reason: reason.clone() }));
+        Event::StorageDegraded { reason: reason.clone() }
+    }
+
+    fn end(&mut self, outage: &Outage) -> Event {
+        let lost = self.lost() - self.lost_before;
+        let outage_ms = (self.clock)().mono_ns.saturating_sub(outage.since.mono_ns) / 1_000_000;
+        tracing::info!(outage_ms, lost, "what was kept back is stored");
+        self.facts.set_outage(None);
+        Event::StorageRestored { outage_ms, lost }
+    }
+
+    fn lost(&self) -> u64 {
+        self.meters.iter().map(|meters| meters.counter(Counter::EventsLost)).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::ChannelId;
+    use crate::base::limits::{LANE_SLOTS, Limits};
+    use crate::base::time::Now;
+    use crate::daemon::control::{About, intake};
+    use crate::shard::driver::poll_with_bell;
+    use crossbeam_channel::{Sender, unbounded};
+
+    fn now() -> Now {
+        Now { mono_ns: 7_000_000_000, wall_us: 1_764_000_000_000_000 }
+    }
+
+    fn facts() -> Arc<Facts> {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let about = About {
+            server: "arqonbus",
+            version: "0",
+            node: "n".to_owned(),
+            started: now(),
+            storage: "redis",
+            bus: address,
+            telemetry: None,
+            http: address,
+        };
+        Arc::new(Facts::new(about, Limits::default()))
+    }
+
+    /// A courier to two shards.
+    fn courier(
+        lanes: Lanes,
+        events: Intake,
+        meters: Vec<Arc<Meters>>,
+    ) -> (Courier, Sender<(ShardId, StorageNews)>) {
+        let (sender, news) = unbounded();
+        let (facts, clock): (_, Clock) = (facts(), Arc::new(now));
+        let notice = Notice { facts, meters, events: Some(events), clock, lost_before: 0 };
+        let waiting = vec![VecDeque::new(), VecDeque::new()];
+        (Courier { news, lanes, notice, waiting }, sender)
+    }
+
+    fn stored(sequence: u64) -> StorageNews {
+        StorageNews::Stored(vec![(ChannelId::new(ShardId(0), 1), sequence)])
+    }
+
+    #[test]
+    fn a_full_lane_keeps_nobody_else_from_its_news_and_loses_none() {
+        let bells = (0..2).map(|_| poll_with_bell().unwrap().1).collect();
+        let (lanes, inboxes) = Lanes::new(bells);
+        while lanes.ask(ShardId(0), Ask::Drain { window_ms: 0 }).is_ok() {}
+        let (events, _outlet) = intake::queue();
+        let (mut courier, sender) = courier(lanes, events, Vec::new());
+        for sequence in 1..=3 {
+            sender.send((ShardId(0), stored(sequence))).unwrap();
+        }
+        sender.send((ShardId(1), StorageNews::Restored)).unwrap();
+        assert!(courier.carry());
+        assert_eq!((courier.waiting[0].len(), inboxes[1].asks.len()), (3, 1));
+        for _ in 0..LANE_SLOTS {
+            inboxes[0].asks.take();
+        }
+        assert!(courier.carry());
+        for expected in 1..=3 {
+            let Some(Ask::Storage(news)) = inboxes[0].asks.take() else { panic!("news") };
+            let StorageNews::Stored(channels) = *news else { panic!("of what is stored") };
+            assert_eq!(channels[0].1, expected);
+        }
+        drop(sender);
+        assert!(!courier.carry());
+    }
+
+    #[test]
+    fn the_node_tells_once_that_nothing_can_be_stored_and_once_that_it_can() {
+        let bells = (0..2).map(|_| poll_with_bell().unwrap().1).collect();
+        let (lanes, _inboxes) = Lanes::new(bells);
+        let ((events, mut outlet), meters) = (intake::queue(), Arc::new(Meters::default()));
+        let (mut courier, sender) = courier(lanes, events, vec![meters.clone()]);
+        let facts = courier.notice.facts.clone();
+        let mut tally = crate::shard::meters::Tally::default();
+        for news in [StorageNews::Degraded("gone".into()), StorageNews::Restored] {
+            for shard in [ShardId(0), ShardId(1)] {
+                sender.send((shard, news.clone())).unwrap();
+            }
+            assert!(courier.carry());
+            let is_degraded = matches!(news, StorageNews::Degraded(_));
+            assert_eq!(facts.outage().is_some(), is_degraded);
+            tally.add(Counter::EventsLost, 3);
+            meters.publish(&tally);
+        }
+        let mut told = Vec::new();
+        while let Some(telemetry) = outlet.take() {
+            told.push(telemetry.event);
+        }
+        let told: Vec<String> = told.iter().map(|event| format!("{event:?}")).collect();
+        let expected =
+            [r#"StorageDegraded { reason: "gone" }"#, "StorageRestored { outage_ms: 0, lost: 3 }"];
+        assert_eq!(told, expected);
+    }
+}
