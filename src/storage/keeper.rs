@@ -1,22 +1,30 @@
 //! The storage's one thread: takes records in, writes them in rounds, and says what is safe.
 //!
+//! | file | what it does |
+//! |---|---|
+//! | `keeper` | the loop, the rounds, the news |
+//! | `bond` | the connection with the right to write |
+//! | `ends` | the start and the end |
+//!
 //! *Invariants*: records are taken in at any time, whatever Redis does; one round is under way at a
 //! time, and what it did not do is done before all that follows it in its channel; `Degraded` is
 //! told once, and `Restored` once after it, when all that had waited is stored.
+
+mod bond;
+mod ends;
 
 use crate::base::ids::{ChannelId, ShardId};
 use crate::base::time::Now;
 use crate::broker::record::{Snapshot, StorageNews};
 use crate::storage::backlog::{Backlog, Batch, Step};
-use crate::storage::holder::{Hold, Holder};
-use crate::storage::intake::Intake;
+use crate::storage::holder::Holder;
+use crate::storage::intake::{INTAKE_SLOTS, Intake};
 use crate::storage::keys::Keys;
 use crate::storage::known::Known;
 use crate::storage::link::Link;
-use crate::storage::load::Reader;
-use crate::storage::meters::{Degraded, Meters, add};
+use crate::storage::meters::{Meters, add};
 use crate::storage::settings::{LEASE_MS, Settings};
-use crate::storage::trouble::{Trouble, Wrong};
+use crate::storage::trouble::Trouble;
 use crate::storage::write::Writer;
 use crate::storage::{LoadError, Unsaved};
 use std::collections::BTreeMap;
@@ -26,26 +34,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep_until, timeout_at};
+use tokio::time::{sleep, sleep_until};
 
-/// How long is waited before the first new try, and the longest wait.
-const RETRY_MS_MIN: u64 = 50;
-const RETRY_MS_MAX: u64 = 2_000;
 /// How often a lease is renewed.
 const RENEW: Duration = Duration::from_millis(LEASE_MS / 5);
+/// How often records are taken in while Redis is waited for; the lane holds much more than comes
+/// meanwhile, and nobody has to ring.
+const TAKE_IN: Duration = Duration::from_millis(5);
+
+/// How long the thread sleeps when it waits for nothing in particular.
+const REST_MAX: Duration = Duration::from_secs(3_600);
 
 /// Where news go.
 pub(super) type Tell = Box<dyn Fn(ShardId, StorageNews) + Send>;
 
-/// What the storage is asked to do, beside taking records.
+/// The start: everything is read back.
 #[derive(Debug)]
-pub(super) enum Order {
-    /// Read everything back.
-    Load {
-        now: Now,
-        timeout: Duration,
-        reply: crossbeam_channel::Sender<Result<Snapshot, LoadError>>,
-    },
+pub(super) struct Load {
+    pub(super) now: Now,
+    pub(super) timeout: Duration,
+    pub(super) reply: crossbeam_channel::Sender<Result<Snapshot, LoadError>>,
 }
 
 /// The end: what is pending is written until the deadline.
@@ -61,7 +69,7 @@ pub(super) struct Keeper {
     pub(super) shards: u16,
     pub(super) tell: Tell,
     pub(super) intake: Intake,
-    pub(super) orders: mpsc::UnboundedReceiver<Order>,
+    pub(super) loads: mpsc::UnboundedReceiver<Load>,
     pub(super) stop: oneshot::Receiver<Stop>,
     pub(super) meters: Arc<Meters>,
     pub(super) backlog: Backlog,
@@ -100,16 +108,17 @@ impl Keeper {
     /// Serves until it is told to stop, or until nobody is there who could tell it.
     pub(super) async fn run(mut self) {
         // Before what is kept is read nothing is written, or it would be read back.
-        let Some(first) = self.wait_for_order().await else { return self.end().await };
-        self.obey(first).await;
+        loop {
+            let Some(load) = self.wait_for_load().await else { return self.end().await };
+            if self.obey(load).await {
+                break;
+            }
+        }
         while self.state.stopping.is_none() {
             self.take_in();
-            if let Ok(order) = self.orders.try_recv() {
-                self.obey(order).await;
-            } else if self.is_due(self.state.retry_at) {
-                self.work().await;
-            } else {
-                self.rest().await;
+            match self.is_due(self.state.retry_at) && !self.state.is_overtaken {
+                true => self.work().await,
+                false => self.rest(self.state.retry_at).await,
             }
         }
         self.end().await;
@@ -125,46 +134,43 @@ impl Keeper {
             }
             return;
         };
+        let next_due = self.backlog.next_due();
         if Instant::now() >= bond.renew_at {
             self.renew(&bond).await;
-        } else if self.backlog.has_due() || self.is_due_at(self.backlog.next_due()) {
+        } else if self.backlog.has_due() || next_due.is_some_and(|at| Instant::now() >= at) {
             self.round(&bond).await;
         } else {
-            self.rest().await;
+            let wake_at = next_due.map_or(bond.renew_at, |at| at.min(bond.renew_at));
+            self.rest(Some(wake_at)).await;
         }
     }
 
     fn is_due(&self, at: Option<Instant>) -> bool {
-        !self.state.is_overtaken && at.is_none_or(|at| Instant::now() >= at)
+        at.is_none_or(|at| Instant::now() >= at)
     }
 
-    fn is_due_at(&self, at: Option<Instant>) -> bool {
-        at.is_some_and(|at| Instant::now() >= at)
-    }
-
-    /// Sleeps until something is to be done.
-    async fn rest(&mut self) {
-        let far = Instant::now() + Duration::from_secs(3_600);
-        let mut wake_at = self.state.retry_at.unwrap_or(far);
-        if self.state.retry_at.is_none() {
-            let renew_at = self.state.bond.as_ref().map_or(far, |bond| bond.renew_at);
-            wake_at = self.backlog.next_due().unwrap_or(far).min(renew_at);
-        }
-        if self.state.is_overtaken {
-            wake_at = far;
-        }
+    /// Sleeps until something is to be done, which is at that time at the latest.
+    async fn rest(&mut self, wake_at: Option<Instant>) {
+        let wake_at = wake_at.unwrap_or_else(|| Instant::now() + REST_MAX);
+        let is_kept_back = self.state.is_degraded;
+        let records = async {
+            self.intake.ready().await;
+            // What can't be written now is not waited for one by one.
+            if is_kept_back {
+                sleep(TAKE_IN).await;
+            }
+        };
         tokio::select! {
-            () = self.intake.ready() => {}
-            order = self.orders.recv() => if let Some(order) = order { self.obey(order).await },
+            () = records => {}
             stop = &mut self.stop => self.state.stopping = Some(or_at_once(stop)),
             () = sleep_until(wake_at.into()) => {}
         }
     }
 
-    async fn wait_for_order(&mut self) -> Option<Order> {
+    async fn wait_for_load(&mut self) -> Option<Load> {
         loop {
             tokio::select! {
-                order = self.orders.recv() => return order,
+                load = self.loads.recv() => return load,
                 stop = &mut self.stop => {
                     self.state.stopping = Some(or_at_once(stop));
                     return None;
@@ -189,15 +195,18 @@ impl Keeper {
                 stop = &mut self.stop, if !is_stopping => {
                     self.state.stopping = Some(or_at_once(stop));
                 }
-                () = self.intake.ready() => self.take_in(),
                 () = sleep_until(until.into()) => return None,
+                () = sleep(TAKE_IN) => self.take_in(),
             }
         }
     }
 
     /// Moves what shards offered into the backlog.
     fn take_in(&mut self) {
-        while let Some(record) = self.intake.take() {
+        // As much as the lane holds: who fills it faster than it is emptied must not keep Redis
+        // waiting.
+        for _ in 0..INTAKE_SLOTS {
+            let Some(record) = self.intake.take() else { break };
             self.known.note(&record);
             self.backlog.push(record);
         }
@@ -207,60 +216,10 @@ impl Keeper {
         self.tell_losses();
     }
 
-    /// Connects, and gets the right to write.
-    async fn bind(&mut self) -> Result<(), Trouble> {
-        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
-        let holder = Arc::clone(&self.holder);
-        let limit = self.commit_timeout();
-        let link = self.attend(limit, Link::connect(&settings)).await;
-        let link = link.unwrap_or_else(|| Err(no_answer(limit)))?;
-        add(&self.meters.connections, 1);
-        let hold = self.attend(limit, holder.hold(&link, &keys, &settings)).await;
-        match hold.unwrap_or_else(|| Err(no_answer(limit)))? {
-            Hold::Held { generation, is_forgotten } => {
-                if is_forgotten {
-                    tracing::warn!(
-                        "Redis has forgotten what was kept; rooms and channels are told again"
-                    );
-                    self.tell_again();
-                }
-                let renew_at = Instant::now() + RENEW;
-                self.state.bond = Some(Bond { link, generation, renew_at });
-                Ok(())
-            }
-            Hold::Other { wrong, left_ms } => {
-                // A lease that is longer than it was is being renewed.
-                self.state.other_lives = self.state.other_left_ms.is_some_and(|was| left_ms > was);
-                self.state.other_left_ms = Some(left_ms);
-                Err(Trouble::Wrong(wrong))
-            }
-            Hold::Overtaken(wrong) => {
-                self.state.is_overtaken = true;
-                Err(Trouble::Wrong(wrong))
-            }
-        }
-    }
-
-    async fn renew(&mut self, bond: &Bond) {
-        let (keys, holder) = (Arc::clone(&self.keys), Arc::clone(&self.holder));
-        let limit = self.commit_timeout();
-        let answer = self.attend(limit, holder.renew(&bond.link, &keys)).await;
-        match answer.unwrap_or_else(|| Err(no_answer(limit))) {
-            Ok(true) => {
-                if let Some(bond) = &mut self.state.bond {
-                    bond.renew_at = Instant::now() + RENEW;
-                }
-            }
-            // Whose it is now, the next connection will see.
-            Ok(false) => self.state.bond = None,
-            Err(trouble) => self.fail(trouble),
-        }
-    }
-
     /// Writes the first step of every channel that has one.
     async fn round(&mut self, bond: &Bond) {
         let started = Instant::now();
-        let (batches, is_all) = self.backlog.take_round(started);
+        let (batches, mut is_all) = self.backlog.take_round(started);
         let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
         let limit = self.commit_timeout()
             + Duration::from_millis(
@@ -270,12 +229,15 @@ impl Keeper {
         let writer = Writer { link: &bond.link, keys: &keys, settings: &settings, generation };
         let answers = self.attend(limit, writer.round(&batches)).await;
         let answers = answers.unwrap_or_else(|| vec![Err(no_answer(limit)); batches.len()]);
-        let mut stored = BTreeMap::<ShardId, BTreeMap<ChannelId, u64>>::new();
+        let mut stored = BTreeMap::<ShardId, Vec<(ChannelId, u64)>>::new();
         let mut trouble = None;
         for (batch, answer) in batches.into_iter().zip(answers) {
             match answer {
                 Ok(()) => self.done(batch, &mut stored),
-                Err(Trouble::Missing) => self.tell_channel_again(batch),
+                Err(Trouble::Missing) => {
+                    is_all = false;
+                    self.tell_channel_again(batch);
+                }
                 Err(Trouble::Foreign) => self.spoil(batch),
                 Err(other) => {
                     if let Trouble::Fenced(generation) = other {
@@ -287,7 +249,7 @@ impl Keeper {
             }
         }
         for (shard, channels) in stored {
-            (self.tell)(shard, StorageNews::Stored(channels.into_iter().collect()));
+            (self.tell)(shard, StorageNews::Stored(channels));
         }
         self.tell_losses();
         match trouble {
@@ -307,14 +269,14 @@ impl Keeper {
         }
     }
 
-    fn done(&mut self, batch: Batch, stored: &mut BTreeMap<ShardId, BTreeMap<ChannelId, u64>>) {
+    fn done(&mut self, batch: Batch, stored: &mut BTreeMap<ShardId, Vec<(ChannelId, u64)>>) {
         add(&self.meters.steps, 1);
-        if let Step::Events(events) = &batch.step {
+        if let Step::Events(events) = &batch.step
+            && let Some(newest) = events.back()
+        {
             add(&self.meters.stored, events.len() as u64);
-            for event in events {
-                let channels = stored.entry(event.channel.home()).or_default();
-                channels.insert(event.channel, event.frame.sequence);
-            }
+            let channels = stored.entry(newest.channel.home()).or_default();
+            channels.push((newest.channel, newest.frame.sequence));
         }
         self.backlog.done(batch);
     }
@@ -326,13 +288,6 @@ impl Keeper {
             Some(record) => self.backlog.give_back_after(batch, Step::Channel(record)),
             // Its life is over, and nobody will read them.
             None => self.backlog.give_up(batch),
-        }
-    }
-
-    /// Redis has forgotten everything.
-    fn tell_again(&mut self) {
-        for record in self.known.all() {
-            self.backlog.push_first(record);
         }
     }
 
@@ -350,49 +305,6 @@ impl Keeper {
         }
     }
 
-    fn fail(&mut self, trouble: Trouble) {
-        let reason: Arc<str> = match &trouble {
-            Trouble::Outage(said) => said.as_str().into(),
-            Trouble::Wrong(wrong) => wrong.to_string().into(),
-            Trouble::Foreign => "a key under the prefix holds something else".into(),
-            Trouble::Fenced(_) | Trouble::Missing => "another node writes under the prefix".into(),
-        };
-        add(&self.meters.failures, 1);
-        self.state.bond = None;
-        let wait_ms = (RETRY_MS_MIN << self.state.tries.min(10)).min(RETRY_MS_MAX);
-        self.state.tries += 1;
-        // Half of it is left to chance, so that nodes do not come back all at once.
-        let wait = Duration::from_millis(wait_ms / 2 + fastrand::u64(..=wait_ms / 2));
-        self.state.retry_at = Some(Instant::now() + wait);
-        self.meters.set_degraded(Some(Degraded {
-            since: self.degraded_since(),
-            reason: Arc::clone(&reason),
-        }));
-        if !std::mem::replace(&mut self.state.is_degraded, true) {
-            tracing::warn!(%reason, "nothing can be stored now");
-            self.tell_all(&StorageNews::Degraded(reason));
-        }
-        if self.state.is_overtaken {
-            tracing::error!("nothing will be stored any more by this process");
-            self.backlog.lose_everything();
-            self.tell_losses();
-        }
-    }
-
-    fn degraded_since(&self) -> Instant {
-        self.meters.degraded().map_or_else(Instant::now, |degraded| degraded.since)
-    }
-
-    /// All that had waited is stored.
-    fn recover(&mut self) {
-        (self.state.tries, self.state.retry_at) = (0, None);
-        if std::mem::take(&mut self.state.is_degraded) {
-            self.meters.set_degraded(None);
-            tracing::info!("what had been kept back is stored");
-            self.tell_all(&StorageNews::Restored);
-        }
-    }
-
     fn tell_all(&self, news: &StorageNews) {
         (0..self.shards).for_each(|shard| (self.tell)(ShardId(shard), news.clone()));
     }
@@ -405,101 +317,6 @@ impl Keeper {
         }
         self.meters.pending.store(self.backlog.events(), Relaxed);
         self.meters.pending_bytes.store(self.backlog.bytes(), Relaxed);
-    }
-
-    async fn obey(&mut self, order: Order) {
-        let Order::Load { now, timeout, reply } = order;
-        let answer = self.load(now, timeout).await;
-        // Nobody waits any more if the process gave up.
-        let _ = reply.send(answer);
-    }
-
-    /// Connects within `timeout`, gets the right to write, and reads everything.
-    async fn load(&mut self, now: Now, timeout: Duration) -> Result<Snapshot, LoadError> {
-        let started = Instant::now();
-        // A node that died holds the right for a lease.
-        let lease_over = started + timeout.max(Duration::from_millis(LEASE_MS + LEASE_MS / 5));
-        loop {
-            let trouble = match self.read(now).await {
-                Ok(snapshot) => {
-                    self.known.note_all(&snapshot);
-                    self.recover();
-                    return Ok(snapshot);
-                }
-                Err(trouble) => trouble,
-            };
-            let until = match &trouble {
-                Trouble::Wrong(Wrong::AnotherWriter { .. }) if !self.state.other_lives => {
-                    lease_over
-                }
-                Trouble::Wrong(wrong) => return Err(LoadError::Wrong(wrong.clone())),
-                _ => started + timeout,
-            };
-            if let Trouble::Fenced(generation) = trouble {
-                self.holder.saw(generation);
-            }
-            self.state.bond = None;
-            let pause = Instant::now() + Duration::from_millis(RETRY_MS_MIN);
-            if self.state.stopping.is_some() || pause >= until {
-                self.fail(trouble.clone());
-                return Err(match trouble {
-                    Trouble::Wrong(wrong) => LoadError::Wrong(wrong),
-                    Trouble::Outage(said) => LoadError::Unreachable(said),
-                    _ => LoadError::Unreachable("another node has just written".into()),
-                });
-            }
-            self.attend(pause - Instant::now(), std::future::pending::<()>()).await;
-        }
-    }
-
-    async fn read(&mut self, now: Now) -> Result<Snapshot, Trouble> {
-        if self.state.bond.is_none() {
-            self.bind().await?;
-        }
-        let Some(bond) = self.state.bond.clone() else {
-            return Err(Trouble::Outage("no connection".into()));
-        };
-        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
-        let meters = Arc::clone(&self.meters);
-        let generation = bond.generation;
-        let link = &bond.link;
-        let reader =
-            Reader { link, keys: &keys, settings: &settings, meters: &meters, generation, now };
-        let mut all = pin!(reader.all());
-        // Every answer has its own limit, and there may be many of them: the whole has none.
-        loop {
-            if let Some(answer) = self.attend(RENEW, all.as_mut()).await {
-                return answer;
-            }
-            if self.state.stopping.is_some() {
-                return Err(Trouble::Outage("the storage was stopped".into()));
-            }
-            self.renew(&bond).await;
-        }
-    }
-
-    /// Writes what is pending until the deadline, and gives the right to write back.
-    async fn end(mut self) {
-        let Some(Stop { deadline, .. }) = self.state.stopping else { return };
-        self.take_in();
-        while self.backlog.has_due() && Instant::now() < deadline && !self.state.is_overtaken {
-            match self.state.retry_at.filter(|&at| at > Instant::now()) {
-                Some(at) => sleep_until(at.min(deadline).into()).await,
-                None => self.work().await,
-            }
-            self.take_in();
-        }
-        if let Some(bond) = &self.state.bond {
-            // The lease ends by itself if this fails.
-            let release = self.holder.release(&bond.link, &self.keys);
-            let grace = deadline.max(Instant::now() + Duration::from_millis(RETRY_MS_MIN));
-            let _ = timeout_at(grace.into(), release).await;
-        }
-        if let Some(stop) = self.state.stopping {
-            let unsaved = Unsaved { events: self.backlog.events() };
-            // Nobody waits any more if the process gave up.
-            let _ = stop.reply.send(unsaved);
-        }
     }
 
     fn commit_timeout(&self) -> Duration {

@@ -101,10 +101,31 @@ impl Link {
     /// Whether the version is new enough; gives whether it is a node of a cluster.
     async fn check(&self) -> Result<bool, Trouble> {
         let about: String = self.ask(cmd("INFO").arg("server")).await?;
-        let field =
-            |name: &str| about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        check_version(field("redis_version").unwrap_or_default().trim())?;
-        Ok(field("redis_mode").is_some_and(|mode| mode.trim() == "cluster"))
+        check_version(field(&about, "redis_version").unwrap_or_default())?;
+        Ok(field(&about, "redis_mode") == Some("cluster"))
+    }
+
+    /// Tells the operator of settings by which Redis may lose what it was given.
+    pub(super) async fn warn_of_its_settings(&self) {
+        // Who may not ask is not told.
+        let memory: String = self.ask(cmd("INFO").arg("memory")).await.unwrap_or_default();
+        let disk: String = self.ask(cmd("INFO").arg("persistence")).await.unwrap_or_default();
+        if let Some(policy) = field(&memory, "maxmemory_policy")
+            && policy != "noeviction"
+            && field(&memory, "maxmemory").is_some_and(|bytes| bytes != "0")
+        {
+            tracing::warn!(
+                policy,
+                "Redis deletes keys when its memory is full, and with them what is kept; set \
+                 maxmemory-policy noeviction"
+            );
+        }
+        if field(&disk, "aof_enabled") == Some("0") {
+            tracing::warn!(
+                "Redis keeps no append-only file: what it was given last is gone when it dies; \
+                 set appendonly yes"
+            );
+        }
     }
 
     /// Sends one command and gives its answer.
@@ -144,6 +165,11 @@ impl Link {
             Link::Many(connection) => command.query_async(&mut connection.clone()).await,
         }
     }
+}
+
+/// A line of what Redis says of itself.
+fn field<'a>(about: &'a str, name: &str) -> Option<&'a str> {
+    about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 async fn of_server(

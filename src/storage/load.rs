@@ -29,11 +29,13 @@ use std::time::Duration;
 const CHANNELS_AT_A_TIME: usize = 16;
 /// The entries of the first answer for a channel; later ones have as many as are good for
 /// [`PAGE_BYTES`].
-const FIRST_PAGE: u64 = 32;
+const FIRST_PAGE: u64 = 8;
 /// The bytes that one answer shall have, about.
 const PAGE_BYTES: u64 = 1024 * 1024;
 /// The most entries of one answer.
 const PAGE_MAX: u64 = 1_000;
+/// How long one answer may take: many come at a time, and they are large.
+const ANSWER: Duration = Duration::from_secs(10);
 /// The entries of an index in one answer.
 const SCAN_COUNT: u32 = 1_000;
 
@@ -203,7 +205,7 @@ impl Reader<'_> {
         &self,
         answer: impl Future<Output = Result<T, Trouble>>,
     ) -> Result<T, Trouble> {
-        let limit = Duration::from_millis(self.settings.commit_timeout_ms);
+        let limit = ANSWER.max(Duration::from_millis(self.settings.commit_timeout_ms));
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => answer,
             Err(_) => Err(Trouble::Outage(format!("no answer within {} ms", limit.as_millis()))),

@@ -79,7 +79,7 @@ use crate::base::time::Now;
 #[cfg(doc)]
 use crate::broker::record::Record;
 use crate::broker::record::{Snapshot, StorageNews};
-use keeper::{Keeper, Order, State, Stop};
+use keeper::{Keeper, Load, State, Stop};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -93,7 +93,7 @@ const STOP_GRACE: Duration = Duration::from_millis(500);
 /// The storage's thread.
 #[derive(Debug)]
 pub struct Storage {
-    orders: mpsc::UnboundedSender<Order>,
+    loads: mpsc::UnboundedSender<Load>,
     stop: oneshot::Sender<Stop>,
     meters: Arc<Meters>,
     thread: JoinHandle<()>,
@@ -137,7 +137,7 @@ pub fn start(
     settings.check().map_err(|sentence| io::Error::new(io::ErrorKind::InvalidInput, sentence))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (sender, intake) = intake::lane();
-    let (orders, orders_in) = mpsc::unbounded_channel();
+    let (loads, loads_in) = mpsc::unbounded_channel();
     let (stop, stop_in) = oneshot::channel();
     let meters = Arc::new(Meters::default());
     let keeper = Keeper {
@@ -145,7 +145,7 @@ pub fn start(
         shards,
         tell: news,
         intake,
-        orders: orders_in,
+        loads: loads_in,
         stop: stop_in,
         meters: Arc::clone(&meters),
         backlog: backlog::Backlog::new(settings.backlog_bytes),
@@ -157,7 +157,7 @@ pub fn start(
     let thread = std::thread::Builder::new()
         .name("storage".to_owned())
         .spawn(move || runtime.block_on(keeper.run()))?;
-    Ok((Storage { orders, stop, meters, thread }, sender))
+    Ok((Storage { loads, stop, meters, thread }, sender))
 }
 
 impl Storage {
@@ -168,7 +168,7 @@ impl Storage {
     pub fn load(&self, now: Now, timeout: Duration) -> Result<Snapshot, LoadError> {
         let ended = || LoadError::Unreachable("the storage has ended".to_owned());
         let (reply, answer) = crossbeam_channel::bounded(1);
-        self.orders.send(Order::Load { now, timeout, reply }).map_err(|_| ended())?;
+        self.loads.send(Load { now, timeout, reply }).map_err(|_| ended())?;
         answer.recv().map_err(|_| ended())?
     }
 

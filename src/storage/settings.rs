@@ -25,7 +25,7 @@ pub struct Settings {
     pub node: String,
     /// The bytes that may wait for Redis; what comes beyond is lost, and told to be.
     pub backlog_bytes: u64,
-    /// How long one round of writing, or one answer when reading, may take, in milliseconds.
+    /// How long a connection, or one round of writing, may take, in milliseconds.
     pub commit_timeout_ms: u64,
     /// How many replicas must have an event before it is safe; 0 does not ask.
     pub replicas: u32,

@@ -21,6 +21,18 @@ pub(super) enum Trouble {
     Missing,
 }
 
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Outage(said) => f.write_str(said),
+            Trouble::Wrong(wrong) => wrong.fmt(f),
+            Trouble::Foreign => f.write_str("a key under the prefix holds something else"),
+            Trouble::Fenced(_) => f.write_str("a later writer was at a channel"),
+            Trouble::Missing => f.write_str("Redis has forgotten a channel"),
+        }
+    }
+}
+
 /// What keeps the storage from working until a person does something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wrong {
