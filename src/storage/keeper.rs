@@ -27,6 +27,7 @@ use crate::storage::settings::{LEASE_MS, Settings};
 use crate::storage::trouble::Trouble;
 use crate::storage::write::Writer;
 use crate::storage::{LoadError, Unsaved};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
@@ -182,11 +183,25 @@ impl Keeper {
 
     /// Does something that waits for Redis, for as long as `limit`, and takes records in meanwhile.
     async fn attend<T>(&mut self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
-        let mut until = Instant::now() + limit;
+        self.attend_while(limit, &Cell::new(Instant::now()), work).await
+    }
+
+    /// The same for work of many answers, the last of which came at `answered`: it goes on for as
+    /// long as Redis is never silent for `limit`.
+    async fn attend_while<T>(
+        &mut self,
+        limit: Duration,
+        answered: &Cell<Instant>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
         let mut work = pin!(work);
         loop {
+            let mut until = answered.get() + limit;
             if let Some(stop) = &self.state.stopping {
                 until = until.min(stop.deadline);
+            }
+            if Instant::now() >= until {
+                return None;
             }
             let is_stopping = self.state.stopping.is_some();
             tokio::select! {
@@ -195,7 +210,7 @@ impl Keeper {
                 stop = &mut self.stop, if !is_stopping => {
                     self.state.stopping = Some(or_at_once(stop));
                 }
-                () = sleep_until(until.into()) => return None,
+                () = sleep_until(until.into()) => {}
                 () = sleep(TAKE_IN) => self.take_in(),
             }
         }
@@ -226,8 +241,10 @@ impl Keeper {
                 settings.replicas_timeout_ms * u64::from(settings.replicas > 0),
             );
         let generation = bond.generation;
-        let writer = Writer { link: &bond.link, keys: &keys, settings: &settings, generation };
-        let answers = self.attend(limit, writer.round(&batches)).await;
+        let answered = Cell::new(started);
+        let (link, answered) = (&bond.link, &answered);
+        let writer = Writer { link, keys: &keys, settings: &settings, generation, answered };
+        let answers = self.attend_while(limit, answered, writer.round(&batches)).await;
         let answers = answers.unwrap_or_else(|| vec![Err(no_answer(limit)); batches.len()]);
         let mut stored = BTreeMap::<ShardId, Vec<(ChannelId, u64)>>::new();
         let mut trouble = None;

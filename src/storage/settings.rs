@@ -25,7 +25,7 @@ pub struct Settings {
     pub node: String,
     /// The bytes that may wait for Redis; what comes beyond is lost, and told to be.
     pub backlog_bytes: u64,
-    /// How long a connection, or one round of writing, may take, in milliseconds.
+    /// How long Redis may be silent while it is waited for, in milliseconds.
     pub commit_timeout_ms: u64,
     /// How many replicas must have an event before it is safe; 0 does not ask.
     pub replicas: u32,
@@ -66,7 +66,7 @@ impl Settings {
             ));
         }
         if self.commit_timeout_ms == 0 {
-            return Err("the time for one round of writing must be more than 0 ms".into());
+            return Err("the time that Redis may be silent must be more than 0 ms".into());
         }
         if self.replicas > 0 && self.replicas_timeout_ms == 0 {
             return Err("the time for replicas must be more than 0 ms, as 0 waits for ever".into());
@@ -247,7 +247,7 @@ mod tests {
         for (bad, word) in [
             (Settings { prefix: String::new(), ..good.clone() }, "prefix"),
             (Settings { prefix: "a{b}".into(), ..good.clone() }, "prefix"),
-            (Settings { commit_timeout_ms: 0, ..good.clone() }, "round"),
+            (Settings { commit_timeout_ms: 0, ..good.clone() }, "silent"),
             (Settings { backlog_bytes: 0, ..good.clone() }, "backlog"),
             (Settings { replicas: 1, replicas_timeout_ms: 0, ..good.clone() }, "replicas"),
         ] {

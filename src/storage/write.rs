@@ -8,12 +8,14 @@ use crate::protocol::command::Address;
 use crate::storage::backlog::{Batch, Step, order_of};
 use crate::storage::codec::{put_channel, put_event, room_text};
 use crate::storage::keys::Keys;
-use crate::storage::link::{APPEND, CHANNEL, CHANNEL_GONE, INDEX, Link};
+use crate::storage::link::{APPEND, CHANNEL, CHANNEL_GONE, INDEX, Link, Script};
 use crate::storage::settings::Settings;
 use crate::storage::trouble::Trouble;
 use futures_util::future::join_all;
-use redis::cmd;
+use redis::{Cmd, cmd};
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::time::Instant;
 
 /// Who writes where.
 pub(super) struct Writer<'a> {
@@ -21,6 +23,8 @@ pub(super) struct Writer<'a> {
     pub(super) keys: &'a Keys,
     pub(super) settings: &'a Settings,
     pub(super) generation: u64,
+    /// When the last answer came.
+    pub(super) answered: &'a Cell<Instant>,
 }
 
 impl Writer<'_> {
@@ -64,7 +68,7 @@ impl Writer<'_> {
                 let mut call = CHANNEL.call(&[&self.keys.meta(address)]);
                 call.arg(self.generation).arg(&*channel.epoch);
                 put_channel(channel, &mut call);
-                self.link.change(&CHANNEL, &call).await.map(drop)
+                self.change(&CHANNEL, &call).await
             }
             Step::ChannelGone => self.remove_channel(address).await,
             Step::Room(room) => {
@@ -93,19 +97,25 @@ impl Writer<'_> {
         let mut call = APPEND.call(&[&self.keys.stream(address), &self.keys.meta(address)]);
         call.arg(self.generation).arg(&*newest.epoch).arg(newest.keep.messages).arg(oldest_ms);
         events.iter().for_each(|event| put_event(event, &mut call));
-        self.link.change(&APPEND, &call).await.map(drop)
+        self.change(&APPEND, &call).await
     }
 
     async fn remove_channel(&self, address: &Address) -> Result<(), Trouble> {
         let mut call = CHANNEL_GONE.call(&[&self.keys.stream(address), &self.keys.meta(address)]);
         call.arg(self.generation);
-        self.link.change(&CHANNEL_GONE, &call).await?;
+        self.change(&CHANNEL_GONE, &call).await?;
         self.index(&self.keys.channels, &["SREM", &address.to_string()]).await
     }
 
     async fn index(&self, index: &str, words: &[&str]) -> Result<(), Trouble> {
         let mut call = INDEX.call(&[&self.keys.writer, index]);
         call.arg(self.generation).arg(words);
-        self.link.change(&INDEX, &call).await.map(drop)
+        self.change(&INDEX, &call).await
+    }
+
+    async fn change(&self, script: &Script, call: &Cmd) -> Result<(), Trouble> {
+        let answer = self.link.change(script, call).await;
+        self.answered.set(Instant::now());
+        answer
     }
 }

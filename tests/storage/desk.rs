@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long anything may take that is expected to happen.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(20);
 
 /// The shards of the node that is played.
 pub(crate) const SHARDS: u16 = 2;
@@ -110,6 +110,11 @@ impl Desk {
         self.news.lock().unwrap().clone()
     }
 
+    /// The highest sequence of a channel that was told as stored.
+    pub(crate) fn stored(&self, channel: ChannelId) -> u64 {
+        self.news.lock().unwrap().stored.get(&channel).copied().unwrap_or(0)
+    }
+
     pub(crate) fn storage(&self) -> &Storage {
         &self.storage
     }
@@ -146,6 +151,12 @@ impl Desk {
 }
 
 impl News {
+    /// The sequences of a channel that are lost, in the order in which they were told.
+    pub(crate) fn lost_of(&self, line: &Line) -> Vec<u64> {
+        let lost = self.lost.iter().filter(|lost| lost.0 == line.id);
+        lost.flat_map(|&(_, first, last)| first..=last).collect()
+    }
+
     fn note(&mut self, shard: ShardId, news: StorageNews) {
         match news {
             StorageNews::Stored(channels) => {

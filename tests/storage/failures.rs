@@ -211,7 +211,7 @@ fn a_foreign_key_costs_its_channel_and_no_other() {
         desk.say(line, 10);
     }
     desk.wait_stored(&good);
-    desk.wait("the loss", |news| news.lost == [(bad.id, 1, 10)]);
+    desk.wait("the loss", |news| news.lost_of(&bad) == (1..=10).collect::<Vec<_>>());
     assert!(desk.news().degraded.is_empty());
     // Not even a channel that goes takes it with it.
     desk.offer(Record::ChannelGone(bad.address.clone()));

@@ -11,4 +11,5 @@ mod failures;
 mod ledger;
 mod loading;
 mod refusals;
+mod speed;
 mod writing;
