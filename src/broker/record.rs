@@ -55,6 +55,11 @@ pub struct ChannelRecord {
     pub address: Arc<Address>,
     /// The life that its sequences belong to.
     pub epoch: Arc<str>,
+    /// The term in which its sequences are given now: another one for each home that went on with
+    /// this life, because what an earlier home said last may not have been kept. 0 is the first.
+    pub term: u32,
+    /// The terms before it, oldest first, each with the last sequence of it that was kept.
+    pub past: Vec<(u32, u64)>,
     /// Its type.
     pub channel_type: ChannelType,
     /// When it was made, in microseconds since 1970.
