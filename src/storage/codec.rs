@@ -75,6 +75,10 @@ pub(super) fn put_channel(channel: &ChannelRecord, call: &mut Cmd) {
     let guests: Vec<&str> = channel.guests.iter().map(Name::as_str).collect();
     let guests = serde_json::Value::from(guests).to_string();
     let metadata = channel.metadata.as_ref().map_or("", |metadata| metadata.get());
+    let past = serde_json::Value::from_iter(
+        channel.past.iter().map(|&(term, last)| vec![u64::from(term), last]),
+    );
+    call.arg("term").arg(channel.term).arg("past").arg(past.to_string());
     call.arg("type").arg(type_text(channel.channel_type));
     call.arg("created_us").arg(channel.created_us);
     call.arg("created_by").arg(channel.created_by.as_deref().unwrap_or(""));
@@ -109,9 +113,13 @@ pub(super) fn read_channel(
         metadata.transpose().map_err(|error| format!("the metadata is no JSON: {error}"))?;
     let guests: Vec<String> = serde_json::from_str(field("guests")?)
         .map_err(|error| format!("the guests are no list of names: {error}"))?;
+    let past: Vec<(u32, u64)> = serde_json::from_str(field("past")?)
+        .map_err(|error| format!("the past is no list of terms: {error}"))?;
     let record = ChannelRecord {
         address: Arc::clone(address),
         epoch: field("epoch")?.into(),
+        term: number("term")?.try_into().map_err(|_| "the field term is too large")?,
+        past,
         channel_type: read_type(field("type")?)?,
         created_us: number("created_us")?,
         created_by: unless_empty("created_by")?.map(read_name).transpose()?,
@@ -228,6 +236,8 @@ mod tests {
             let record = ChannelRecord {
                 address: Arc::clone(&address),
                 epoch: "e".into(),
+                term: u32::from(metadata.is_some()),
+                past: metadata.iter().map(|_| (0, u64::MAX)).collect(),
                 channel_type: ChannelType::Private,
                 created_us: 5,
                 created_by: metadata.map(|_| Name::fixed("ann")),

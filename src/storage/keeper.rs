@@ -115,11 +115,13 @@ impl Keeper {
                 break;
             }
         }
+        self.loads.close();
         while self.state.stopping.is_none() {
             self.take_in();
-            match self.is_due(self.state.retry_at) && !self.state.is_overtaken {
-                true => self.work().await,
-                false => self.rest(self.state.retry_at).await,
+            match self.state.retry_at {
+                _ if self.state.is_overtaken => self.rest(None).await,
+                Some(at) if at > Instant::now() => self.rest(Some(at)).await,
+                _ => self.work().await,
             }
         }
         self.end().await;
@@ -144,10 +146,6 @@ impl Keeper {
             let wake_at = next_due.map_or(bond.renew_at, |at| at.min(bond.renew_at));
             self.rest(Some(wake_at)).await;
         }
-    }
-
-    fn is_due(&self, at: Option<Instant>) -> bool {
-        at.is_none_or(|at| Instant::now() >= at)
     }
 
     /// Sleeps until something is to be done, which is at that time at the latest.

@@ -14,7 +14,7 @@
 //! | key | type | what it holds |
 //! |---|---|---|
 //! | `PREFIX:{room:channel}:stream` | stream | the events; `*` for the channel is the order of a whole room |
-//! | `PREFIX:{room:channel}:meta` | hash | `epoch`, `type`, `created_us`, `created_by`, `metadata`, `guests`, `auto_created`; `last` and `last_us`, the sequence and the time of the last event; `top`, the id of the last entry; `writer`, the generation that wrote last |
+//! | `PREFIX:{room:channel}:meta` | hash | `epoch`, `term` and `past`, `type`, `created_us`, `created_by`, `metadata`, `guests`, `auto_created`; `last` and `last_us`, the sequence and the time of the last event; `top`, the id of the last entry; `writer`, the generation that wrote last |
 //! | `PREFIX:{bus}:channels` | set | `room:channel` of every channel |
 //! | `PREFIX:{bus}:rooms` | hash | the name of every room, and in JSON what is known of it |
 //! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write |
@@ -154,15 +154,17 @@ pub fn start(
         state: State::default(),
         settings: Arc::new(settings),
     };
-    let thread = std::thread::Builder::new()
-        .name("storage".to_owned())
-        .spawn(move || runtime.block_on(keeper.run()))?;
+    let thread = std::thread::Builder::new().name("storage".to_owned()).spawn(move || {
+        runtime.block_on(keeper.run());
+        // A name server that does not answer must not hold up the end.
+        runtime.shutdown_background();
+    })?;
     Ok((Storage { loads, stop, meters, thread }, sender))
 }
 
 impl Storage {
-    /// Connects within `timeout`, checks what is there, and reads everything back. Called once,
-    /// when the process starts; waits for the end of it. If another node has just died, it waits
+    /// Connects within `timeout`, checks what is there, and reads everything back. Called when the
+    /// process starts, until it is not refused; waits for the end of it. If another node has just died, it waits
     /// until that one's right to write has run out, for about [`LEASE_MS`]. `now` is the time that
     /// what expires is measured by.
     pub fn load(&self, now: Now, timeout: Duration) -> Result<Snapshot, LoadError> {
@@ -184,12 +186,12 @@ impl Storage {
         // If the thread is gone, so is what it had not stored.
         let _ = self.stop.send(Stop { deadline, reply });
         let pending = || self.meters.pending.load(std::sync::atomic::Ordering::Relaxed);
-        let unsaved = answer
-            .recv_timeout(timeout + STOP_GRACE)
-            .unwrap_or_else(|_| Unsaved { events: pending() });
-        if self.thread.is_finished() {
-            let _ = self.thread.join();
+        match answer.recv_timeout(timeout + STOP_GRACE) {
+            Ok(unsaved) => {
+                let _ = self.thread.join();
+                unsaved
+            }
+            Err(_) => Unsaved { events: pending() },
         }
-        unsaved
     }
 }

@@ -197,6 +197,8 @@ impl Line {
         ChannelRecord {
             address: Arc::clone(&self.address),
             epoch: Arc::clone(&self.epoch),
+            term: 3,
+            past: vec![(0, 17), (2, 40)],
             channel_type: ChannelType::General,
             created_us: 7,
             created_by: Some(Name::fixed("ann")),

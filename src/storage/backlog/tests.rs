@@ -31,6 +31,8 @@ fn channel(epoch: &str) -> Record {
     Record::Channel(Box::new(ChannelRecord {
         address: address("a"),
         epoch: epoch.into(),
+        term: 0,
+        past: Vec::new(),
         channel_type: ChannelType::General,
         created_us: 0,
         created_by: None,

@@ -80,8 +80,10 @@ impl Keeper {
         let wait = Duration::from_millis(wait_ms / 2 + fastrand::u64(..=wait_ms / 2));
         self.state.retry_at = Some(Instant::now() + wait);
         let before = self.meters.degraded();
-        if before.as_ref().is_none_or(|before| before.reason != reason) {
-            tracing::warn!(%reason, "nothing can be stored now");
+        // That nothing can be stored, who is told the news tells; that the reason is another now,
+        // only this does.
+        if before.as_ref().is_some_and(|before| before.reason != reason) {
+            tracing::warn!(%reason, "still nothing can be stored");
         }
         let since = before.map_or_else(Instant::now, |before| before.since);
         self.meters.set_degraded(Some(Degraded { since, reason: Arc::clone(&reason) }));
@@ -100,7 +102,6 @@ impl Keeper {
         (self.state.tries, self.state.retry_at) = (0, None);
         if std::mem::take(&mut self.state.is_degraded) {
             self.meters.set_degraded(None);
-            tracing::info!("what had been kept back is stored");
             self.tell_all(&StorageNews::Restored);
         }
     }
