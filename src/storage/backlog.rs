@@ -28,7 +28,7 @@ const STEP_BYTES_MAX: u64 = 1024 * 1024;
 /// The calls of one round.
 const ROUND_STEPS_MAX: usize = 1_024;
 /// The bytes of the events of one round.
-const ROUND_BYTES_MAX: u64 = 8 * 1024 * 1024;
+const ROUND_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// How long a channel is left alone in whose place something foreign stands.
 const REST: Duration = Duration::from_secs(1);
@@ -364,18 +364,17 @@ impl Lane {
         if count == events.len() {
             return self.steps.pop_front();
         }
-        let rest = events.split_off(count);
-        Some(Step::Events(std::mem::replace(events, rest)))
+        // Only what is taken is moved: what waits behind it may be very much more.
+        Some(Step::Events(events.drain(..count).collect()))
     }
 
     /// Puts a step back that was taken.
     fn put_first(&mut self, step: Step) {
         match (step, self.steps.front_mut()) {
-            (Step::Events(mut taken), Some(Step::Events(events)))
+            (Step::Events(taken), Some(Step::Events(events)))
                 if taken[0].epoch == events[0].epoch =>
             {
-                taken.append(events);
-                *events = taken;
+                taken.into_iter().rev().for_each(|event| events.push_front(event));
             }
             (step, _) => self.steps.push_front(step),
         }
