@@ -136,6 +136,8 @@ pub fn start(
 ) -> io::Result<(Storage, RecordSender)> {
     settings.check().map_err(|sentence| io::Error::new(io::ErrorKind::InvalidInput, sentence))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The client's TLS takes the provider of the process; who set one before keeps it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let (sender, intake) = intake::lane();
     let (loads, loads_in) = mpsc::unbounded_channel();
     let (stop, stop_in) = oneshot::channel();
