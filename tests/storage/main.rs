@@ -12,4 +12,5 @@ mod ledger;
 mod loading;
 mod refusals;
 mod speed;
+mod tls;
 mod writing;
