@@ -6,7 +6,7 @@ CLIENTS := target/test-clients
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test unit sim soak crossing lint bench relay perf perf-check profile doc clean \
-	install-counters install-test-clients
+	install-counters install-test-clients install-redis
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -24,7 +24,7 @@ run: build ## build and start a bus on 127.0.0.1:9100, with no configuration at 
 build: ## build the release binary, target/release/arqonbus
 	$(CARGO) build --release
 
-test: install-test-clients ## install what the tests need, then run all of them
+test: install-test-clients install-redis ## install what the tests need, then run all of them
 	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --lib --test '*' --example relay
 
 unit: ## run the unit tests alone
@@ -72,3 +72,6 @@ install-counters:
 
 install-test-clients:
 	@tests/clients/install $(CLIENTS)
+
+install-redis:
+	@tests/redis/install

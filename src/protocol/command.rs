@@ -15,7 +15,7 @@ mod parse;
 mod table;
 
 pub use identity::identity_field;
-pub use parse::{known_name, parse};
+pub use parse::{known_name, parse, read_config};
 pub use table::{
     CommandSpec, ParameterSpec, ParameterType, Scope, changes_something, help, help_brief,
 };

@@ -300,7 +300,8 @@ pub(super) fn create_room(parameters: &Parameters<'_>) -> Result<Command, Refusa
     Ok(Command::CreateRoom { room, config })
 }
 
-fn read_config(object: &str) -> Result<RoomConfig, Refusal> {
+/// Reads the text of a room's configuration: a JSON object.
+pub fn read_config(object: &str) -> Result<RoomConfig, Refusal> {
     check_length("config", object, ENTITY_METADATA_BYTES_MAX)?;
     let mut config = RoomConfig::default();
     json::try_members(object, |key, value| {
