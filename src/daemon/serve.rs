@@ -1,11 +1,11 @@
 //! `arqonbus serve`: from what was typed to a running node, and from a signal to its end.
 
 use crate::daemon::clock;
-use crate::daemon::config::{self, Config, Loaded, Mistake, Reload, ServeArgs, Storage};
+use crate::daemon::config::{self, Config, Loaded, Mistake, Reload, ServeArgs};
 use crate::daemon::logging::{self, Logging, LoggingError};
 use crate::daemon::node::{Listeners, Node, VERSION, listen};
 use crate::daemon::pinning::{self, Pinning};
-use crate::daemon::storage::StorageSeam;
+use crate::daemon::storage;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fmt;
@@ -87,12 +87,13 @@ pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     }
     // Before the first thread, so that none is ended by a signal that nobody expects yet.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ServeError::Start)?;
-    let storage = open_storage(&config)?;
+    let clock = clock::start();
+    let storage = storage::open(&config, clock()).map_err(ServeError::Storage)?;
     let listeners = open_ports(&config)?;
     let pinning = pinning::decide(config.pin, config.shards, loaded.host.cores);
     let addresses = addresses(&listeners).map_err(ServeError::Start)?;
-    let mut node = Node::start(&config, listeners, &pinning, clock::start(), storage)
-        .map_err(ServeError::Start)?;
+    let mut node =
+        Node::start(&config, listeners, &pinning, clock, storage).map_err(ServeError::Start)?;
     announce(&loaded, &pinning, addresses);
 
     for signal in signals.forever() {
@@ -118,16 +119,6 @@ pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     node.stop();
     tracing::info!("stopped");
     Ok(())
-}
-
-/// The storage beyond memory, if one is configured.
-fn open_storage(config: &Config) -> Result<Option<StorageSeam>, ServeError> {
-    match config.storage {
-        Storage::Memory => Ok(None),
-        // SEAM: until `crate::storage` is merged; then it is opened here with `config.redis_url`
-        // and `config.persistence`, and makes the seam.
-        Storage::Redis => Err(ServeError::Storage("this build has no Redis storage".to_owned())),
-    }
 }
 
 fn open_ports(config: &Config) -> Result<Listeners, ServeError> {

@@ -8,14 +8,17 @@
 //! or well again, is told once for the node.
 
 use crate::base::ids::ShardId;
+use crate::base::time::Now;
 use crate::broker::durable::Durability;
 use crate::broker::lane::Ask;
 use crate::broker::record::{Snapshot, StorageNews};
 use crate::broker::telemetry::{Event, Telemetry};
+use crate::daemon::config::{Config, Storage as Kind};
 use crate::daemon::control::{Facts, Outage, intake::Intake};
 use crate::shard::driver::{Clock, RecordSink};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::{Counter, Meters};
+use crate::storage::{self, LoadError, Unsaved};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,6 +27,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+/// How long everything that was kept may take to be read; longer than a dead node's right to write
+/// lasts.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long what was not stored yet may take at the end.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the courier waits before it offers again what a lane did not take.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -46,6 +54,69 @@ impl fmt::Debug for StorageSeam {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StorageSeam").field("durability", &self.durability).finish_non_exhaustive()
     }
+}
+
+/// Opens the storage that a configuration asks for, and reads what it kept; nothing if there is none.
+/// If nobody answers, the bus starts from memory, and the storage goes on trying.
+///
+/// # Errors
+/// A sentence for the operator, if what is wrong will not go by itself.
+pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, String> {
+    let Some(url) = config.redis_url.clone().filter(|_| config.storage == Kind::Redis) else {
+        return Ok(None);
+    };
+    let (persistence, limits) = (&config.persistence, &config.limits);
+    let settings = storage::Settings {
+        prefix: persistence.key_prefix.to_string(),
+        node: config.node.to_string(),
+        backlog_bytes: persistence.backlog_bytes,
+        replicas: persistence.replicas,
+        replicas_timeout_ms: u64::from(persistence.replicas_timeout_ms),
+        load_messages: limits.history_size,
+        load_bytes: match limits.history_bytes {
+            0 => u64::MAX,
+            bytes => u64::from(bytes),
+        },
+        ..storage::Settings::new(url)
+    };
+    let shown = settings.url.to_string();
+    let (tell, news) = crossbeam_channel::unbounded();
+    // A courier that has ended needs no news any more.
+    let tell = Box::new(move |shard, of_shard| drop(tell.send((shard, of_shard))));
+    let (storage, sender) = storage::start(settings, config.shards, tell)
+        .map_err(|error| format!("the storage could not be started: {error}"))?;
+    let snapshot = match storage.load(now, LOAD_TIMEOUT) {
+        Ok(snapshot) => {
+            let channels = snapshot.channels.len();
+            let messages: usize = snapshot.channels.iter().map(|kept| kept.messages.len()).sum();
+            tracing::info!(redis = shown, rooms = snapshot.rooms.len(), channels, messages, "read");
+            snapshot
+        }
+        Err(error @ LoadError::Unreachable(_)) => {
+            tracing::warn!(redis = shown, "{error}; the bus starts from memory and goes on trying");
+            Snapshot::default()
+        }
+        Err(LoadError::Wrong(wrong)) => {
+            let _ = storage.stop(Duration::ZERO);
+            return Err(format!("Redis at {shown}: {wrong}"));
+        }
+    };
+    let end = move || {
+        let Unsaved { events } = storage.stop(STOP_TIMEOUT);
+        if events > 0 {
+            tracing::error!(events, "some events were not stored, and are lost");
+        }
+    };
+    Ok(Some(StorageSeam {
+        durability: persistence.durability(),
+        snapshot,
+        sink: Box::new(move || {
+            let sender = sender.clone();
+            Box::new(move |record| sender.offer(record))
+        }),
+        news,
+        end: Box::new(end),
+    }))
 }
 
 /// A sink for a node without a storage, whose homes make no records.

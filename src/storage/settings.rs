@@ -92,8 +92,12 @@ pub struct RedisUrl {
     pub(super) servers: Vec<ConnectionInfo>,
     /// The master that sentinels are asked for.
     pub(super) master: Option<String>,
-    shown: String,
+    /// As it was given, password included.
+    text: String,
 }
+
+/// What stands for a password.
+const MASK: &str = "***";
 
 /// Why a text is no [`RedisUrl`]: a sentence without the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,10 +154,7 @@ impl RedisUrl {
         for host in hosts.split(',') {
             servers.push(server(tls, &login, host, sentinel, database)?);
         }
-        let mask = if login.is_empty() { "" } else { "***@" };
-        let slash = if path.is_empty() { "" } else { "/" };
-        let shown = format!("{scheme}://{mask}{hosts}{slash}{path}");
-        Ok(RedisUrl { servers, master, shown })
+        Ok(RedisUrl { servers, master, text: text.to_owned() })
     }
 }
 
@@ -182,13 +183,30 @@ fn server(
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        let Some((scheme, rest)) = self.text.split_once("://") else { return f.write_str(MASK) };
+        // Whatever stands before the last `@` may be a part of the password.
+        match rest.rsplit_once('@') {
+            None => f.write_str(&self.text),
+            Some((login, host)) => match login.split_once(':') {
+                Some((name, _)) => write!(f, "{scheme}://{name}:{MASK}@{host}"),
+                None => write!(f, "{scheme}://{login}@{host}"),
+            },
+        }
     }
 }
 
+/// Two are the same if they were written the same; their passwords count.
+impl PartialEq for RedisUrl {
+    fn eq(&self, other: &RedisUrl) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for RedisUrl {}
+
 impl fmt::Debug for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisUrl({})", self.shown)
+        write!(f, "RedisUrl({self})")
     }
 }
 
@@ -200,11 +218,12 @@ mod tests {
     fn good_urls_are_shown_without_their_password() {
         for (url, servers, shown) in [
             ("redis://localhost", 1, "redis://localhost"),
-            ("redis://:se%20cret@h:1/2", 1, "redis://***@h:1/2"),
-            ("rediss://ann:secret@h", 1, "rediss://***@h"),
-            ("redis://ann:secret@a:1,b:2,[::1]:3", 3, "redis://***@a:1,b:2,[::1]:3"),
+            ("redis://:se%20cret@h:1/2", 1, "redis://:***@h:1/2"),
+            ("rediss://ann:secret@h", 1, "rediss://ann:***@h"),
+            ("rediss://ann@h:1", 1, "rediss://ann@h:1"),
+            ("redis://ann:secret@a:1,b:2,[::1]:3", 3, "redis://ann:***@a:1,b:2,[::1]:3"),
             ("redis://[::1]", 1, "redis://[::1]"),
-            ("redis+sentinel://:secret@a,b:2/main/1", 2, "redis+sentinel://***@a,b:2/main/1"),
+            ("redis+sentinel://:secret@a,b:2/main/1", 2, "redis+sentinel://:***@a,b:2/main/1"),
         ] {
             let parsed = RedisUrl::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
             assert_eq!(parsed.servers.len(), servers, "{url}");

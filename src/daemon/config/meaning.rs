@@ -7,13 +7,13 @@ use crate::base::limits::{Limits, TurnLimits};
 use crate::broker::durable::Durability;
 use crate::broker::policy::Role;
 use crate::daemon::config::check;
-use crate::daemon::config::redis_url::RedisUrl;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
 use crate::daemon::logging;
 use crate::protocol::command::Persist;
 use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
+use crate::storage::RedisUrl;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Everything the daemon was told, resolved.

@@ -29,7 +29,6 @@ mod tests;
 pub use meaning::{Config, Persistence, Pin, Storage};
 pub use mistake::{Mistake, Position, Source};
 pub use print::{markdown_table, print_config};
-pub use redis_url::RedisUrl;
 pub use reload::{Reload, reload};
 pub use rooms::RoomSpec;
 pub use summary::{Difference, Summary, check_file};
