@@ -138,6 +138,7 @@ impl Node {
             loads.push(load);
             meters.push(of_shard);
         }
+        let storage_meters = storage.as_ref().map(|storage| storage.meters.clone());
         let storage = match storage {
             None => None,
             Some(StorageSeam { news, end, .. }) => {
@@ -160,6 +161,7 @@ impl Node {
             http: listeners.http,
             telemetry: listeners.telemetry,
             meters,
+            storage: storage_meters,
             accepts: counts.clone(),
             events: events_in,
             publish: publisher(lanes.clone(), placement.clone()),

@@ -85,10 +85,11 @@ pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    // Before the first thread, so that none is ended by a signal that nobody expects yet.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ServeError::Start)?;
     let clock = clock::start();
+    // Before the signals are taken, so that one may end a start that waits for Redis.
     let storage = storage::open(&config, clock()).map_err(ServeError::Storage)?;
+    // Before the first thread of the node, so that none is ended by a signal that nobody expects yet.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ServeError::Start)?;
     let listeners = open_ports(&config)?;
     let pinning = pinning::decide(config.pin, config.shards, loaded.host.cores);
     let addresses = addresses(&listeners).map_err(ServeError::Start)?;

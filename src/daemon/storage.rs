@@ -27,9 +27,9 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How long everything that was kept may take to be read; longer than a dead node's right to write
-/// lasts.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a Redis that does not answer is waited for at the start. (Reading what is there takes as
+/// long as it takes, and so does a Redis that still reads its own files.)
+const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what was not stored yet may take at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the courier waits before it offers again what a lane did not take.
@@ -45,6 +45,8 @@ pub struct StorageSeam {
     pub sink: Box<dyn Fn() -> RecordSink>,
     /// What the storage says to each home. It ends when the storage does.
     pub news: Receiver<(ShardId, StorageNews)>,
+    /// What the storage counts of itself.
+    pub meters: Arc<storage::Meters>,
     /// Stores what was taken, as far as that can be done in time, and ends. Called when no shard
     /// runs any more.
     pub end: Box<dyn FnOnce() + Send>,
@@ -85,6 +87,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
     let tell = Box::new(move |shard, of_shard| drop(tell.send((shard, of_shard))));
     let (storage, sender) = storage::start(settings, config.shards, tell)
         .map_err(|error| format!("the storage could not be started: {error}"))?;
+    tracing::info!(redis = shown, "reading what was kept");
     let snapshot = match storage.load(now, LOAD_TIMEOUT) {
         Ok(snapshot) => {
             let channels = snapshot.channels.len();
@@ -101,6 +104,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
             return Err(format!("Redis at {shown}: {wrong}"));
         }
     };
+    let meters = Arc::clone(storage.meters());
     let end = move || {
         let Unsaved { events } = storage.stop(STOP_TIMEOUT);
         if events > 0 {
@@ -110,6 +114,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
     Ok(Some(StorageSeam {
         durability: persistence.durability(),
         snapshot,
+        meters,
         sink: Box::new(move || {
             let sender = sender.clone();
             Box::new(move |record| sender.offer(record))

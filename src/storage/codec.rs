@@ -200,7 +200,7 @@ fn read_type(text: &str) -> Result<ChannelType, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::command::Publishers;
+    use crate::protocol::command::{AckWhen, Persist, Publishers};
 
     #[test]
     fn rooms_are_read_as_they_were_written() {
@@ -209,6 +209,8 @@ mod tests {
             member_limit: Some(3),
             create_on_join: Some(false),
             publishers: Some(Publishers::Clients(vec![Name::fixed("ann")])),
+            persist: Some(Persist::All),
+            ack_when: Some(AckWhen::Accepted),
         };
         for config in [everything, RoomConfig::default()] {
             let room = RoomRecord {

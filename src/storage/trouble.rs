@@ -33,6 +33,13 @@ impl fmt::Display for Trouble {
     }
 }
 
+impl Trouble {
+    /// Whether Redis is there, and only has to read its own files first.
+    pub(super) fn is_loading(&self) -> bool {
+        matches!(self, Trouble::Outage(said) if said.starts_with("LOADING "))
+    }
+}
+
 /// What keeps the storage from working until a person does something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wrong {
@@ -204,6 +211,8 @@ mod tests {
         let within = "Error running script (call to f_1): @user_script:3: -WRONGTYPE Operation";
         assert_eq!(of("ERR", within), Trouble::Foreign);
         assert!(matches!(of("OOM", "command not allowed"), Trouble::Outage(_)));
+        assert!(!of("OOM", "command not allowed").is_loading());
+        assert!(of("LOADING", "Redis is loading the dataset in memory").is_loading());
         assert!(matches!(of("WRONGPASS", "invalid"), Trouble::Wrong(Wrong::Login(_))));
         assert!(matches!(of("NOAUTH", "required"), Trouble::Wrong(Wrong::Login(_))));
         assert!(matches!(

@@ -5,12 +5,14 @@
 //! those of a shard begin with `arqonbus_shard_` and carry its number as `shard`. Whatever the
 //! tables of meters, faults and closes hold appears here by itself.
 
+mod storage;
+
 use super::Shared;
-use super::exposition::{Exposition, Kind, Labels, seconds};
-use super::status::{Totals, resident_bytes, storage_state};
+use super::exposition::{Exposition, Family, Kind, Labels, seconds};
+use super::status::{Totals, resident_bytes};
 use crate::protocol::close::CloseReason;
 use crate::protocol::fault::Fault;
-use crate::shard::meters::{Counter, Drop, Gauge, Meters, Pause};
+use crate::shard::meters::{Counter, Drop, Gauge, LATENCY_BOUNDS_NS, Latency, Meters, Pause};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// The type of the text.
@@ -21,6 +23,7 @@ pub(super) fn render(shared: &Shared) -> String {
     let mut text = Exposition::default();
     node(&mut text, shared);
     errors(&mut text, shared);
+    storage::render(&mut text, shared);
     control(&mut text, shared);
     let shards = Shards {
         meters: shared.meters.iter().map(|meters| &**meters).collect(),
@@ -81,56 +84,6 @@ fn node(text: &mut Exposition, shared: &Shared) {
     if let Some(bytes) = resident_bytes() {
         let help = "Memory of the process that is in RAM";
         one("arqonbus_memory_usage_bytes", Kind::Gauge, help, bytes as f64);
-    }
-    if let Some(state) = storage_state(shared) {
-        let sum = |counter| shared.meters.iter().map(|meters| meters.counter(counter)).sum::<u64>();
-        let waiting = shared.meters.iter().map(|meters| meters.gauge(Gauge::AcksWaiting));
-        for (name, kind, help, value) in [
-            (
-                "arqonbus_storage_degraded",
-                Kind::Gauge,
-                "Whether nothing can be stored now: 1 if so",
-                u64::from(state.since.is_some()),
-            ),
-            (
-                "arqonbus_storage_records_total",
-                Kind::Counter,
-                "Records made for the storage: events, channels, rooms",
-                sum(Counter::Records),
-            ),
-            (
-                "arqonbus_storage_stored_total",
-                Kind::Counter,
-                "Events of which the storage said that they are stored",
-                sum(Counter::EventsStored),
-            ),
-            (
-                "arqonbus_storage_lost_total",
-                Kind::Counter,
-                "Events that will never be stored",
-                state.lost,
-            ),
-            (
-                "arqonbus_storage_pending",
-                Kind::Gauge,
-                "Events that are to be stored and are not stored yet",
-                state.pending,
-            ),
-            (
-                "arqonbus_storage_ack_waits_total",
-                Kind::Counter,
-                "Acks that had to wait until their events were stored",
-                sum(Counter::AckWaits),
-            ),
-            (
-                "arqonbus_storage_acks_waiting",
-                Kind::Gauge,
-                "Acks that wait until their events are stored",
-                waiting.sum(),
-            ),
-        ] {
-            one(name, kind, help, value as f64);
-        }
     }
     let labels = [("version", about.version), ("node", &about.node), ("storage", about.storage)];
     text.family("arqonbus_build_info", Kind::Gauge, "What runs here; always 1").sample(&labels, 1);
@@ -268,12 +221,12 @@ impl Shards<'_> {
         let mut family =
             text.family("arqonbus_shard_delivery_latency_seconds", Kind::Histogram, help);
         self.each(|shard, meters| {
-            family.histogram(&[shard], &meters.delivery());
+            latency(&mut family, shard, &meters.delivery());
         });
         let help = "How long a turn of the poll loop worked, sleep left out";
         let mut family = text.family("arqonbus_shard_turn_duration_seconds", Kind::Histogram, help);
         self.each(|shard, meters| {
-            family.histogram(&[shard], &meters.turns());
+            latency(&mut family, shard, &meters.turns());
         });
     }
 
@@ -282,4 +235,8 @@ impl Shards<'_> {
             visit(("shard", name), meters);
         }
     }
+}
+
+fn latency(family: &mut Family<'_>, shard: (&str, &str), latency: &Latency) {
+    family.histogram(&[shard], &LATENCY_BOUNDS_NS, &latency.buckets, latency.sum_ns);
 }

@@ -43,6 +43,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::command::Address;
 use crate::protocol::frame::Draft;
 use crate::shard::meters::Meters;
+use crate::storage;
 use backlog::Backlog;
 use status::Load;
 use std::io;
@@ -61,6 +62,8 @@ pub struct Control {
     pub telemetry: Option<TcpListener>,
     /// The meters of every shard, in the order of the shards.
     pub meters: Vec<Arc<Meters>>,
+    /// What the storage counts of itself, if there is one.
+    pub storage: Option<Arc<storage::Meters>>,
     /// What the acceptor counts.
     pub accepts: Arc<AcceptCounts>,
     /// What the shards tell. Bounded; a shard that finds it full drops the event and counts it.
@@ -246,6 +249,7 @@ impl Default for Bounds {
 /// What the tasks of the control plane share.
 struct Shared {
     meters: Vec<Arc<Meters>>,
+    storage: Option<Arc<storage::Meters>>,
     accepts: Arc<AcceptCounts>,
     facts: Arc<Facts>,
     clock: Box<dyn Fn() -> Now + Send + Sync>,
@@ -304,6 +308,7 @@ fn spawn_at(control: Control, bounds: Bounds) -> io::Result<ControlThread> {
     let shared = Arc::new(Shared {
         load: Load::new(control.meters.len()),
         meters: control.meters,
+        storage: control.storage,
         accepts: control.accepts,
         facts: control.facts,
         clock: control.clock,

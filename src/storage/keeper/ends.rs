@@ -44,6 +44,8 @@ impl Keeper {
                     lease_over
                 }
                 Trouble::Wrong(wrong) => return Err(LoadError::Wrong(wrong.clone())),
+                // It will come, and what it reads is what is asked for.
+                loading if loading.is_loading() => Instant::now() + timeout,
                 _ => started + timeout,
             };
             if let Trouble::Fenced(generation) = trouble {

@@ -164,7 +164,17 @@ fn metrics_are_those_of_the_meters_and_well_formed() {
         tally.pause(Pause::OutboxFull);
         tally.set(Gauge::AskLane, 17);
     });
+    node.storage.connections.store(3, Relaxed);
+    node.storage.pending_bytes.store(1_024, Relaxed);
+    node.storage.commits[1].store(4, Relaxed);
+    node.storage.commits_us.store(7_500, Relaxed);
     for (line, value) in [
+        ("arqonbus_storage_degraded ", 0.0),
+        ("arqonbus_storage_connections_total ", 3.0),
+        ("arqonbus_storage_pending_bytes ", 1_024.0),
+        ("arqonbus_storage_commit_duration_seconds_bucket{le=\"0.001\"} ", 0.0),
+        ("arqonbus_storage_commit_duration_seconds_bucket{le=\"0.002\"} ", 4.0),
+        ("arqonbus_storage_commit_duration_seconds_sum ", 0.0075),
         ("arqonbus_active_clients ", 2.0),
         ("arqonbus_messages_received_total ", 7.0),
         ("arqonbus_messages_sent_total ", 0.0),
