@@ -52,6 +52,8 @@ const SLEEP_MAX: Duration = Duration::from_millis(500);
 const LANE_RETRY: Duration = Duration::from_millis(1);
 /// How long a shard whose records the storage did not take sleeps.
 const RECORD_RETRY: Duration = Duration::from_millis(20);
+/// How long a shard that ends offers the storage what it did not take before.
+const LAST_RECORDS_NS: u64 = 2_000_000_000;
 /// How often the meters are published while there is work.
 const PUBLISH_NS: u64 = 20_000_000;
 
@@ -164,6 +166,7 @@ impl Driver {
             self.count_turn(started, ended);
             self.sleep(ended)?;
         }
+        self.give_last_records();
         let last = (self.parts.clock)();
         self.publish(last);
         Ok(())
@@ -401,6 +404,34 @@ impl Driver {
                 return records.push_front(record);
             }
         }
+    }
+
+    /// Offers the storage what it has not taken yet, for a short time; the rest is lost.
+    fn give_last_records(&mut self) {
+        let until_ns = (self.parts.clock)().mono_ns + LAST_RECORDS_NS;
+        loop {
+            self.give_records();
+            if self.parts.engine.records().is_empty() {
+                return;
+            }
+            if (self.parts.clock)().mono_ns >= until_ns {
+                break;
+            }
+            std::thread::sleep(LANE_RETRY);
+        }
+        let (mut records, mut events) = (0, 0);
+        while let Some(record) = self.parts.engine.records().pop_front() {
+            records += 1;
+            events += u64::from(matches!(record, Record::Event(_)));
+        }
+        tracing::error!(
+            records,
+            events,
+            "the storage did not take the last of what was to be kept"
+        );
+        let tally = self.parts.engine.tally_mut();
+        tally.add(Counter::RecordsLost, records);
+        tally.add(Counter::EventsLost, events);
     }
 
     fn count_turn(&mut self, started: Now, ended: Now) {

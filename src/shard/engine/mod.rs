@@ -12,7 +12,7 @@
 //! 4. [`Engine::run_own_lane`]
 //! 5. [`Engine::records`] into the storage, as far as it takes them; [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
 //! 6. while [`Engine::take_dirty`] gives any, for each: [`Engine::output`] and [`Engine::wrote`]
-//! 7. [`Engine::end_turn`], and step 5 once more for what that left
+//! 7. [`Engine::end_turn`], and the lanes of step 5 once more for what that left
 //! 8. [`Engine::unblock`]
 //!
 //! *Invariants*: what a client sent is handled in order and once; after a turn no outbox holds
