@@ -20,7 +20,9 @@ use crate::shard::driver::{Clock, Driver, Parts, poll_with_bell};
 use crate::shard::engine::{Engine, Plan};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::Meters;
+use crossbeam_channel::Sender;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -62,6 +64,8 @@ pub struct Node {
 /// What is left of a storage that has been given to a node.
 struct RunningStorage {
     end: Box<dyn FnOnce() + Send>,
+    /// The courier runs for as long as this is there.
+    needed: Sender<Infallible>,
     courier: JoinHandle<()>,
 }
 
@@ -148,10 +152,13 @@ impl Node {
                     events: config.telemetry.then(|| events.clone()),
                     clock: clock.clone(),
                     lost_before: 0,
+                    lost_since: 0,
                 };
                 let waiting = (0..config.shards).map(|_| VecDeque::new()).collect();
-                let courier = Courier { news, lanes: lanes.clone(), notice, waiting };
-                Some(RunningStorage { end, courier: courier.spawn()? })
+                let (needed, quit) = crossbeam_channel::bounded(0);
+                let (lanes, stop) = (lanes.clone(), stop.clone());
+                let courier = Courier { news, lanes, notice, waiting, stop, quit };
+                Some(RunningStorage { end, needed, courier: courier.spawn()? })
             }
         };
         drop((events, departures));
@@ -248,8 +255,10 @@ impl Node {
                 tracing::error!("a shard panicked");
             }
         }
-        if let Some(RunningStorage { end, courier }) = self.storage.take() {
+        if let Some(RunningStorage { end, needed, courier }) = self.storage.take() {
             end();
+            // The storage may not have ended in time; its news are of no use any more.
+            drop(needed);
             if courier.join().is_err() {
                 tracing::error!("the courier of the storage panicked");
             }

@@ -19,11 +19,13 @@ use crate::shard::driver::{Clock, RecordSink};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::{Counter, Meters};
 use crate::storage::{self, LoadError, Unsaved};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::Receiver;
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -32,6 +34,8 @@ use std::time::Duration;
 const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what was not stored yet may take at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the courier waits where nothing is to be done.
+const IDLE: Duration = Duration::from_secs(3_600);
 /// How long the courier waits before it offers again what a lane did not take.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -74,7 +78,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
         backlog_bytes: persistence.backlog_bytes,
         replicas: persistence.replicas,
         replicas_timeout_ms: u64::from(persistence.replicas_timeout_ms),
-        load_messages: limits.history_size,
+        load_messages: history_size_max(config),
         load_bytes: match limits.history_bytes {
             0 => u64::MAX,
             bytes => u64::from(bytes),
@@ -124,6 +128,12 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
     }))
 }
 
+/// The most messages that the history of any channel holds whose size Redis does not know.
+fn history_size_max(config: &Config) -> u32 {
+    let of_rooms = config.rooms.iter().filter_map(|room| room.config.history_size);
+    of_rooms.fold(config.limits.history_size, u32::max)
+}
+
 /// A sink for a node without a storage, whose homes make no records.
 pub fn no_sink() -> RecordSink {
     Box::new(|_| Ok(()))
@@ -136,27 +146,60 @@ pub(super) struct Courier {
     pub(super) notice: Notice,
     /// What each shard's lane has not taken.
     pub(super) waiting: Vec<VecDeque<StorageNews>>,
+    /// Whether the node ends, and its storage with it.
+    pub(super) stop: Arc<AtomicBool>,
+    /// Nobody needs news any more when this is disconnected.
+    pub(super) quit: Receiver<Infallible>,
 }
 
 impl Courier {
-    /// Runs in a thread of its own until the storage has ended.
+    /// Runs in a thread of its own until the storage has ended, or until nobody needs its news.
     pub(super) fn spawn(mut self) -> io::Result<JoinHandle<()>> {
-        thread::Builder::new().name("news".to_owned()).spawn(move || while self.carry() {})
+        thread::Builder::new().name("news".to_owned()).spawn(move || {
+            while self.carry() {}
+            if !self.stop.load(Relaxed) {
+                self.tell_the_end();
+            }
+        })
+    }
+
+    /// The storage has ended, and the node goes on: nobody is to wait for it.
+    fn tell_the_end(&mut self) {
+        tracing::error!(
+            "the storage has ended, and nothing is stored any more; restart the server"
+        );
+        let news = StorageNews::Degraded("the storage has ended".into());
+        self.notice.take(&news);
+        self.waiting.iter_mut().for_each(|waiting| waiting.push_back(news.clone()));
+        while !self.offer() && !self.stop.load(Relaxed) {
+            thread::sleep(RETRY);
+        }
     }
 
     /// Takes what has come and offers what waits; false when nothing will come any more.
     fn carry(&mut self) -> bool {
-        let first = match self.waiting.iter().all(VecDeque::is_empty) {
-            true => self.news.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            false => self.news.recv_timeout(RETRY),
+        let longest = match self.waiting.iter().all(VecDeque::is_empty) {
+            true => IDLE,
+            false => RETRY,
         };
-        if matches!(first, Err(RecvTimeoutError::Disconnected)) {
-            return false;
-        }
-        for (shard, news) in first.ok().into_iter().chain(self.news.try_iter()) {
+        let first = crossbeam_channel::select! {
+            recv(self.news) -> news => match news {
+                Ok(news) => Some(news),
+                Err(_) => return false,
+            },
+            recv(self.quit) -> _ => return false,
+            default(longest) => None,
+        };
+        for (shard, news) in first.into_iter().chain(self.news.try_iter()) {
             self.notice.take(&news);
             self.waiting[shard.index()].push_back(news);
         }
+        self.offer();
+        true
+    }
+
+    /// Offers the lanes what waits; true if they took all of it.
+    fn offer(&mut self) -> bool {
         for (shard, waiting) in self.waiting.iter_mut().enumerate() {
             while let Some(news) = waiting.pop_front() {
                 let ask = Ask::Storage(Box::new(news));
@@ -166,7 +209,7 @@ impl Courier {
                 }
             }
         }
-        true
+        self.waiting.iter().all(VecDeque::is_empty)
     }
 }
 
@@ -179,10 +222,15 @@ pub(super) struct Notice {
     pub(super) clock: Clock,
     /// The events that were lost before nothing could be stored.
     pub(super) lost_before: u64,
+    /// The events that the storage has lost since then; homes may not have counted them yet.
+    pub(super) lost_since: u64,
 }
 
 impl Notice {
     fn take(&mut self, news: &StorageNews) {
+        if let StorageNews::Lost { first, last, .. } = news {
+            self.lost_since += (last + 1).saturating_sub(*first);
+        }
         let event = match (news, self.facts.outage()) {
             (StorageNews::Degraded(reason), None) => self.begin(reason),
             (StorageNews::Restored, Some(outage)) => self.end(&outage),
@@ -197,13 +245,13 @@ impl Notice {
 
     fn begin(&mut self, reason: &Arc<str>) -> Event {
         tracing::warn!(%reason, "nothing can be stored; the bus goes on from memory");
-        self.lost_before = self.lost();
+        (self.lost_before, self.lost_since) = (self.lost(), 0);
         self.facts.set_outage(Some(Outage { since: (self.clock)(), reason: reason.clone() }));
         Event::StorageDegraded { reason: reason.clone() }
     }
 
     fn end(&mut self, outage: &Outage) -> Event {
-        let lost = self.lost() - self.lost_before;
+        let lost = (self.lost() - self.lost_before).max(self.lost_since);
         let outage_ms = (self.clock)().mono_ns.saturating_sub(outage.since.mono_ns) / 1_000_000;
         tracing::info!(outage_ms, lost, "what was kept back is stored");
         self.facts.set_outage(None);
@@ -250,11 +298,13 @@ mod tests {
         events: Intake,
         meters: Vec<Arc<Meters>>,
     ) -> (Courier, Sender<(ShardId, StorageNews)>) {
+        let (stop, quit) = (Arc::new(AtomicBool::new(false)), crossbeam_channel::never());
         let (sender, news) = unbounded();
         let (facts, clock): (_, Clock) = (facts(), Arc::new(now));
-        let notice = Notice { facts, meters, events: Some(events), clock, lost_before: 0 };
+        let (events, lost_before, lost_since) = (Some(events), 0, 0);
+        let notice = Notice { facts, meters, events, clock, lost_before, lost_since };
         let waiting = vec![VecDeque::new(), VecDeque::new()];
-        (Courier { news, lanes, notice, waiting }, sender)
+        (Courier { news, lanes, notice, waiting, stop, quit }, sender)
     }
 
     fn stored(sequence: u64) -> StorageNews {
@@ -285,6 +335,56 @@ mod tests {
         }
         drop(sender);
         assert!(!courier.carry());
+    }
+
+    #[test]
+    fn a_storage_that_ends_before_its_node_is_told_to_everyone() {
+        for is_ending in [false, true] {
+            let bells = (0..2).map(|_| poll_with_bell().unwrap().1).collect();
+            let (lanes, inboxes) = Lanes::new(bells);
+            let (events, _outlet) = intake::queue();
+            let (courier, sender) = courier(lanes, events, Vec::new());
+            let facts = courier.notice.facts.clone();
+            courier.stop.store(is_ending, Relaxed);
+            drop(sender);
+            courier.spawn().unwrap().join().unwrap();
+            assert_eq!(facts.outage().is_some(), !is_ending);
+            for inbox in inboxes {
+                assert_eq!(inbox.asks.take().is_some(), !is_ending);
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_storage_that_does_not_end() {
+        let bells = (0..2).map(|_| poll_with_bell().unwrap().1).collect();
+        let (lanes, _inboxes) = Lanes::new(bells);
+        let (events, _outlet) = intake::queue();
+        let (mut courier, sender) = courier(lanes, events, Vec::new());
+        courier.stop.store(true, Relaxed);
+        let (end, quit) = crossbeam_channel::bounded(0);
+        courier.quit = quit;
+        let thread = courier.spawn().unwrap();
+        drop(end);
+        thread.join().unwrap();
+        drop(sender);
+    }
+
+    #[test]
+    fn what_the_storage_lost_is_told_before_the_homes_have_counted_it() {
+        let bells = (0..2).map(|_| poll_with_bell().unwrap().1).collect();
+        let (lanes, _inboxes) = Lanes::new(bells);
+        let (events, mut outlet) = intake::queue();
+        let (mut courier, sender) = courier(lanes, events, Vec::new());
+        let channel = ChannelId::new(ShardId(0), 1);
+        let lost = StorageNews::Lost { channel, first: 3, last: 6 };
+        for news in [StorageNews::Degraded("gone".into()), lost, StorageNews::Restored] {
+            sender.send((ShardId(0), news)).unwrap();
+        }
+        assert!(courier.carry());
+        let told: Vec<Event> =
+            std::iter::from_fn(|| outlet.take()).map(|telemetry| telemetry.event).collect();
+        assert!(matches!(told[..], [_, Event::StorageRestored { lost: 4, .. }]), "{told:?}");
     }
 
     #[test]
