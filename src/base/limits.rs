@@ -61,6 +61,8 @@ pub const PAST_TERMS_MAX: usize = 16;
 pub const ACK_GRAIN_MS: u64 = 64;
 /// The separate losses that are remembered of one history; more are remembered as fewer and longer.
 pub const HOLES_MAX: usize = 16;
+/// Rooms and channels that are gone and whose records were lost, remembered by a home to be told again.
+pub const GONE_UNSAID_MAX: usize = 16_384;
 /// The telemetry events that may wait for the control plane; later ones are dropped and counted.
 pub const TELEMETRY_SLOTS: usize = 16_384;
 /// The bytes of clients' own telemetry that may wait for the control plane.

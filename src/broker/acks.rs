@@ -1,8 +1,9 @@
 //! Acks that wait until the storage has what they promise.
 //!
 //! An ack waits for the sequence of its event, or, for a repeat, of the first one. It ends in one of
-//! two ways: the storage has it, and it is given; or it can't be said, and its client is told that
-//! the event was delivered but is not known to be stored. While nothing can be stored no ack waits.
+//! three ways: the storage has it, and it is given; or it can't be said, and its client is told that
+//! the event was delivered but is not known to be stored; or it will never be stored, which is told by
+//! a fault of its own, for asking again changes nothing. While nothing can be stored no ack waits.
 //!
 //! *Invariants*: the acks of one channel stand in the order of their sequences; a channel that
 //! stands here has at least one; `count` is how many there are; none waits longer than its time but
@@ -70,9 +71,9 @@ impl Acks {
         };
         match fate {
             Fate::Stored => told.tell(to, Tell::Accepted(accepted)),
-            Fate::Lost => refuse(to, &accepted, LOST, told),
+            Fate::Lost => refuse(to, &accepted, Fault::StorageLost, told),
             Fate::Unknown if self.degraded.is_some() || self.count >= ACKS_WAITING_MAX => {
-                refuse(to, &accepted, NOT_YET, told);
+                refuse(to, &accepted, Fault::StorageUnavailable, told);
             }
             Fate::Unknown => {
                 let due_ms = now.mono_ms() + u64::from(self.timeout_ms);
@@ -104,13 +105,19 @@ impl Acks {
 
     /// These of a channel will never be stored.
     pub fn note_lost(&mut self, channel: ChannelId, (first, last): (u64, u64), told: &mut Told) {
-        let is_lost = |waiting: &Waiting| (first..=last).contains(&waiting.sequence);
-        self.end(channel, is_lost, |waiting| refuse(waiting.to, &waiting.accepted, LOST, told));
+        let Some(queue) = self.waiting.get_mut(&channel) else { return };
+        let from = queue.partition_point(|waiting| waiting.sequence < first);
+        let to = queue.partition_point(|waiting| waiting.sequence <= last);
+        for waiting in queue.drain(from..to) {
+            self.count -= 1;
+            refuse(waiting.to, &waiting.accepted, Fault::StorageLost, told);
+        }
+        self.tidy(channel);
     }
 
     /// A channel is gone, and what was kept of it.
     pub fn forget(&mut self, channel: ChannelId, told: &mut Told) {
-        self.end(channel, |_| true, |waiting| refuse(waiting.to, &waiting.accepted, LOST, told));
+        self.note_lost(channel, (0, u64::MAX), told);
     }
 
     /// Nothing can be stored now: nobody is to wait for it.
@@ -118,7 +125,7 @@ impl Acks {
         let since_us = self.degraded.as_ref().map_or(degraded.since_us, |known| known.since_us);
         self.degraded = Some(Degraded { since_us, ..degraded });
         for waiting in std::mem::take(&mut self.waiting).into_values().flatten() {
-            refuse(waiting.to, &waiting.accepted, NOT_YET, told);
+            refuse(waiting.to, &waiting.accepted, Fault::StorageUnavailable, told);
         }
         (self.count, self.due_ms) = (0, None);
     }
@@ -136,13 +143,16 @@ impl Acks {
         }
         let channels: Vec<ChannelId> = self.waiting.keys().copied().collect();
         for channel in channels {
-            self.end(
-                channel,
-                |waiting| waiting.due_ms <= now_ms,
-                |waiting| {
-                    refuse(waiting.to, &waiting.accepted, NOT_YET, told);
-                },
-            );
+            let Some(queue) = self.waiting.get_mut(&channel) else { continue };
+            queue.retain(|waiting| {
+                let is_over = waiting.due_ms <= now_ms;
+                if is_over {
+                    self.count -= 1;
+                    refuse(waiting.to, &waiting.accepted, Fault::StorageUnavailable, told);
+                }
+                !is_over
+            });
+            self.tidy(channel);
         }
         self.due_ms = self.waiting.values().flatten().map(|waiting| waiting.due_ms).min();
     }
@@ -160,26 +170,6 @@ impl Acks {
     /// Since when nothing can be stored, and why, if that is so.
     pub fn degraded(&self) -> Option<&Degraded> {
         self.degraded.as_ref()
-    }
-
-    /// Ends the waiting of those of a channel that `is_over` says.
-    fn end(
-        &mut self,
-        channel: ChannelId,
-        is_over: impl Fn(&Waiting) -> bool,
-        mut end: impl FnMut(Waiting),
-    ) {
-        let Some(queue) = self.waiting.get_mut(&channel) else { return };
-        for waiting in std::mem::take(queue) {
-            match is_over(&waiting) {
-                true => {
-                    self.count -= 1;
-                    end(waiting);
-                }
-                false => queue.push_back(waiting),
-            }
-        }
-        self.tidy(channel);
     }
 
     fn tidy(&mut self, channel: ChannelId) {
@@ -207,17 +197,21 @@ impl Acks {
     }
 }
 
-const NOT_YET: &str = "The event was delivered to those who are there, but is not known to be \
+const UNAVAILABLE: &str = "The event was delivered to those who are there, but is not known to be \
     stored; send it again with the same id to learn when it is.";
-const LOST: &str = "The event was delivered to those who are there, but could not be stored: it is \
-    not in the history when the server starts anew.";
+const LOST: &str = "The event was delivered to those who are there, but will never be stored; send it \
+    again with a new id if it must be kept.";
 
-fn refuse(to: ShardId, accepted: &Accepted, why: &'static str, told: &mut Told) {
+fn refuse(to: ShardId, accepted: &Accepted, fault: Fault, told: &mut Told) {
+    let why = match fault {
+        Fault::StorageLost => LOST,
+        _ => UNAVAILABLE,
+    };
     let Accepted { conn, frame, address, trace, .. } = accepted;
     let refused = RefusedEvent {
         conn: *conn,
         question: Question::of_message(frame.id(), &address.room, &address.channel),
-        refusal: Refusal::new(Fault::StorageUnavailable, why),
+        refusal: Refusal::new(fault, why),
         trace: trace.map(|(pending, ..)| pending),
     };
     told.tell(to, Tell::Refused(Box::new(refused)));
@@ -288,5 +282,23 @@ mod tests {
         acks.forget(one, &mut told);
         acks.check();
         assert_eq!(ended(&mut told), (vec![], ACKS_WAITING_MAX));
+    }
+
+    #[test]
+    fn of_those_that_wait_just_the_lost_are_refused() {
+        let durable = Durable::new("e".into(), Keep { messages: 1, age_ms: 0 }, None);
+        let channel = ChannelId::new(ShardId(0), 1);
+        let (mut acks, mut told) = (Acks::new(100), Told::default());
+        let now = Now { mono_ns: 0, wall_us: 0 };
+        for sequence in [1, 2, 2, 4, 5] {
+            acks.settle(now, (channel, &durable), accepted(sequence), &mut told);
+        }
+        for (lost, refused) in [((3, 3), 0), ((2, 4), 3), ((6, 9), 0), ((5, 5), 1)] {
+            acks.note_lost(channel, lost, &mut told);
+            acks.check();
+            assert_eq!(ended(&mut told), (vec![], refused), "{lost:?}");
+        }
+        acks.note_stored(channel, 1, &mut told);
+        assert_eq!((ended(&mut told), acks.next_due_ms()), ((vec![1], 0), None));
     }
 }

@@ -153,6 +153,13 @@ impl Durable {
 
     /// These will never be stored.
     pub fn note_lost(&mut self, first: u64, last: u64) {
+        // Almost always one more of the same.
+        if let Some(newest) = self.holes.last_mut()
+            && (newest.0..=newest.1 + 1).contains(&first)
+        {
+            newest.1 = newest.1.max(last);
+            return;
+        }
         self.holes.push((first, last));
         self.holes.sort_unstable();
         let mut apart: Vec<(u64, u64)> = Vec::with_capacity(self.holes.len());
@@ -168,6 +175,13 @@ impl Durable {
             apart[0].0 = oldest.0;
         }
         self.holes = apart;
+    }
+
+    /// What was stored is there no more.
+    pub fn note_forgotten(&mut self) {
+        if self.stored > 0 {
+            self.note_lost(1, self.stored);
+        }
     }
 
     /// How many of the sequences up to `last` are neither stored nor lost.
@@ -251,6 +265,20 @@ mod tests {
         durable.note_stored(4);
         assert_eq!(fates(&durable), [Stored, Stored, Stored, Stored, Lost, Lost, Stored, Unknown]);
         assert_eq!((durable.open(8), durable.open(7)), (1, 0));
+    }
+
+    #[test]
+    fn what_was_forgotten_is_lost_and_what_comes_is_not() {
+        let mut durable = durable();
+        durable.note_forgotten();
+        durable.note_stored(4);
+        durable.note_lost(2, 2);
+        durable.note_forgotten();
+        durable.note_stored(6);
+        let fates: Vec<Fate> = [1, 4, 5, 6, 7].map(|at| durable.fate(at)).to_vec();
+        assert_eq!(fates, [Fate::Lost, Fate::Lost, Fate::Stored, Fate::Stored, Fate::Unknown]);
+        assert_eq!(durable.open(7), 1);
+        durable.check(7);
     }
 
     #[test]

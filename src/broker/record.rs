@@ -116,6 +116,17 @@ pub enum StorageNews {
         /// The last sequence.
         last: u64,
     },
+    /// These events of a channel were stored or lost, and the storage does not have them any more.
+    Forgotten {
+        /// Whose.
+        channel: ChannelId,
+        /// The first sequence.
+        first: u64,
+        /// The last sequence.
+        last: u64,
+    },
+    /// The storage has forgotten whatever it had stored, of all channels.
+    AllForgotten,
 }
 
 /// All that is kept, for a node that starts.

@@ -296,9 +296,10 @@ words! {
     Persist:
     /// Nothing.
     None = "none",
-    /// What was said in its channels, and what a channel needs so that members can recover.
+    /// What was said in its channels, what a channel needs so that members can recover, and the
+    /// room's settings.
     History = "history",
-    /// The room itself and its settings, too.
+    /// Whether the room is paused, too.
     All = "all",
 }
 

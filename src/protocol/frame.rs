@@ -256,8 +256,9 @@ impl Frame {
             return Err(RestoreError::NotOurs);
         }
         if let (Some(ttl_ms), Some(frame)) = (kept.ttl_ms, Arc::get_mut(&mut frame)) {
-            let left_ms = (kept.timestamp_us / 1_000 + ttl_ms).saturating_sub(now.wall_us / 1_000);
-            frame.expires_ms = Some(now.mono_ms() + left_ms.min(ttl_ms));
+            let until_ms = (kept.timestamp_us / 1_000).saturating_add(ttl_ms);
+            let left_ms = until_ms.saturating_sub(now.wall_us / 1_000).min(ttl_ms);
+            frame.expires_ms = Some(now.mono_ms().saturating_add(left_ms));
         }
         Ok(frame)
     }

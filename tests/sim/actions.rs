@@ -4,6 +4,7 @@ use crate::conn::{Options, Stage, What};
 use crate::model::{Private, Publish};
 use crate::setup::{CHANNELS, LAX_ROOM, ROOMS, SECRETS, VAULT, guests, pick};
 use crate::sim::Sim;
+use arqonbus::protocol::command::Persist;
 use serde_json::json;
 
 impl Sim {
@@ -336,11 +337,24 @@ impl Sim {
                     _ => json!({}),
                 }
             }
-            "create_room" => match self.rng.u8(..3) {
-                0 => json!({"config": {"history_size": 2, "member_limit": 2}}),
-                1 => json!({"config": {"publishers": ["c0", "c1"]}}),
-                _ => json!({}),
-            },
+            "create_room" => {
+                let mut config = match self.rng.u8(..3) {
+                    0 => json!({"history_size": 2, "member_limit": 2}),
+                    1 => json!({"publishers": ["c0", "c1"]}),
+                    _ => json!({}),
+                };
+                let habits = self.world.setup.storage.as_ref();
+                if habits.is_some_and(|habits| habits.durability.persist == Persist::None)
+                    && room != "r0"
+                {
+                    // It alone says that it is kept.
+                    config["persist"] = json!(if room == "r1" { "all" } else { "history" });
+                }
+                match config == json!({}) {
+                    true => config,
+                    false => json!({"config": config}),
+                }
+            }
             "announce" => json!({"message": "hear, hear"}),
             "disconnect_client" => {
                 json!({"client_id": format!("c{}", self.rng.usize(..self.clients.len()))})

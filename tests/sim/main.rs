@@ -68,6 +68,7 @@ const MUST_SEE: &[&str] = &[
     "refused 503",
     "event granted",
     "event STORAGE_UNAVAILABLE",
+    "event STORAGE_LOST",
     "event ROOM_PAUSED",
     "event CHANNEL_NOT_FOUND",
     "trace with a hop missing",

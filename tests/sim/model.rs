@@ -35,6 +35,8 @@ pub struct Model {
     pub with_ttl: BTreeSet<(String, String)>,
     /// All that was ever stored, if there is a storage.
     pub ledger: Option<Rc<RefCell<Ledger>>>,
+    /// Events that were acknowledged, and so are stored.
+    pub acked: BTreeSet<usize>,
     /// Rooms in which an ack may promise less.
     pub lax_rooms: BTreeSet<String>,
     /// The connections there were when the node last died.

@@ -1,7 +1,7 @@
 //! One run: a world, its clients, and one seeded choice after the other.
 
 use crate::conn::{Conn, Stage};
-use crate::model::{Model, life_in};
+use crate::model::{Model, Publish, life_in};
 use crate::peer::{Heard, Peer};
 use crate::sabotage::{Bug, Sabotage};
 use crate::setup::{self, Setup, pick};
@@ -11,6 +11,7 @@ use crate::violation;
 use crate::world::World;
 use arqonbus::broker::history::newest;
 use arqonbus::broker::lane::Ask;
+use arqonbus::protocol::command::Persist;
 use arqonbus::protocol::names::Name;
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -100,6 +101,10 @@ impl Sim {
         let sabotage = Sabotage::new(bug, rng.fork());
         let world = World::new(setup, &mut rng, trace, sabotage);
         model.ledger = world.storage.as_ref().map(|storage| storage.ledger.clone());
+        let habits = world.setup.storage.as_ref();
+        if habits.is_some_and(|habits| habits.durability.persist == Persist::None) {
+            model.lax_rooms.extend(setup::ROOMS.map(str::to_owned));
+        }
         let (step, is_calm, is_draining, texts) = (0, false, false, 0);
         Sim { world, clients, model, rng, step, is_calm, is_draining, texts }
     }
@@ -180,6 +185,15 @@ impl Sim {
     /// A home that has just begun holds what was kept.
     fn check_begun(&mut self) {
         let Some(storage) = &self.world.storage else { return };
+        let ledger = storage.ledger.borrow();
+        for &nonce in &self.model.acked {
+            let Publish { room, channel, from, id, .. } = &self.model.publishes[nonce];
+            let identity = (room.clone(), channel.clone(), from.clone(), id.clone());
+            let mut places = ledger.get(&identity).into_iter().flatten();
+            if !places.any(|place| storage.still_has(&identity, place)) {
+                violation!("safe means safe", "the acknowledged message {nonce} is gone");
+            }
+        }
         for ((room, channel), kept) in &storage.channels {
             let home = self.world.placement.of_room(room).index();
             let home = self.world.shards[home].engine.home();
@@ -188,10 +202,6 @@ impl Sim {
                 channel => home.channel(room, channel).map(|channel| &channel.history),
             };
             let Some(history) = history else {
-                // A room that a join made does not come back alone.
-                if channel == "*" && kept.record.auto_created {
-                    continue;
-                }
                 violation!("it comes back", "{room}:{channel} is gone");
             };
             if life_in(history.epoch()) != &*kept.record.epoch || history.last() != kept.last {

@@ -48,6 +48,7 @@ impl Habits {
         let pick = crate::setup::pick::<u32>;
         let persist = match rng.u8(..4) {
             0 => Persist::History,
+            1 => Persist::None,
             _ => Persist::All,
         };
         Habits {
@@ -90,6 +91,8 @@ pub struct Storage {
     pub ledger: Rc<RefCell<Ledger>>,
     rooms: BTreeMap<String, RoomRecord>,
     pub channels: BTreeMap<(String, String), Kept>,
+    /// Lives that were ended by a home: nothing of them has to be there any more.
+    ended: BTreeSet<String>,
     /// What it took and has not stored.
     queue: VecDeque<Record>,
     /// What it has not told anybody yet.
@@ -109,6 +112,7 @@ impl Storage {
             ledger: Rc::default(),
             rooms: BTreeMap::new(),
             channels: BTreeMap::new(),
+            ended: BTreeSet::new(),
             queue: VecDeque::new(),
             news: VecDeque::new(),
             unsaid: Vec::new(),
@@ -230,7 +234,9 @@ impl Storage {
             }
             Record::RoomGone(name) => {
                 self.rooms.remove(name.as_str());
-                self.channels.retain(|(room, _), _| *room != name.as_str());
+                let of_room = |(room, _): &&(String, String)| *room == name.as_str();
+                let keys: Vec<_> = self.channels.keys().filter(of_room).cloned().collect();
+                keys.iter().for_each(|key| self.end(key));
             }
             Record::Channel(channel) => {
                 let address = &channel.address;
@@ -241,14 +247,55 @@ impl Storage {
                     Some(known) => Kept { record: *channel, ..known },
                     None => Kept { record: *channel, last: 0, last_us: 0, frames: VecDeque::new() },
                 };
+                let before = self.channels.get(&key);
+                if before.is_some_and(|before| before.record.epoch != kept.record.epoch) {
+                    self.end(&key);
+                }
                 self.channels.insert(key, kept);
             }
             Record::ChannelGone(address) => {
-                self.channels.remove(&(address.room.to_string(), address.channel.to_string()));
+                self.end(&(address.room.to_string(), address.channel.to_string()));
             }
             Record::Event(event) => return Some(self.keep_event(event)),
         }
         None
+    }
+
+    fn end(&mut self, key: &(String, String)) {
+        let gone = self.channels.remove(key);
+        self.ended.extend(gone.map(|gone| gone.record.epoch.to_string()));
+    }
+
+    /// Whether an event that was stored is still there, or is not for a good reason: its life was
+    /// ended, or later ones took its place.
+    pub fn still_has(
+        &self,
+        (room, channel, from, id): &Identity,
+        (epoch, sequence): &Place,
+    ) -> bool {
+        if self.ended.contains(epoch) {
+            return true;
+        }
+        let Some(kept) = self.channels.get(&(room.clone(), channel.clone())) else { return false };
+        let first = kept.frames.front().map_or(kept.last + 1, |frame| frame.sequence);
+        let is_it = |frame: &Arc<Frame>| {
+            frame.sequence == *sequence && frame.from() == from && frame.id() == id
+        };
+        *kept.record.epoch == **epoch
+            && (*sequence < first || kept.frames.iter().any(is_it))
+            && *sequence <= kept.last
+    }
+
+    /// Whether a home that begins gives something up with this record that was kept.
+    pub fn gives_up(&self, record: &Record) -> bool {
+        match record {
+            Record::ChannelGone(address) => {
+                let key = (address.room.to_string(), address.channel.to_string());
+                self.channels.contains_key(&key)
+            }
+            Record::RoomGone(name) => self.channels.keys().any(|(room, _)| room == name.as_str()),
+            _ => false,
+        }
     }
 
     fn keep_event(&mut self, event: EventRecord) -> (ChannelId, u64) {

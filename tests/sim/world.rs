@@ -154,6 +154,11 @@ impl World {
             engine.set_staged_max(self.setup.staged_max);
             if let Some(storage) = &self.storage {
                 engine.begin_with(now, storage.habits.durability.clone(), part);
+                engine.records().edit(|records| {
+                    if let Some(record) = records.iter().find(|record| storage.gives_up(record)) {
+                        violation!("it comes back", "at the beginning {record:?}");
+                    }
+                });
                 engine.set_records_bytes_max(storage.habits.staged_bytes);
                 engine.check();
             }

@@ -34,6 +34,9 @@ pub(crate) struct News {
     /// The highest sequence stored, by channel.
     pub(crate) stored: BTreeMap<ChannelId, u64>,
     pub(crate) lost: Vec<(ChannelId, u64, u64)>,
+    pub(crate) forgotten: Vec<(ChannelId, u64, u64)>,
+    /// To the first shard.
+    pub(crate) all_forgotten: usize,
     /// To the first shard.
     pub(crate) degraded: Vec<String>,
     pub(crate) restored: usize,
@@ -171,11 +174,16 @@ impl News {
                 assert_eq!(channel.home(), shard, "news go to the home");
                 self.lost.push((channel, first, last));
             }
+            StorageNews::Forgotten { channel, first, last } => {
+                assert_eq!(channel.home(), shard, "news go to the home");
+                self.forgotten.push((channel, first, last));
+            }
+            StorageNews::AllForgotten if shard == ShardId(0) => self.all_forgotten += 1,
             StorageNews::Degraded(reason) if shard == ShardId(0) => {
                 self.degraded.push(reason.to_string());
             }
             StorageNews::Restored if shard == ShardId(0) => self.restored += 1,
-            StorageNews::Degraded(_) | StorageNews::Restored => {}
+            StorageNews::Degraded(_) | StorageNews::Restored | StorageNews::AllForgotten => {}
         }
     }
 }

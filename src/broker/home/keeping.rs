@@ -5,17 +5,23 @@
 //! |---|---|---|
 //! | an event | when it has its place | `history`, `all` |
 //! | a channel, and the `*` of a room | when it is made, before its first event | `history`, `all` |
-//! | a room and whether it is paused | when it is made, paused or resumed | `all` |
+//! | a room with its config | when it is made | `history`, `all` |
+//! | whether a room is paused | when it is paused or resumed | `all` |
 //! | a channel, in another term | when a client joins it, or before its first event in that term | `history`, `all` |
 //! | that one of them is gone | when it goes, however that comes about | `history`, `all` |
 //!
 //! Rooms that are configured are not recorded, for the configuration says what they are; their
 //! channels are. The channel for private messages has no history and is not recorded.
 //!
+//! At the beginning nothing that was kept is given up but what a room that is there, configured or
+//! recorded, says is not to be kept. Of a room that nothing is known of the channels are kept all the
+//! same: its record may have been lost, or a configuration that named it.
+//!
 //! *Invariants*: without a [`Durability`] no record is made; the storage hears of a channel before
 //! its first event, again if its record was lost; whatever is in `unrecorded` is there.
 
 use crate::base::ids::ChannelId;
+use crate::base::limits::GONE_UNSAID_MAX;
 use crate::base::time::Now;
 use crate::broker::acks::{Acks, Degraded};
 use crate::broker::channel::Channel;
@@ -29,14 +35,15 @@ use crate::broker::room::{Room, RoomType};
 use crate::protocol::command::{Address, ChannelType, Persist, RoomConfig};
 use crate::protocol::names::{Name, PRIVATE_CHANNEL};
 use crate::protocol::views::{StorageView, Time};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Home {
     /// Begins with what was kept, and keeps what comes. Called once, before the first ask. Rooms that
     /// are there already are configured, and stay as they are configured.
     ///
-    /// Whoever was a member is not yet back, so every channel that a join made has its full time to
-    /// be joined again.
+    /// Whoever was a member is not yet back, so every channel and every room that a join made has its
+    /// full time to be joined again.
     pub fn begin_with(
         &mut self,
         now: Now,
@@ -46,11 +53,27 @@ impl Home {
     ) {
         self.acks = Acks::new(durability.ack_timeout_ms);
         self.durability = Some(durability);
+        let mut given_up = BTreeSet::new();
         for room in snapshot.rooms {
-            self.restore_room(now, room, told);
+            if !self.rooms.contains_key(&room.name)
+                && self.persist(&room.name, &room.config) == Persist::None
+            {
+                given_up.insert(room.name.clone());
+                told.records.push(Record::RoomGone(room.name));
+            } else {
+                self.restore_room(now, room);
+            }
         }
         for kept in snapshot.channels {
-            self.restore_channel(now, kept, told);
+            let address = &kept.record.address;
+            let is_given_up = match self.rooms.get(&address.room) {
+                Some(room) => self.persist(&address.room, &room.config) == Persist::None,
+                None => given_up.contains(&address.room),
+            };
+            match is_given_up {
+                true => told.records.push(Record::ChannelGone(address.clone())),
+                false => self.restore_channel(now, kept),
+            }
         }
         let mut names: Vec<Name> = self.rooms.keys().cloned().collect();
         names.sort_unstable();
@@ -80,8 +103,17 @@ impl Home {
                 self.acks.degrade(Degraded { since_us: now.wall_us, reason }, told);
             }
             StorageNews::Restored => self.acks.restore(),
-            StorageNews::Lost { channel, first, last } => {
+            StorageNews::Lost { channel, first, last }
+            | StorageNews::Forgotten { channel, first, last } => {
                 self.note_lost(channel, first, last, told);
+            }
+            StorageNews::AllForgotten => {
+                let Home { channels, rooms, .. } = self;
+                let of_channels = channels.values_mut().map(|channel| &mut channel.history);
+                let histories = of_channels.chain(rooms.values_mut().map(|room| &mut room.history));
+                for durable in histories.filter_map(|history| history.durable.as_mut()) {
+                    durable.note_forgotten();
+                }
             }
         }
     }
@@ -102,15 +134,36 @@ impl Home {
                     self.unrecorded.insert(id);
                 }
             }
-            // What is known of them is old until they change again.
-            Record::Room(_) | Record::RoomGone(_) | Record::ChannelGone(_) => {}
+            Record::Room(room) => {
+                if self.rooms.contains_key(&room.name) {
+                    self.unrecorded_rooms.insert(room.name);
+                }
+            }
+            Record::RoomGone(name) => {
+                let every = Address { room: name.clone(), channel: Name::every() };
+                self.note_unsaid(every.to_string(), Record::RoomGone(name));
+            }
+            Record::ChannelGone(address) => {
+                self.note_unsaid(address.to_string(), Record::ChannelGone(address));
+            }
+        }
+    }
+
+    /// Notes that the storage has to hear once more that something is gone.
+    fn note_unsaid(&mut self, address: String, gone: Record) {
+        // Beyond that it is still kept, and comes back with the next life of the home.
+        if self.unsaid.len() < GONE_UNSAID_MAX {
+            self.unsaid.insert(address, gone);
         }
     }
 
     /// What the storage has to hear before it is given what is told: of histories that go on in
-    /// another term, and of those whose records were lost.
+    /// another term, and all whose records were lost.
     pub fn take_overdue(&mut self, told: &mut Told) -> Vec<Record> {
-        let mut overdue = Vec::new();
+        let mut overdue: Vec<Record> = std::mem::take(&mut self.unsaid).into_values().collect();
+        for name in std::mem::take(&mut self.unrecorded_rooms) {
+            overdue.extend(self.room_record(&name));
+        }
         let begun = std::mem::take(&mut told.begun).into_iter();
         for id in begun.chain(std::mem::take(&mut self.unrecorded)) {
             let durable = self.history_mut(id).and_then(|history| history.durable.as_mut());
@@ -156,17 +209,23 @@ impl Home {
 
     /// Records a room as it is now, if it is to be.
     pub(super) fn record_room(&self, name: &Name, told: &mut Told) {
-        let Some(room) = self.rooms.get(name) else { return };
-        if self.persist(name, &room.config) == Persist::All && room.room_type != RoomType::System {
-            told.records.push(Record::Room(Box::new(RoomRecord {
+        told.records.extend(self.room_record(name));
+    }
+
+    fn room_record(&self, name: &Name) -> Option<Record> {
+        let room = self.rooms.get(name)?;
+        let persist = self.persist(name, &room.config);
+        let is_recorded = persist != Persist::None && room.room_type != RoomType::System;
+        is_recorded.then(|| {
+            Record::Room(Box::new(RoomRecord {
                 name: name.clone(),
                 room_type: room.room_type,
-                paused: room.paused,
+                paused: room.paused && persist == Persist::All,
                 created_us: room.created_us,
                 created_by: room.created_by.clone(),
                 config: room.config.clone(),
-            })));
-        }
+            }))
+        })
     }
 
     /// A history is gone, and what was kept of it.
@@ -191,6 +250,9 @@ impl Home {
         let is_there =
             |id: &ChannelId| self.channels.contains_key(id) || self.whole_rooms.contains_key(id);
         assert!(self.unrecorded.iter().all(is_there), "only what is there can be recorded again");
+        let is_there = |name: &Name| self.rooms.contains_key(name);
+        assert!(self.unrecorded_rooms.iter().all(is_there), "so with rooms");
+        assert!(self.unsaid.len() <= GONE_UNSAID_MAX);
         for room in self.rooms.values() {
             let is_kept = self.persist(room.name(), &room.config) != Persist::None;
             assert_eq!(room.history.durable.is_some(), is_kept, "a room knows whether it is kept");
@@ -225,7 +287,12 @@ impl Home {
             let mut durable = Durable::new(history.epoch().clone(), keep, ack_when);
             durable.is_recorded = true;
             history.durable = Some(Box::new(durable));
-            told.records.extend(self.history_record(id));
+            let record = self.history_record(id);
+            if let Some(Record::Channel(channel)) = &record {
+                // This life of it takes the place of the one before, whose end needs not be told.
+                self.unsaid.remove(&channel.address.to_string());
+            }
+            told.records.extend(record);
         }
     }
 
@@ -261,13 +328,10 @@ impl Home {
         }
     }
 
-    fn restore_room(&mut self, now: Now, record: RoomRecord, told: &mut Told) {
+    fn restore_room(&mut self, now: Now, record: RoomRecord) {
         let RoomRecord { name, room_type, paused, created_us, created_by, config } = record;
         if self.rooms.contains_key(&name) {
             return;
-        }
-        if self.persist(&name, &config) == Persist::None {
-            return told.records.push(Record::RoomGone(name));
         }
         // One that was configured and is not any more can be deleted.
         let room_type = match room_type {
@@ -279,15 +343,11 @@ impl Home {
         (room.paused, room.created_us) = (paused, created_us);
     }
 
-    fn restore_channel(&mut self, now: Now, kept: KeptChannel, told: &mut Told) {
+    fn restore_channel(&mut self, now: Now, kept: KeptChannel) {
         let KeptChannel { record, last, last_us, messages } = kept;
         let address = record.address.clone();
         if address.channel.as_str() == PRIVATE_CHANNEL {
             return;
-        }
-        let config = self.rooms.get(&address.room).map(|room| room.config.clone());
-        if self.persist(&address.room, &config.unwrap_or_default()) == Persist::None {
-            return told.records.push(Record::ChannelGone(address));
         }
         let (life, terms) = (record.epoch.clone(), (record.term, record.past.clone()));
         let id = self.place_for(now, record);
@@ -304,21 +364,24 @@ impl Home {
         history.restore(durable.epoch(), last, last_us, &messages);
         history.durable = Some(Box::new(durable));
         retention.account(id, Held::default(), history);
-        self.note_if_empty(now, id);
+        self.await_members(now, id);
     }
 
     /// The new history that stands for a kept channel, which is made if it is not configured.
     fn place_for(&mut self, now: Now, record: ChannelRecord) -> ChannelId {
         let address = &record.address;
         if !self.rooms.contains_key(&address.room) {
-            // The room itself was not kept.
+            // Nothing is known of the room; what was kept of it once is kept on.
+            let persist = self.persist(&address.room, &RoomConfig::default());
+            let persist = (persist == Persist::None).then_some(Persist::History);
+            let config = RoomConfig { persist, ..RoomConfig::default() };
             let room_type = match record.auto_created {
                 true => RoomType::Dynamic,
                 false => RoomType::User,
             };
             self.on_node.rooms.take_anyway();
             let (name, creator) = (address.room.clone(), record.created_by.clone());
-            let room = self.insert_room(now, name, room_type, creator, RoomConfig::default());
+            let room = self.insert_room(now, name, room_type, creator, config);
             room.created_us = record.created_us;
         }
         let known = self.id_of(address);

@@ -343,7 +343,9 @@ impl Home {
         is_free_to_make(room)?;
         let max = u64::from(self.limits.max_rooms);
         let is_taken = self.on_node.rooms.take(max)
-            || self.remove_empty_room(told) && self.on_node.rooms.take(max);
+            || self.on_node.rooms.is_just_full(max)
+                && self.remove_empty_room(told)
+                && self.on_node.rooms.take(max);
         if !is_taken {
             return Err(Refusal::of_field(
                 Fault::RoomLimit,
@@ -451,9 +453,10 @@ impl Home {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let is_new = channel.tie(conn, client, ties);
         channel.empty_since_ms = None;
+        channel.is_awaited = false;
         let room = channel.address.room.clone();
         if channel.history.durable.as_ref().is_some_and(|durable| !durable.is_recorded) {
-            told.begun.push(id);
+            told.begun.insert(id);
         }
         if is_new {
             if let Some(room) = self.rooms.get_mut(&room) {

@@ -36,7 +36,7 @@ use crate::protocol::names::{self, Name, PRIVATE_CHANNEL};
 use crate::protocol::reply::Stamp;
 use crate::protocol::views::{RoomView, Time};
 use ahash::RandomState;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// What a home wants told and kept, collected while it handles one ask.
@@ -55,7 +55,7 @@ pub struct Told {
     /// What is to be kept, in order.
     pub records: Vec<Record>,
     /// Histories that the storage has to hear of before that.
-    pub begun: Vec<ChannelId>,
+    pub begun: BTreeSet<ChannelId>,
     /// Events that turned out to be stored.
     pub stored: u64,
     /// Events that turned out never to be stored.
@@ -100,6 +100,9 @@ pub struct Home {
     directory: Directory,
     /// Channels to be looked at for having been empty too long, by time in milliseconds.
     expiries: BTreeMap<u64, Vec<ChannelId>>,
+    /// The kept channels, and orders of whole rooms, whose members are awaited, with the time since
+    /// when, in milliseconds; in its order. Who has come is not awaited any more, and still here.
+    awaited: VecDeque<(u64, ChannelId)>,
     ids_given: u64,
     retention: Retention,
     /// What is kept beyond the life of this home, if anything is.
@@ -108,6 +111,10 @@ pub struct Home {
     /// The histories whose records were lost: the storage has to hear of them before it is given
     /// another event of theirs.
     unrecorded: BTreeSet<ChannelId>,
+    /// The rooms whose records were lost.
+    unrecorded_rooms: BTreeSet<Name>,
+    /// The records that were lost of what is gone and was not made anew, by its address.
+    unsaid: BTreeMap<String, Record>,
     hasher: RandomState,
     rng: fastrand::Rng,
 }
@@ -135,11 +142,14 @@ impl Home {
             presence: Map::with_hasher(hasher.clone()),
             directory: Directory::new(hasher.clone()),
             expiries: BTreeMap::new(),
+            awaited: VecDeque::new(),
             ids_given: 0,
             retention,
             durability: None,
             acks: Acks::default(),
             unrecorded: BTreeSet::new(),
+            unrecorded_rooms: BTreeSet::new(),
+            unsaid: BTreeMap::new(),
             hasher,
             rng,
         }
@@ -278,6 +288,12 @@ impl Home {
     /// too long.
     pub fn expire(&mut self, now: Now, told: &mut Told) {
         self.acks.expire(now, told);
+        while let Some(&(since_ms, id)) = self.awaited.front()
+            && since_ms + u64::from(self.limits.empty_channel_ttl_ms) <= now.mono_ms()
+        {
+            self.awaited.pop_front();
+            self.await_no_longer(id, told);
+        }
         while let Some(entry) = self.expiries.first_entry() {
             if *entry.key() > now.mono_ms() {
                 return;
@@ -291,7 +307,9 @@ impl Home {
     /// When [`Home::expire`] next has something to do, on the monotonic clock in milliseconds.
     pub fn next_expiry_ms(&self) -> Option<u64> {
         let expiry_ms = self.expiries.keys().next().copied();
-        expiry_ms.into_iter().chain(self.acks.next_due_ms()).min()
+        let ttl_ms = u64::from(self.limits.empty_channel_ttl_ms);
+        let awaited_ms = self.awaited.front().map(|(since_ms, _)| since_ms + ttl_ms);
+        expiry_ms.into_iter().chain(awaited_ms).chain(self.acks.next_due_ms()).min()
     }
 
     /// Asserts every invariant; for tests and the simulator.
@@ -373,6 +391,7 @@ impl Home {
             history: self.new_history(size),
             people: Map::with_hasher(self.hasher.clone()),
             spread: Default::default(),
+            is_awaited: false,
         };
         self.whole_rooms.insert(id, name.clone());
         self.rooms.entry(name).insert(room).into_mut()
@@ -380,6 +399,7 @@ impl Home {
 
     fn remove_room(&mut self, name: &Name, told: &mut Told) {
         if let Some(room) = self.rooms.remove(name) {
+            self.unrecorded_rooms.remove(name);
             self.forget_kept(room.id, &room.history, Record::RoomGone(name.clone()), told);
             self.retention.forget(room.id, &room.history);
             self.whole_rooms.remove(&room.id);
@@ -389,11 +409,14 @@ impl Home {
 
     /// Takes a place among the node's channels for a new one. If all are taken, the auto-created
     /// channel of this home that has been empty for longest goes before its time: who only makes
-    /// channels and leaves them has some at every home, and keeps nobody else from having one.
+    /// channels and leaves them has some at every home, and keeps nobody else from having one. One
+    /// that was kept and whose members are not back yet stays: a restart is nobody's fault.
     fn take_channel_place(&mut self, told: &mut Told) -> Result<(), Refusal> {
         let max = u64::from(self.limits.max_channels);
         let is_taken = self.on_node.channels.take(max)
-            || self.remove_longest_empty(told) && self.on_node.channels.take(max);
+            || self.on_node.channels.is_just_full(max)
+                && self.remove_longest_empty(told)
+                && self.on_node.channels.take(max);
         match is_taken {
             true => Ok(()),
             false => Err(Refusal::of_field(
@@ -475,6 +498,41 @@ impl Home {
             self.expiries.entry(due_ms).or_default().push(id);
         } else {
             self.remove_channel(id, told);
+        }
+    }
+
+    /// Gives the members of something that was kept time to come back, if it would go without them.
+    fn await_members(&mut self, now: Now, id: ChannelId) {
+        let is_awaited = match self.channels.get_mut(&id) {
+            Some(channel) => {
+                channel.is_awaited = channel.auto_created && channel.member_count() == 0;
+                channel.is_awaited
+            }
+            None => {
+                let name = self.whole_rooms.get(&id);
+                let Some(room) = name.and_then(|name| self.rooms.get_mut(name)) else { return };
+                room.is_awaited = room.room_type == RoomType::Dynamic && room.people.is_empty();
+                room.is_awaited
+            }
+        };
+        if is_awaited {
+            self.awaited.push_back((now.mono_ms(), id));
+        }
+    }
+
+    /// The time is over for members to come back.
+    fn await_no_longer(&mut self, id: ChannelId, told: &mut Told) {
+        if let Some(channel) = self.channels.get(&id) {
+            if channel.is_awaited {
+                self.remove_channel(id, told);
+            }
+            return;
+        }
+        let Some(name) = self.whole_rooms.get(&id).cloned() else { return };
+        let Some(room) = self.rooms.get_mut(&name) else { return };
+        room.is_awaited = false;
+        if room.is_abandoned() {
+            self.remove_room(&name, told);
         }
     }
 

@@ -112,7 +112,7 @@ fn append(
     told.accepted += 1;
     if let Some(durable) = &mut history.durable {
         if !durable.is_recorded {
-            told.begun.push(channel);
+            told.begun.insert(channel);
         }
         let (address, frame) = (address.clone(), frame.clone());
         let (epoch, keep) = (durable.life.clone(), durable.keep);

@@ -146,6 +146,7 @@ impl Bus {
 }
 
 const UNAVAILABLE: &str = "503 STORAGE_UNAVAILABLE";
+const LOST: &str = "503 STORAGE_LOST";
 
 #[test]
 fn a_home_records_what_its_rooms_say_is_kept() {
@@ -183,12 +184,7 @@ fn a_home_records_what_its_rooms_say_is_kept() {
             }
             let expected: Vec<&str> = match persist {
                 Persist::None => Vec::new(),
-                Persist::All => expected.to_vec(),
-                // Rooms are not, but what is kept of them goes with them.
-                Persist::History => {
-                    let is_kept = |word: &&&str| !word.starts_with("room") || word.contains("gone");
-                    expected.iter().filter(is_kept).copied().collect()
-                }
+                Persist::History | Persist::All => expected.to_vec(),
             };
             assert_eq!(bus.shelve(&mut shelf), expected, "{persist:?} {what} {address}");
         }
@@ -302,15 +298,15 @@ fn what_is_lost_is_never_called_safe() {
     bus.news(&StorageNews::Lost { channel, first: 2, last: 2 });
     bus.stored("r", "c", 3);
     let acks: Vec<String> = ids.iter().map(|id| bus.ack(&ann, id)).collect();
-    assert_eq!(acks, ["1", UNAVAILABLE, "3"]);
+    assert_eq!(acks, ["1", LOST, "3"]);
     bus.send_again(&ann, "r:c", &ids[1]);
-    assert_eq!(bus.ack(&ann, &ids[1]), UNAVAILABLE);
+    assert_eq!(bus.ack(&ann, &ids[1]), LOST);
     // The channel goes, and with it the hope for what was not stored.
     let waiting = bus.send(&ann, "r:c");
     bus.done(&ann, "leave_channel", "r:c", json!({}));
     bus.pass(u64::from(TIMEOUT_MS) / 2);
     bus.done(&ann, "delete_channel", "r:c", json!({}));
-    assert_eq!(bus.ack(&ann, &waiting), UNAVAILABLE);
+    assert_eq!(bus.ack(&ann, &waiting), LOST);
 }
 
 #[test]
@@ -408,6 +404,121 @@ fn what_is_configured_wins_over_what_was_kept() {
 }
 
 #[test]
+fn a_room_that_alone_says_it_is_kept_comes_back_as_it_was() {
+    for default in [Persist::None, Persist::All] {
+        let (mut bus, mut shelf) = (begun(default, &Shelf::default()), Shelf::default());
+        let ann = bus.connect(0, "ann");
+        let config = json!({"persist": "history", "publishers": ["ann"], "member_limit": 3});
+        bus.done(&ann, "create_room", "r:*", json!({"config": config}));
+        bus.join(&ann, "r:c");
+        bus.send(&ann, "r:c");
+        bus.stored("r", "c", 1);
+        bus.shelve(&mut shelf);
+        let mut bus = begun(default, &shelf);
+        assert_eq!(bus.shelve(&mut shelf), [""; 0], "{default:?}");
+        let ann = bus.connect(0, "ann");
+        bus.join(&ann, "r:c");
+        let history = bus.done(&ann, "history", "r:c", json!({}));
+        assert_eq!(history["messages"].as_array().unwrap().len(), 1, "{default:?}");
+        let rooms = bus.done(&ann, "list_rooms", "*:*", json!({}))["rooms"].clone();
+        let room = rooms.as_array().unwrap().iter().find(|room| room["name"] == "r").unwrap();
+        assert_eq!(room["config"], config, "{default:?}");
+    }
+}
+
+#[test]
+fn nothing_is_given_up_for_a_room_that_nothing_is_known_of() {
+    let (mut bus, mut shelf) = (begun(Persist::All, &Shelf::default()), Shelf::default());
+    let ann = bus.connect(0, "ann");
+    bus.done(&ann, "create_channel", "r:c", json!({}));
+    bus.join(&ann, "r:c");
+    bus.send(&ann, "r:c");
+    bus.shelve(&mut shelf);
+    shelf.rooms.clear();
+    for default in [Persist::None, Persist::All] {
+        let mut bus = begun(default, &shelf);
+        let words = bus.shelve(&mut shelf.clone());
+        assert!(words.iter().all(|word| !word.contains("r:c")), "{default:?} {words:?}");
+        let ann = bus.connect(0, "ann");
+        bus.join(&ann, "r:c");
+        let history = bus.done(&ann, "history", "r:c", json!({}));
+        assert_eq!(history["messages"].as_array().unwrap().len(), 1, "{default:?}");
+        bus.send(&ann, "r:c");
+        assert_eq!(bus.shelve(&mut shelf.clone()).last().unwrap(), "event r:c 2", "{default:?}");
+    }
+    // The room is there, and says none.
+    let mut bus = begun(Persist::None, &{
+        let mut shelf = shelf.clone();
+        let kept = shelf.channels["r:c"].clone();
+        let mut moved = kept.0.clone();
+        moved.address = Arc::new(crate::protocol::command::Address {
+            room: Name::fixed("lab"),
+            ..(*moved.address).clone()
+        });
+        shelf.channels.insert("lab:c".to_owned(), (moved, kept.1));
+        shelf
+    });
+    assert!(bus.shelve(&mut shelf).contains(&"channel lab:c gone".to_owned()));
+}
+
+#[test]
+fn what_a_join_made_waits_its_full_time_for_its_members() {
+    let (mut bus, mut shelf) = (begun(Persist::All, &Shelf::default()), Shelf::default());
+    let ann = bus.connect(0, "ann");
+    for address in ["d:*", "e:*", "f:x"] {
+        bus.join(&ann, address);
+    }
+    let id = bus.send(&ann, "d:*");
+    bus.shelve(&mut shelf);
+    let mut bus = begun(Persist::All, &shelf);
+    assert_eq!(bus.shelve(&mut shelf), [""; 0]);
+    bus.pass(59_000);
+    let ann = bus.connect(0, "ann");
+    bus.join(&ann, "d:*");
+    bus.send_again(&ann, "d:*", &id);
+    assert_eq!(bus.ack(&ann, &id), "1 again");
+    bus.pass(2_000);
+    let mut words = bus.shelve(&mut shelf);
+    words.sort_unstable();
+    assert_eq!(words, ["channel f:x gone", "room e gone", "room f gone"]);
+}
+
+#[test]
+fn a_full_node_gives_up_nothing_whose_members_are_not_back() {
+    let (mut bus, mut shelf) = (begun(Persist::All, &Shelf::default()), Shelf::default());
+    let ann = bus.connect(0, "ann");
+    bus.join(&ann, "d:x");
+    bus.shelve(&mut shelf);
+    let mut bus = begun(Persist::All, &shelf);
+    let ann = bus.connect(0, "ann");
+    let home = bus.placement.of_room("d");
+    let is_beside = |name: &&&str| bus.placement.of_room(name) == home;
+    let other = *["a", "b", "c", "e", "f", "g", "h"].iter().find(is_beside).unwrap();
+    bus.join(&ann, "d:z");
+    bus.done(&ann, "leave_channel", "d:z", json!({}));
+    bus.shelve(&mut shelf);
+    let taken = shelf.clone();
+    let full = |bus: &mut Bus, max_channels, max_rooms, address: &str| {
+        bus.reconfigure(Limits { max_channels, max_rooms, ..Limits::default() });
+        let answer = bus.command(&ann, "join_channel", address, json!({}));
+        (answer["error"].as_str().unwrap_or("joined").to_owned(), bus.shelve(&mut taken.clone()))
+    };
+    // There are lab:bench, d:x and d:z, in two rooms.
+    let other = format!("{other}:y");
+    for (max_channels, max_rooms, address, expected, gone) in [
+        (2, 9, "d:y", "NODE_CHANNEL_LIMIT", None),
+        (9, 2, &*other, "ROOM_LIMIT", None),
+        (3, 9, "d:y", "joined", Some("channel d:z gone")),
+        (3, 9, "d:w", "NODE_CHANNEL_LIMIT", None),
+    ] {
+        let (answer, words) = full(&mut bus, max_channels, max_rooms, address);
+        let went: Vec<_> =
+            words.iter().map(String::as_str).filter(|word| word.ends_with("gone")).collect();
+        assert_eq!((&*answer, went), (expected, gone.as_slice().to_vec()));
+    }
+}
+
+#[test]
 fn what_is_no_run_is_not_taken_and_the_order_goes_on() {
     let (mut bus, mut shelf) = (begun(Persist::All, &Shelf::default()), Shelf::default());
     let ann = bus.connect(0, "ann");
@@ -447,7 +558,64 @@ fn a_channel_is_recorded_again_if_its_record_was_lost() {
     bus.tell(home, Told::default());
     bus.tell(home, Told::default());
     let words: Vec<String> = bus.shelve(&mut Shelf::default());
-    assert_eq!(words, ["channel r:*", "channel r:c"]);
+    assert_eq!(words, ["room r", "channel r:*", "channel r:c"]);
+}
+
+#[test]
+fn that_something_is_gone_is_told_again_unless_it_was_made_anew() {
+    let mut bus = begun(Persist::All, &Shelf::default());
+    let ann = bus.connect(0, "ann");
+    bus.done(&ann, "create_room", "r:*", json!({}));
+    for address in ["r:c", "r:d"] {
+        bus.done(&ann, "create_channel", address, json!({}));
+    }
+    bus.done(&ann, "pause_room", "r:*", json!({}));
+    let home = bus.placement.of_room("r");
+    let lose = |bus: &mut Bus| {
+        let told = &mut Told::default();
+        std::mem::take(&mut bus.records).into_iter().for_each(|record| {
+            bus.homes[home.index()].lose(record, told);
+        });
+        bus.homes[home.index()].check();
+    };
+    bus.records.clear();
+    bus.done(&ann, "resume_room", "r:*", json!({}));
+    for address in ["r:c", "r:d"] {
+        bus.done(&ann, "delete_channel", address, json!({}));
+    }
+    lose(&mut bus);
+    bus.done(&ann, "create_channel", "r:d", json!({}));
+    let words = bus.shelve(&mut Shelf::default());
+    assert_eq!(words, ["channel r:c gone", "room r", "channel r:d"]);
+    bus.done(&ann, "delete_channel", "r:d", json!({}));
+    bus.done(&ann, "delete_room", "r:*", json!({}));
+    lose(&mut bus);
+    bus.done(&ann, "create_room", "r:*", json!({"config": {"persist": "none"}}));
+    assert_eq!(bus.shelve(&mut Shelf::default()), ["room r gone", "channel r:d gone"]);
+    bus.tell(home, Told::default());
+    assert_eq!(bus.shelve(&mut Shelf::default()), [""; 0]);
+}
+
+#[test]
+fn a_repeat_of_what_the_storage_has_forgotten_is_not_called_safe() {
+    let mut bus = begun(Persist::All, &Shelf::default());
+    let ann = bus.connect(0, "ann");
+    bus.join(&ann, "r:c");
+    let ids: Vec<String> = (0..4).map(|_| bus.send(&ann, "r:c")).collect();
+    let channel = bus.id_of("r", "c");
+    let mut again = |bus: &mut Bus| {
+        ids.iter().for_each(|id| bus.send_again(&ann, "r:c", id));
+        ids.iter().map(|id| bus.ack(&ann, id)).collect::<Vec<_>>()
+    };
+    bus.stored("r", "c", 3);
+    bus.news(&StorageNews::Forgotten { channel, first: 2, last: 2 });
+    ids.iter().for_each(|id| drop(bus.reply(&ann, id)));
+    assert_eq!(again(&mut bus), ["1 again", LOST, "3 again", "waits"]);
+    bus.news(&StorageNews::AllForgotten);
+    assert_eq!(again(&mut bus), [LOST, LOST, LOST, "waits"]);
+    bus.stored("r", "c", 4);
+    ids.iter().for_each(|id| drop(bus.reply(&ann, id)));
+    assert_eq!(again(&mut bus)[3], "4 again");
 }
 
 #[test]

@@ -104,7 +104,7 @@ pub(super) static ROOM_KEYS: &[RoomKey] = &[
     },
     RoomKey {
         name: "persist",
-        doc: "What of it Redis keeps: nothing, what was said, or that and its settings.",
+        doc: "What of it Redis keeps: nothing, what was said and its settings, or also whether it is paused.",
         default: "persistence.persist",
         field: &Choice {
             at: at!(RoomSpec, config.persist),

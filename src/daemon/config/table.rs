@@ -354,8 +354,8 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         flag: "persist",
         path: "persistence.persist",
-        doc: "What Redis keeps of a room that does not say so itself: nothing, what was said, or \
-              that and the room with its settings. The room `integriguard` says so itself or keeps \
+        doc: "What Redis keeps of a room that does not say so itself: nothing, what was said \
+              and the room's settings, or also whether it is paused. The room `integriguard` says so itself or keeps \
               nothing.",
         default: None,
         is_live: false,

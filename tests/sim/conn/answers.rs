@@ -131,7 +131,7 @@ impl Conn {
         error: &str,
         text: &str,
     ) {
-        if error == "STORAGE_UNAVAILABLE" {
+        if matches!(error, "STORAGE_UNAVAILABLE" | "STORAGE_LOST") {
             // It was delivered all the same.
             if model.ledger.is_none() {
                 violation!("true refusals", "there is no storage: {text}");
@@ -405,7 +405,7 @@ impl Conn {
 }
 
 /// An ack of what is to be stored comes when it is.
-fn check_safe(model: &Model, nonce: usize, sequence: u64, text: &str) {
+fn check_safe(model: &mut Model, nonce: usize, sequence: u64, text: &str) {
     let Some(ledger) = &model.ledger else { return };
     let Publish { room, channel, from, id, .. } = &model.publishes[nonce];
     if model.lax_rooms.contains(room) {
@@ -416,4 +416,5 @@ fn check_safe(model: &Model, nonce: usize, sequence: u64, text: &str) {
     if !ledger.borrow().get(&identity).is_some_and(|places| places.iter().any(is_there)) {
         violation!("safe means safe", "nobody has stored what is acknowledged: {text}");
     }
+    model.acked.insert(nonce);
 }
