@@ -17,6 +17,9 @@ use serde_json::value::RawValue;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+/// The highest sequence that is believed: beyond it numbers of the scripts and of JSON are not exact.
+const SEQUENCE_MAX: u64 = 1 << 53;
+
 /// A room as JSON.
 #[derive(Serialize)]
 struct RoomText<'a> {
@@ -127,7 +130,11 @@ pub(super) fn read_channel(
         guests: guests.iter().map(|name| read_name(name)).collect::<Result<_, _>>()?,
         auto_created: field("auto_created")? == "1",
     };
-    Ok(ChannelEnd { record, last: number("last")?, last_us: number("last_us")? })
+    let last = number("last")?;
+    if last > SEQUENCE_MAX {
+        return Err(format!("the field last is {last}, more than was ever given"));
+    }
+    Ok(ChannelEnd { record, last, last_us: number("last_us")? })
 }
 
 /// Appends an event's time and fields, as the script that appends takes them.
@@ -265,6 +272,9 @@ mod tests {
             let back = read_channel(&address, &fields).unwrap();
             assert_eq!(format!("{:?}", back.record), format!("{record:?}"));
             assert_eq!((back.last, back.last_us), (3, 9));
+            let mut foreign = fields.clone();
+            foreign.insert("last".into(), u64::MAX.to_string());
+            assert!(read_channel(&address, &foreign).unwrap_err().contains("last"));
             for name in fields.keys() {
                 let mut fewer = fields.clone();
                 fewer.remove(name);

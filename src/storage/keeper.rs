@@ -22,6 +22,7 @@ use crate::storage::intake::{INTAKE_SLOTS, Intake};
 use crate::storage::keys::Keys;
 use crate::storage::known::Known;
 use crate::storage::link::Link;
+use crate::storage::load::Unread;
 use crate::storage::meters::{Meters, add};
 use crate::storage::settings::{LEASE_MS, Settings};
 use crate::storage::trouble::Trouble;
@@ -89,6 +90,10 @@ pub(super) struct State {
     /// When to try again.
     retry_at: Option<Instant>,
     is_degraded: bool,
+    /// Nothing was read back when the process started, and it is not known what there is.
+    must_look: bool,
+    /// What there was that was not read.
+    unread: Arc<Unread>,
     /// Another node writes in our place: nothing will be stored any more.
     is_overtaken: bool,
     /// How long the lease of another node was when it was last seen, and whether it has renewed it.
@@ -241,14 +246,17 @@ impl Keeper {
         let generation = bond.generation;
         let answered = Cell::new(started);
         let (link, answered) = (&bond.link, &answered);
-        let writer = Writer { link, keys: &keys, settings: &settings, generation, answered };
+        let unread = Arc::clone(&self.state.unread);
+        let unread = &*unread;
+        let (keys, settings) = (&*keys, &*settings);
+        let writer = Writer { link, keys, settings, generation, unread, answered };
         let answers = self.attend_while(limit, answered, writer.round(&batches)).await;
         let answers = answers.unwrap_or_else(|| vec![Err(no_answer(limit)); batches.len()]);
         let mut stored = BTreeMap::<ShardId, Vec<(ChannelId, u64)>>::new();
         let mut trouble = None;
         for (batch, answer) in batches.into_iter().zip(answers) {
             match answer {
-                Ok(()) => self.done(batch, &mut stored),
+                Ok(before) => self.done(batch, before, &mut stored),
                 Err(Trouble::Missing) => {
                     is_all = false;
                     self.tell_channel_again(batch);
@@ -284,11 +292,23 @@ impl Keeper {
         }
     }
 
-    fn done(&mut self, batch: Batch, stored: &mut BTreeMap<ShardId, Vec<(ChannelId, u64)>>) {
+    /// A step was carried out; if it is events, `before` was the last sequence that was there.
+    fn done(
+        &mut self,
+        batch: Batch,
+        before: u64,
+        stored: &mut BTreeMap<ShardId, Vec<(ChannelId, u64)>>,
+    ) {
         add(&self.meters.steps, 1);
         if let Step::Events(events) = &batch.step
-            && let Some(newest) = events.back()
+            && let (Some(oldest), Some(newest)) = (events.front(), events.back())
         {
+            let (channel, first, last) = (oldest.channel, before + 1, oldest.frame.sequence - 1);
+            if first <= last {
+                // They were lost, or Redis has forgotten them: a master that took over may lack what
+                // the one before it had said to be stored.
+                (self.tell)(channel.home(), StorageNews::Forgotten { channel, first, last });
+            }
             add(&self.meters.stored, events.len() as u64);
             let channels = stored.entry(newest.channel.home()).or_default();
             channels.push((newest.channel, newest.frame.sequence));

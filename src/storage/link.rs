@@ -148,11 +148,11 @@ impl Link {
         }
     }
 
-    /// Calls a script that says in a word whether it did it.
-    pub(super) async fn change(&self, script: &Script, call: &Cmd) -> Result<(), Trouble> {
+    /// Calls a script that says in a word whether it did it; gives the number it says besides.
+    pub(super) async fn change(&self, script: &Script, call: &Cmd) -> Result<u64, Trouble> {
         let (word, number): (String, u64) = self.run(script, call).await?;
         match word.as_str() {
-            "done" => Ok(()),
+            "done" => Ok(number),
             "fenced" => Err(Trouble::Fenced(number)),
             "missing" => Err(Trouble::Missing),
             _ => Err(Trouble::Outage(format!("a script answered {word:?}"))),

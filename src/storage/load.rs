@@ -9,6 +9,7 @@ use crate::broker::record::{ChannelRecord, KeptChannel, RoomRecord, Snapshot};
 use crate::protocol::command::Address;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
+use crate::storage::backlog::Step;
 use crate::storage::codec::{
     ChannelEnd, read_address, read_channel, read_entry, read_frame, read_room,
 };
@@ -20,7 +21,7 @@ use crate::storage::settings::Settings;
 use crate::storage::trouble::{Trouble, Wrong};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use redis::{FromRedisValue, Value, cmd};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,11 +37,42 @@ const PAGE_BYTES: u64 = 1024 * 1024;
 const PAGE_MAX: u64 = 1_000;
 /// How long one answer may take: many come at a time, and they are large.
 const ANSWER: Duration = Duration::from_secs(10);
+/// How far ahead of the clock the time of a last event is believed.
+const DAY_US: u64 = 86_400_000_000;
 /// The entries of an index in one answer.
 const SCAN_COUNT: u32 = 1_000;
 
 /// An entry of a stream as Redis gives it: its id, its fields.
 type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// What was kept and not read, because Redis could not be reached when the process started. Nobody
+/// here knows what it was, so nothing of it is deleted, and no settings are overwritten.
+#[derive(Debug, Default)]
+pub(super) struct Unread {
+    /// Names of rooms.
+    rooms: BTreeSet<String>,
+    /// Each as `room:channel`.
+    channels: BTreeSet<String>,
+}
+
+impl Unread {
+    /// How many rooms and channels it is.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.rooms.len(), self.channels.len())
+    }
+
+    /// Whether a step would delete some of it, or overwrite a room's settings.
+    pub(super) fn forbids(&self, address: &Address, step: &Step) -> bool {
+        match step {
+            Step::Room(room) => self.rooms.contains(room.name.as_str()),
+            Step::RoomGone(name) => {
+                self.rooms.contains(name.as_str()) || self.channels.contains(&address.to_string())
+            }
+            Step::ChannelGone => self.channels.contains(&address.to_string()),
+            Step::Channel(_) | Step::Events(_) => false,
+        }
+    }
+}
 
 /// Who reads what.
 pub(super) struct Reader<'a> {
@@ -71,6 +103,17 @@ impl Reader<'_> {
             .try_collect()
             .await?;
         Ok(Snapshot { rooms, channels })
+    }
+
+    /// The names of everything that is kept, whether it can be read or not.
+    pub(super) async fn names(&self) -> Result<Unread, Trouble> {
+        let rooms: Vec<(Vec<u8>, Vec<u8>)> = self.scan("HSCAN", &self.keys.rooms, "hash").await?;
+        let channels: Vec<Vec<u8>> = self.scan("SSCAN", &self.keys.channels, "set").await?;
+        let text = |name: Vec<u8>| String::from_utf8_lossy(&name).into_owned();
+        Ok(Unread {
+            rooms: rooms.into_iter().map(|(name, _)| text(name)).collect(),
+            channels: channels.into_iter().map(text).collect(),
+        })
     }
 
     async fn rooms(&self) -> Result<Vec<RoomRecord>, Trouble> {
@@ -154,6 +197,8 @@ impl Reader<'_> {
             }
             Ok(ChannelEnd { record, last, last_us }) => {
                 let messages = self.run(&record, last, size).await?;
+                // A time from far ahead would be given to every event from now on.
+                let last_us = last_us.min(self.now.wall_us + DAY_US);
                 Ok(Some(KeptChannel { record, last, last_us, messages }))
             }
         }

@@ -165,10 +165,10 @@ pub fn start(
 }
 
 impl Storage {
-    /// Connects within `timeout`, checks what is there, and reads everything back. Called when the
-    /// process starts, until it is not refused; waits for the end of it. If another node has just died, it waits
-    /// until that one's right to write has run out, for about [`LEASE_MS`]. `now` is the time that
-    /// what expires is measured by.
+    /// Connects within `timeout`, checks what is there, and reads everything back. Called once, when
+    /// the process starts; waits for the end of it. If another node has just died, it waits until that
+    /// one's right to write has run out, for about [`LEASE_MS`]. `now` is the time that what expires
+    /// is measured by.
     pub fn load(&self, now: Now, timeout: Duration) -> Result<Snapshot, LoadError> {
         let ended = || LoadError::Unreachable("the storage has ended".to_owned());
         let (reply, answer) = crossbeam_channel::bounded(1);

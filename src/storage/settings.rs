@@ -170,7 +170,17 @@ fn server(
     if name.is_empty() {
         return Err(UrlError("the URL of Redis names no host; write redis://host:port".into()));
     }
+    let form = "redis://user:password@host:port";
+    if name.contains(':') && !host.starts_with('[') {
+        let why = "the host in the URL of Redis has more than one colon";
+        return Err(UrlError(format!("{why}; write {form}, and an IPv6 address in brackets")));
+    }
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
+    // It is not quoted: where the host was forgotten the password stands here.
+    if has_port && host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_err()) {
+        let why = "the port of a host in the URL of Redis is no number up to 65535";
+        return Err(UrlError(format!("{why}; write {form}")));
+    }
     let default = if sentinel { SENTINEL_PORT } else { REDIS_PORT };
     let port = if has_port { String::new() } else { format!(":{default}") };
     let url = format!("{scheme}://{login}{host}{port}/{database}");
@@ -249,6 +259,9 @@ mod tests {
             ("redis://:secret@a:1,,b:2", "host"),
             ("redis://:secret@h:port", "host"),
             ("redis://:secret@h:70000", "host"),
+            ("redis://ann:secret", "port"),
+            ("redis://ann:secret/0", "port"),
+            ("redis://ann:secret:6379", "host"),
             ("redis://:secret@h/main", "database"),
             ("redis://:secret@h/-1", "database"),
             ("redis+sentinel://:secret@h", "master"),

@@ -9,6 +9,7 @@ use crate::storage::backlog::{Batch, Step, order_of};
 use crate::storage::codec::{put_channel, put_event, room_text};
 use crate::storage::keys::Keys;
 use crate::storage::link::{APPEND, CHANNEL, CHANNEL_GONE, INDEX, Link, Script};
+use crate::storage::load::Unread;
 use crate::storage::settings::Settings;
 use crate::storage::trouble::Trouble;
 use futures_util::future::join_all;
@@ -23,14 +24,17 @@ pub(super) struct Writer<'a> {
     pub(super) keys: &'a Keys,
     pub(super) settings: &'a Settings,
     pub(super) generation: u64,
+    /// What must stay as it is.
+    pub(super) unread: &'a Unread,
     /// When the last answer came.
     pub(super) answered: &'a Cell<Instant>,
 }
 
 impl Writer<'_> {
     /// Carries out all steps, and waits until the replicas have them if that is asked for. The
-    /// answers are in the order of the steps.
-    pub(super) async fn round(&self, batches: &[Batch]) -> Vec<Result<(), Trouble>> {
+    /// answers are in the order of the steps; that of events is the last sequence that was there
+    /// before them.
+    pub(super) async fn round(&self, batches: &[Batch]) -> Vec<Result<u64, Trouble>> {
         let mut answers = join_all(batches.iter().map(|batch| self.step(batch))).await;
         if self.settings.replicas > 0
             && answers.iter().any(Result::is_ok)
@@ -57,8 +61,11 @@ impl Writer<'_> {
         }
     }
 
-    async fn step(&self, batch: &Batch) -> Result<(), Trouble> {
+    async fn step(&self, batch: &Batch) -> Result<u64, Trouble> {
         let address = &*batch.address;
+        if self.unread.forbids(address, &batch.step) {
+            return Ok(0);
+        }
         match &batch.step {
             Step::Events(events) => self.append(address, events).await,
             Step::Channel(channel) => {
@@ -88,8 +95,8 @@ impl Writer<'_> {
         &self,
         address: &Address,
         events: &VecDeque<EventRecord>,
-    ) -> Result<(), Trouble> {
-        let Some(newest) = events.back() else { return Ok(()) };
+    ) -> Result<u64, Trouble> {
+        let Some(newest) = events.back() else { return Ok(0) };
         let oldest_ms = match newest.keep.age_ms {
             0 => 0,
             age_ms => (newest.frame.timestamp_us / 1_000).saturating_sub(age_ms),
@@ -100,20 +107,20 @@ impl Writer<'_> {
         self.change(&APPEND, &call).await
     }
 
-    async fn remove_channel(&self, address: &Address) -> Result<(), Trouble> {
+    async fn remove_channel(&self, address: &Address) -> Result<u64, Trouble> {
         let mut call = CHANNEL_GONE.call(&[&self.keys.stream(address), &self.keys.meta(address)]);
         call.arg(self.generation);
         self.change(&CHANNEL_GONE, &call).await?;
         self.index(&self.keys.channels, &["SREM", &address.to_string()]).await
     }
 
-    async fn index(&self, index: &str, words: &[&str]) -> Result<(), Trouble> {
+    async fn index(&self, index: &str, words: &[&str]) -> Result<u64, Trouble> {
         let mut call = INDEX.call(&[&self.keys.writer, index]);
         call.arg(self.generation).arg(words);
         self.change(&INDEX, &call).await
     }
 
-    async fn change(&self, script: &Script, call: &Cmd) -> Result<(), Trouble> {
+    async fn change(&self, script: &Script, call: &Cmd) -> Result<u64, Trouble> {
         let answer = self.link.change(script, call).await;
         self.answered.set(Instant::now());
         answer

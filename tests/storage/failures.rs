@@ -65,12 +65,80 @@ fn a_redis_that_came_back_empty_is_told_everything_again() {
     redis.restart();
     desk.say(&mut line, 5);
     desk.wait_stored(&line);
+    let news = desk.news();
+    assert_eq!((news.all_forgotten, &news.forgotten[..]), (1, &[(line.id, 1, 10)][..]));
     desk.stop();
     let (desk, snapshot) = Desk::at(&redis.url());
     assert_eq!(snapshot.rooms.len(), 1);
     assert_eq!(snapshot.channels.len(), 2);
     // What it had been told before it lost everything is gone: the run begins after the hole.
     assert_eq!(read_back(&snapshot, &line), [11, 12, 13, 14, 15]);
+    desk.abandon();
+}
+
+#[test]
+fn a_tail_that_is_missing_is_told_with_the_next_event() {
+    let redis = Redis::start();
+    let (desk, _) = Desk::at(&redis.url());
+    let mut line = Line::new(1, "r", "c");
+    desk.create(&line);
+    desk.say(&mut line, 10);
+    desk.wait_stored(&line);
+    // As at a replica that took over before it had everything.
+    redis.cli(&["HSET", &line.meta(), "last", "7"]);
+    desk.say(&mut line, 2);
+    desk.wait_stored(&line);
+    assert_eq!(desk.news().forgotten, [(line.id, 8, 10)]);
+    desk.say(&mut line, 2);
+    desk.wait_stored(&line);
+    assert_eq!(desk.news().forgotten.len(), 1);
+    desk.stop();
+}
+
+#[test]
+fn what_could_not_be_read_at_the_start_is_neither_deleted_nor_overwritten() {
+    let mut redis = Redis::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+    let (desk, _) = Desk::at(&redis.url());
+    let mut kept = room("r");
+    kept.config.member_limit = Some(7);
+    desk.offer(Record::Room(Box::new(kept)));
+    let (mut gone, mut anew) = (Line::new(1, "r", "gone"), Line::new(2, "r", "anew"));
+    for line in [&mut gone, &mut anew] {
+        desk.create(line);
+        desk.say(line, 3);
+        desk.wait_stored(line);
+    }
+    desk.stop();
+    redis.kill();
+    let desk = Desk::open(settings(&redis.url()));
+    assert!(matches!(desk.load(), Err(LoadError::Unreachable(_))));
+    // Homes without a memory make the same again, and give some of it up.
+    let (mut second, mut own) = (Line::new(3, "r", "anew"), Line::new(4, "own", "c"));
+    let mut own_room = room("own");
+    desk.offer(Record::Room(Box::new(own_room.clone())));
+    own_room.config.member_limit = Some(9);
+    desk.offer(Record::Room(Box::new(own_room)));
+    desk.offer(Record::Room(Box::new(room("r"))));
+    desk.create(&Line::new(5, "r", "gone"));
+    desk.offer(Record::ChannelGone(gone.address.clone()));
+    for line in [&mut second, &mut own] {
+        desk.create(line);
+        desk.say(line, 2);
+    }
+    redis.restart();
+    for line in [&second, &own] {
+        desk.wait_stored(line);
+    }
+    desk.offer(Record::RoomGone(gone.address.room.clone()));
+    desk.stop();
+    let (desk, snapshot) = Desk::at(&redis.url());
+    let limits: Vec<_> = snapshot.rooms.iter().map(|room| room.config.member_limit).collect();
+    assert_eq!(limits, [Some(9), Some(7)]);
+    assert_eq!(read_back(&snapshot, &gone), [1, 2, 3]);
+    assert_eq!(read_back(&snapshot, &second), [1, 2]);
+    // What was said in the life that nobody read is still in the stream.
+    let entries = redis.cli(&["XLEN", &anew.stream()]);
+    assert_eq!(entries.trim(), "5");
     desk.abandon();
 }
 

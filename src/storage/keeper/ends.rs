@@ -20,6 +20,7 @@ impl Keeper {
     pub(super) async fn obey(&mut self, Load { now, timeout, reply }: Load) -> bool {
         let answer = self.load(now, timeout).await;
         let may_write = !matches!(answer, Err(LoadError::Wrong(_)));
+        self.state.must_look = answer.is_err();
         // Nobody waits any more if the process gave up.
         let _ = reply.send(answer);
         may_write

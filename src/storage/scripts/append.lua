@@ -2,10 +2,12 @@
 -- KEYS: stream, meta
 -- ARGV: writer, epoch, keep messages, oldest time to keep in ms, then for each event
 --       its time in us, sequence, id, sender, message
+-- Answers with the last sequence that was there before.
 local meta = redis.call('HMGET', KEYS[2], 'writer', 'epoch', 'last', 'top', 'last_us')
 if tonumber(meta[1] or 0) > tonumber(ARGV[1]) then return {'fenced', meta[1]} end
 if meta[2] ~= ARGV[2] then return {'missing', '0'} end
 local last, last_us = tonumber(meta[3] or 0), meta[5] or '0'
+local before = string.format('%.0f', last)
 
 -- An id is time-sequence, and grows: if the clock went back, or sequences begin anew, the time of
 -- the newest entry is taken, or the millisecond after it.
@@ -54,4 +56,4 @@ end
 -- Always a write, so that WAIT after it waits for this, even if all of it was there.
 redis.call('HSET', KEYS[2], 'writer', ARGV[1], 'last', string.format('%.0f', last),
   'last_us', last_us, 'top', string.format('%.0f-%.0f', top_ms, top_sequence))
-return {'done', tostring(added)}
+return {'done', before}
