@@ -603,7 +603,7 @@ fn a_repeat_of_what_the_storage_has_forgotten_is_not_called_safe() {
     bus.join(&ann, "r:c");
     let ids: Vec<String> = (0..4).map(|_| bus.send(&ann, "r:c")).collect();
     let channel = bus.id_of("r", "c");
-    let mut again = |bus: &mut Bus| {
+    let again = |bus: &mut Bus| {
         ids.iter().for_each(|id| bus.send_again(&ann, "r:c", id));
         ids.iter().map(|id| bus.ack(&ann, id)).collect::<Vec<_>>()
     };
