@@ -58,13 +58,9 @@ impl Whereabouts {
 /// Connects as soon as a bus is there; nothing if the test is over.
 fn connect(bus: &Whereabouts, id: &str, is_over: &AtomicBool) -> Option<Client> {
     while !is_over.load(SeqCst) {
-        let address = bus.get();
-        let is_there = std::net::TcpStream::connect(address).is_ok();
-        let client = is_there.then(|| {
-            std::panic::catch_unwind(|| Client::connect(address, &format!("client_id={id}"))).ok()
-        });
-        if let Some(client) = client.flatten() {
-            return Some(client);
+        let client = Client::try_connect(bus.get(), &format!("client_id={id}"));
+        if client.is_some() {
+            return client;
         }
         thread::sleep(Duration::from_millis(5));
     }
@@ -216,7 +212,9 @@ struct Outcome {
 impl Outcome {
     /// Compares all of it with what a bus that starts now has from its storage alone.
     fn check(&self, what: &str, daemon: Daemon) {
-        let kept = history(&mut daemon.client("auditor"));
+        let mut auditor = daemon.client("auditor");
+        auditor.join(ADDRESS);
+        let kept = history(&mut auditor);
         let by_id: BTreeMap<&str, u64> =
             kept.iter().map(|(sequence, id)| (&**id, *sequence)).collect();
         let lost = self.ledger.keys().filter(|id| !by_id.contains_key(id.as_str())).count();
@@ -321,7 +319,7 @@ fn while_redis_is_away_the_bus_says_so_and_keeps_what_is_said() {
     let id = ann.publish_with(ADDRESS, json!({"n": 2}), json!({"ack": true}));
     let refused = ann.reply(&id);
     assert_eq!((&refused["code"], &refused["error"]), (&json!(503), &json!("STORAGE_UNAVAILABLE")));
-    assert!(telemetry.find("storage_degraded", |_| true)["reason"].is_string());
+    telemetry.find("storage_degraded", |payload| payload["reason"].is_string());
     let ready = daemon.get("/ready");
     assert_eq!((ready.status, &ready.json()["storage"]), (200, &json!("degraded")));
     assert_eq!(ann.command("status", json!({}))["storage_state"]["state"], "degraded");
@@ -403,7 +401,7 @@ fn what_will_not_mend_itself_is_said_and_nothing_starts() {
     refuse(&format!("redis://:right@127.0.0.1:{}/99", redis.port()), &["database"]);
     let url = format!("redis://:right@127.0.0.1:{}", redis.port());
     let first = Daemon::start(&["--storage", "redis", "--redis-url", &url]);
-    refuse(&url, &["another node", "prefix"]);
+    refuse(&url, &["writes under the prefix arqonbus already", "choose another prefix"]);
     let second = Daemon::start(&["--storage", "redis", "--redis-url", &url, "--key-prefix", "two"]);
     second.stop();
     first.stop();

@@ -1,12 +1,17 @@
 //! What is read back when something in Redis is not as it was written.
 
 use crate::desk::{Desk, Line, read_back, settings};
-use crate::redis::Redis;
+use crate::redis::{Redis, cli};
 use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// A Redis with ten events of a channel.
 fn filled() -> (Redis, Line) {
-    let redis = Redis::start();
+    fill(Redis::start())
+}
+
+fn fill(redis: Redis) -> (Redis, Line) {
     let (desk, _) = Desk::at(&redis.url());
     let mut line = Line::new(1, "r", "c");
     desk.create(&line);
@@ -76,6 +81,30 @@ fn what_is_said_of_rooms_and_channels_and_makes_no_sense_is_passed_over() {
     assert!(snapshot.channels.is_empty());
     desk.abandon();
     assert_eq!(redis.cli(&["XLEN", &line.stream()]), "10");
+}
+
+#[test]
+fn a_redis_that_still_reads_its_own_files_is_waited_for() {
+    // Two milliseconds for each key, of which there will be a thousand.
+    let slow = ["--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024"];
+    let redis = Redis::with(&[&["--save", "", "--appendonly", "no"], &slow[..]].concat());
+    let (mut redis, line) = fill(redis);
+    redis.cli(&["EVAL", "for n = 1, 1000 do redis.call('SET', n, n) end", "0"]);
+    redis.cli(&["SAVE"]);
+    redis.kill();
+    let (url, port) = (redis.url(), redis.port());
+    thread::scope(|scope| {
+        scope.spawn(|| redis.restart());
+        while !cli(port, &["PING"]).starts_with("LOADING") {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let started = Instant::now();
+        let (desk, snapshot) = Desk::at(&url);
+        assert!(started.elapsed() > Duration::from_millis(600), "it was loading all the time");
+        assert_eq!(read_back(&snapshot, &line), (1..=10).collect::<Vec<_>>());
+        assert!(desk.news().degraded.is_empty());
+        desk.abandon();
+    });
 }
 
 #[test]
