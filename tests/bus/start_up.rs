@@ -365,3 +365,15 @@ fn doctor_judges_the_machine_by_the_configuration() {
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert!(refused.stderr.contains("arq.toml:1:"), "{refused:?}");
 }
+
+#[test]
+fn configurations_of_measured_hosts_are_good_ones() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/hosts");
+    let mut count = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        run(&["check-config", path.to_str().unwrap()]).ok();
+        count += 1;
+    }
+    assert!(count > 0, "some hosts were measured");
+}

@@ -197,8 +197,12 @@ fn curve(round: &Round) -> Vec<(f64, f64)> {
     points.map(|&(share, ns)| (1.0 / (1.0 - share), ns as f64)).collect()
 }
 
+/// Nothing if nothing was sent, as between idle connections.
 fn throughput(round: &Round) -> Vec<(f64, f64)> {
-    moments(round, |moment| moment.rate)
+    match round.moments.iter().any(|moment| moment.rate > 0.0) {
+        true => moments(round, |moment| moment.rate),
+        false => Vec::new(),
+    }
 }
 
 fn moments(round: &Round, of: fn(&Moment) -> f64) -> Vec<(f64, f64)> {

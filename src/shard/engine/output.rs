@@ -227,7 +227,8 @@ impl Engine {
     pub fn end_turn(&mut self, now: Now) {
         assert!(self.dirty.is_empty(), "what is fresh is written or settled before its mail goes");
         for letter in self.mail.letters() {
-            if letter.frame.sequence > 0 && letter.receivers > 0 {
+            // What is replayed was delivered long ago.
+            if letter.is_message && letter.frame.sequence > 0 && letter.receivers > 0 {
                 let ns = now.mono_ns.saturating_sub(letter.frame.received_ns);
                 self.tally.delivery(ns, u64::from(letter.receivers));
             }
