@@ -5,8 +5,8 @@ CARGO ?= cargo
 CLIENTS := target/test-clients
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit sim soak crossing lint bench relay perf perf-check profile doc clean \
-	install-counters install-test-clients
+.PHONY: help run build test unit sim soak kills crossing lint bench relay perf perf-check profile doc clean \
+	install-counters install-test-clients install-redis
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 24
@@ -24,7 +24,7 @@ run: build ## build and start a bus on 127.0.0.1:9100, with no configuration at 
 build: ## build the release binary, target/release/arqonbus
 	$(CARGO) build --release
 
-test: install-test-clients ## install what the tests need, then run all of them
+test: install-test-clients install-redis ## install what the tests need, then run all of them
 	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --lib --test '*' --example relay
 
 unit: ## run the unit tests alone
@@ -35,6 +35,9 @@ sim: ## replay one seed of the simulator: make sim SEED=7 (TRACE=1 prints every 
 
 soak: ## run many seeds of the simulator: make soak SEEDS=20000 FIRST=1
 	SIM_SEEDS=$(or $(SEEDS),20000) SIM_FIRST=$(or $(FIRST),1) $(CARGO) test --release --test sim -- --nocapture
+
+kills: install-redis ## kill the bus and Redis under load and print the ledgers: make kills KILLS=50
+	DURABLE_KILLS=$(or $(KILLS),50) $(CARGO) test --test bus -- --nocapture what_was_acknowledged_survives
 
 crossing: ## count the messages between shards for each publish, on 1 to 64 shards
 	SIM_PUBLISHES=$(or $(PUBLISHES),2000) $(CARGO) test --test sim messages_between_shards -- --nocapture
@@ -72,3 +75,6 @@ install-counters:
 
 install-test-clients:
 	@tests/clients/install $(CLIENTS)
+
+install-redis:
+	@tests/redis/install

@@ -21,7 +21,7 @@ fn draft(number: u64, payload: &str) -> Draft {
 }
 
 fn full(size: u32, payload: &str) -> History {
-    let mut history = History::new(EPOCH.to_owned(), size, usize::MAX, seeded(1));
+    let mut history = History::new(EPOCH.into(), size, usize::MAX, seeded(1));
     for number in 0..u64::from(size) {
         assert!(matches!(history.append(draft(number, payload), number), Verdict::Fresh(_)));
     }

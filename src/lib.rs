@@ -9,6 +9,7 @@
 //! | 2 | [`broker`] | the truth: sessions, rooms, channels, history, directory, as pure state machines |
 //! | 3 | [`doors`] | byte machines: WebSocket bytes in, events out |
 //! | 4 | [`shard`] | one thread's world: the engine, the lanes, the outboxes and the poll loop |
+//! | 4 | [`storage`] | beside `shard`: keeps in Redis Streams what homes record |
 //! | 5 | [`daemon`] | configuration, accepting, pinning, signals, drain and the control plane |
 //! | 6 | [`cli`] | the commands a person types |
 //!
@@ -21,3 +22,4 @@ pub mod daemon;
 pub mod doors;
 pub mod protocol;
 pub mod shard;
+pub mod storage;

@@ -50,6 +50,19 @@ pub const LANE_STAGED_MAX: usize = 1_024;
 pub const LANE_STAGED_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// The bytes that one receiving shard's lane of asks, or of tells, holds.
 pub const LANE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The bytes of records that may wait at a shard for the storage to take them; of what comes on top,
+/// events are given up at once, and what is said about rooms and channels at twice as much.
+pub const RECORDS_STAGED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The acks of one home that may wait for the storage; later ones are refused at once.
+pub const ACKS_WAITING_MAX: usize = 16_384;
+/// The earlier terms of a channel that are remembered; who was last there before is not recovered.
+pub const PAST_TERMS_MAX: usize = 16;
+/// The grain of the time that an ack may wait.
+pub const ACK_GRAIN_MS: u64 = 64;
+/// The separate losses that are remembered of one history; more are remembered as fewer and longer.
+pub const HOLES_MAX: usize = 16;
+/// Rooms and channels that are gone and whose records were lost, remembered by a home to be told again.
+pub const GONE_UNSAID_MAX: usize = 16_384;
 /// The telemetry events that may wait for the control plane; later ones are dropped and counted.
 pub const TELEMETRY_SLOTS: usize = 16_384;
 /// The bytes of clients' own telemetry that may wait for the control plane.

@@ -27,6 +27,11 @@ impl Quota {
         self.used.fetch_update(Relaxed, Relaxed, more).is_ok()
     }
 
+    /// Whether there would be place for one more if one were given back.
+    pub fn is_just_full(&self, max: u64) -> bool {
+        self.used.load(Relaxed) == max
+    }
+
     /// Takes one more, whatever the limit: for what the server itself needs.
     pub fn take_anyway(&self) {
         self.used.fetch_add(1, Relaxed);

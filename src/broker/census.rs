@@ -11,7 +11,7 @@ pub const ROWS_MAX: usize = 1_000;
 #[derive(Debug)]
 pub enum Census {
     /// Counts.
-    Status(Counts),
+    Status(Box<Counts>),
     /// Rooms, and how many there are.
     Rooms(Vec<RoomView>, u64),
     /// Clients, and how many there are.
@@ -30,6 +30,10 @@ impl Census {
                 sum.channels += counts.channels;
                 sum.messages_in += counts.messages_in;
                 sum.messages_out += counts.messages_out;
+                sum.storage = match (sum.storage.take(), counts.storage) {
+                    (Some(known), Some(more)) => Some(known.plus(more)),
+                    (known, more) => known.or(more),
+                };
             }
             (Census::Rooms(rooms, total), Part::Rooms(more, count)) => {
                 rooms.extend(more);

@@ -106,6 +106,8 @@ pub struct Channel {
     pub history: History,
     /// When it became empty, on the monotonic clock in milliseconds.
     pub empty_since_ms: Option<u64>,
+    /// It was kept, a join had made it, and nobody has joined it in this life.
+    pub is_awaited: bool,
     /// Whether the home will look at it again for having been empty too long.
     pub expiry_noted: bool,
     members: Map<ConnRef, Member>,
@@ -133,6 +135,7 @@ impl Channel {
             open: true,
             history,
             empty_since_ms: None,
+            is_awaited: false,
             expiry_noted: false,
             members,
             spread: Spread::default(),

@@ -3,6 +3,7 @@
 //! *Invariants*: the ring holds a run of sequences without a hole that ends with the last one
 //! given; the index holds exactly the sequences in the ring; a sequence is given once.
 
+use crate::broker::durable::Durable;
 use crate::broker::history::Verdict::{Duplicate, Fresh};
 use crate::protocol::command::HistoryQuery;
 use crate::protocol::frame::{Draft, Frame};
@@ -16,7 +17,7 @@ use std::sync::Arc;
 /// A channel's order and the end of it that is kept.
 #[derive(Debug)]
 pub struct History {
-    epoch: String,
+    epoch: Arc<str>,
     last: u64,
     last_us: u64,
     size: u32,
@@ -24,6 +25,8 @@ pub struct History {
     bytes: usize,
     /// Where it stands among the histories of its home, by its bytes; the home's to set.
     pub(super) rank: u8,
+    /// How it is kept beyond the life of its home, if it is; the home's to set.
+    pub(super) durable: Option<Box<Durable>>,
     ring: VecDeque<Kept>,
     index: HashTable<u64>,
     hasher: RandomState,
@@ -74,7 +77,7 @@ pub struct Page {
 
 impl History {
     /// An empty history that keeps `size` messages of `bytes_max` bytes together.
-    pub fn new(epoch: String, size: u32, bytes_max: usize, hasher: RandomState) -> History {
+    pub fn new(epoch: Arc<str>, size: u32, bytes_max: usize, hasher: RandomState) -> History {
         History {
             epoch,
             last: 0,
@@ -83,6 +86,7 @@ impl History {
             bytes_max,
             bytes: 0,
             rank: 0,
+            durable: None,
             ring: VecDeque::new(),
             index: HashTable::new(),
             hasher,
@@ -90,7 +94,7 @@ impl History {
     }
 
     /// The life of the channel that the sequences belong to.
-    pub fn epoch(&self) -> &str {
+    pub fn epoch(&self) -> &Arc<str> {
         &self.epoch
     }
 
@@ -107,7 +111,7 @@ impl History {
     /// What is kept.
     pub fn span(&self) -> HistorySpan {
         HistorySpan {
-            epoch: self.epoch.clone(),
+            epoch: self.epoch.to_string(),
             first_sequence: self.ring.front().map(|kept| kept.frame.sequence),
             last_sequence: (self.last > 0).then_some(self.last),
             size: self.size,
@@ -128,6 +132,27 @@ impl History {
         Fresh(frame)
     }
 
+    /// Goes on where a kept order ended. `messages` are the end of it as far as they are known; what
+    /// is no run that ends with `last` is not taken.
+    pub fn restore(&mut self, epoch: Arc<str>, last: u64, last_us: u64, messages: &[Arc<Frame>]) {
+        assert!(self.last == 0, "only what is new can go on where something ended");
+        (self.epoch, self.last, self.last_us) = (epoch, last, last_us);
+        let Some(first) = (last + 1).checked_sub(messages.len() as u64) else { return };
+        if !messages.iter().zip(first..).all(|(frame, sequence)| frame.sequence == sequence) {
+            return;
+        }
+        for frame in messages {
+            self.last_us = self.last_us.max(frame.timestamp_us);
+            let hash = self.hasher.hash_one(frame.identity());
+            // More may have been kept than was remembered when an id came for the second time.
+            while self.find(hash, frame.identity()).is_some() {
+                self.evict();
+            }
+            self.keep(hash, frame);
+        }
+        self.check_ends();
+    }
+
     /// Keeps `size` messages of `bytes_max` bytes together from now on.
     pub fn resize(&mut self, size: u32, bytes_max: usize) {
         self.size = size;
@@ -139,7 +164,8 @@ impl History {
 
     /// Every message after `sequence` that has not expired, if the ring still holds them all.
     pub fn since(&self, epoch: &str, sequence: u64, now_ms: u64, bytes_max: usize) -> Recovery {
-        if epoch != self.epoch {
+        let durable = self.durable.as_ref();
+        if epoch != &*self.epoch && !durable.is_some_and(|known| known.knows(epoch, sequence)) {
             return Recovery::Impossible("epoch_changed");
         }
         if sequence > self.last {
@@ -231,6 +257,9 @@ impl History {
     /// Asserts every invariant; for tests and the simulator.
     pub fn check(&self) {
         self.check_ends();
+        if let Some(durable) = &self.durable {
+            durable.check(self.last);
+        }
         assert!(self.ring.len() <= self.size as usize, "the ring keeps at most its size");
         assert!(self.bytes <= self.bytes_max, "the ring keeps at most its bytes");
         let bytes: usize = self.ring.iter().map(|kept| kept.frame.memory_bytes()).sum();

@@ -7,6 +7,7 @@ use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};
 use crate::broker::channel::Seen;
 use crate::broker::policy::{ClientCard, Role};
+use crate::broker::record::StorageNews;
 use crate::broker::staged::Staged;
 use crate::protocol::command::{Address, CreateChannel, HistoryQuery, Join, RoomConfig};
 use crate::protocol::fault::Refusal;
@@ -46,6 +47,8 @@ pub enum Ask {
     Disconnect(Box<DisconnectAsk>),
     /// Where a traced message went on one shard.
     Traced(TraceReport),
+    /// What the storage says to the home.
+    Storage(Box<StorageNews>),
     /// New limits.
     Reconfigure(Arc<Limits>),
     /// Other web pages may connect.
@@ -200,7 +203,7 @@ pub enum Topic {
 #[derive(Debug)]
 pub enum Part {
     /// Counts.
-    Status(Counts),
+    Status(Box<Counts>),
     /// Its rooms, at most as many as an answer holds, and how many there are.
     Rooms(Vec<RoomView>, u64),
     /// Its clients, at most as many as an answer holds, and how many there are.

@@ -14,17 +14,20 @@
 //!
 //! *Not here*: sockets, JSON text, threads, clocks.
 
+pub mod acks;
 pub mod audience;
 pub mod census;
 pub mod channel;
 pub mod delivery;
 pub mod directory;
+pub mod durable;
 pub mod edge;
 pub mod history;
 pub mod home;
 pub mod lane;
 pub mod pending;
 pub mod policy;
+pub mod record;
 pub mod retention;
 pub mod room;
 pub mod session;

@@ -68,6 +68,8 @@ pub struct Room {
     pub people: Map<ConnRef, Person>,
     /// On which shards they are.
     pub spread: Spread,
+    /// It was kept, a join had made it, and nobody has been in it in this life.
+    pub is_awaited: bool,
 }
 
 impl Room {
@@ -83,11 +85,13 @@ impl Room {
 
     /// Whether nothing is left that would keep a dynamic room.
     pub fn is_abandoned(&self) -> bool {
-        self.room_type == RoomType::Dynamic && self.channels.is_empty() && self.people.is_empty()
+        let is_empty = self.channels.is_empty() && self.people.is_empty();
+        self.room_type == RoomType::Dynamic && is_empty && !self.is_awaited
     }
 
     /// Counts a client into one more channel, or into `*`.
     pub fn enter(&mut self, conn: ConnRef, client: &Arc<ClientCard>, channels: u32) -> &mut Person {
+        self.is_awaited = false;
         let spread = &mut self.spread;
         let person = self.people.entry(conn).or_insert_with(|| {
             spread.add(conn.shard, false);

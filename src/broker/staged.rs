@@ -4,6 +4,7 @@
 
 use crate::base::limits::LANE_STAGED_BYTES_MAX;
 use crate::broker::lane::{Ask, Part, RoomAnswer, RoomWish, Tell};
+use crate::broker::record::{Record, StorageNews};
 use std::collections::VecDeque;
 
 /// What a row of a list takes, about.
@@ -44,6 +45,11 @@ impl<T: Weigh> Staged<T> {
     /// Whether no more should come, where so many may wait.
     pub fn is_full(&self, count_max: usize) -> bool {
         self.items.len() >= count_max || self.bytes >= LANE_STAGED_BYTES_MAX
+    }
+
+    /// The bytes of all that waits.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Adds one at the end.
@@ -89,8 +95,26 @@ impl Weigh for Ask {
                 RoomWish::Announce(_, frame) => frame.wire().len(),
                 _ => 0,
             },
+            Ask::Storage(news) => match &**news {
+                StorageNews::Stored(channels) => size_of_val(&channels[..]),
+                _ => 0,
+            },
             _ => 0,
         }
+    }
+}
+
+impl Weigh for Record {
+    fn weight(&self) -> usize {
+        let kept = match self {
+            Record::Event(event) => event.frame.memory_bytes(),
+            Record::Channel(channel) => {
+                let metadata = channel.metadata.as_ref().map_or(0, |metadata| metadata.get().len());
+                metadata + channel.guests.len() * ROW_BYTES
+            }
+            Record::Room(_) | Record::RoomGone(_) | Record::ChannelGone(_) => ROW_BYTES,
+        };
+        size_of::<Record>() + kept
     }
 }
 

@@ -8,6 +8,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::command::{Address, ChannelType, ClientType};
 use crate::protocol::fault::Fault;
 use crate::protocol::names::Name;
+use std::sync::Arc;
 
 /// One event, and when it happened in microseconds since 1970.
 #[derive(Debug, Clone)]
@@ -130,6 +131,18 @@ pub enum Event {
         client_id: Name,
         /// The bytes that wait for it.
         waiting_bytes: u64,
+    },
+    /// Nothing can be stored from now on.
+    StorageDegraded {
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// What was kept back is stored, and storing goes on.
+    StorageRestored {
+        /// How long nothing could be stored.
+        outage_ms: u64,
+        /// Events of that time that could not be kept back and are not stored.
+        lost: u64,
     },
     /// An agent did something; at most one a second for each agent.
     AgentActivity {

@@ -123,7 +123,12 @@ impl Follow {
         }
         let sequence = answer.sequence.unwrap_or_default();
         match recover {
-            Some(_) if answer.recovered == Some(true) => {}
+            Some(_) if answer.recovered == Some(true) => {
+                // A bus that was started anew goes on with what it kept under another epoch.
+                if let Some(stream) = self.streams.get_mut(&address.to_string()) {
+                    stream.epoch = answer.epoch.or(stream.epoch.take());
+                }
+            }
             Some(recover) => {
                 if answer.epoch.as_ref() == Some(&recover.epoch) {
                     self.steps.push(Step::Tell(format!(

@@ -11,3 +11,4 @@ pub mod node;
 pub mod pinning;
 pub mod scaling;
 pub mod serve;
+pub mod storage;

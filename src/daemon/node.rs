@@ -5,6 +5,7 @@ use crate::base::ids::ShardId;
 use crate::base::limits::{ACCEPT_BACKLOG, Limits};
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
+use crate::broker::durable;
 use crate::broker::edge;
 use crate::broker::home::Bootstrap;
 use crate::broker::lane::{Ask, Publish, Target};
@@ -13,11 +14,15 @@ use crate::daemon::accept::{AcceptCounts, AcceptParts, Acceptor, Admission, Bert
 use crate::daemon::config::Config;
 use crate::daemon::control::{self, About, Control, ControlThread, Facts, Phase, Publication};
 use crate::daemon::pinning::{self, Pinning};
+use crate::daemon::storage::{Courier, Notice, StorageSeam, no_sink};
 use crate::protocol::origin::Origins;
 use crate::shard::driver::{Clock, Driver, Parts, poll_with_bell};
 use crate::shard::engine::{Engine, Plan};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::Meters;
+use crossbeam_channel::Sender;
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -50,13 +55,23 @@ pub struct Node {
     stop: Arc<AtomicBool>,
     acceptor: Option<Acceptor>,
     control: Option<ControlThread>,
+    storage: Option<RunningStorage>,
     facts: Arc<Facts>,
     admission: Arc<Admission>,
     origins: Arc<RwLock<Origins>>,
 }
 
+/// What is left of a storage that has been given to a node.
+struct RunningStorage {
+    end: Box<dyn FnOnce() + Send>,
+    /// The courier runs for as long as this is there.
+    needed: Sender<Infallible>,
+    courier: JoinHandle<()>,
+}
+
 impl Node {
-    /// Starts everything; clients may come when this returns.
+    /// Starts everything; clients may come when this returns. Without a storage, nothing is kept
+    /// beyond the life of the process.
     ///
     /// # Errors
     /// If a thread or a poll could not be made.
@@ -65,6 +80,7 @@ impl Node {
         listeners: Listeners,
         pinning: &Pinning,
         clock: Clock,
+        storage: Option<StorageSeam>,
     ) -> io::Result<Node> {
         let now = clock();
         let placement = Placement::new(config.shards, fastrand::u64(..));
@@ -85,6 +101,11 @@ impl Node {
         let (events, events_in) = control::intake::queue();
         let (departures, departures_in) = crossbeam_channel::unbounded();
         let plans = plans(config, &placement, now);
+        let mut storage = storage;
+        let mut kept = storage.as_mut().map(|storage| {
+            let snapshot = std::mem::take(&mut storage.snapshot);
+            durable::of_homes(snapshot, &placement).into_iter()
+        });
         let (mut shards, mut berths, mut loads, mut meters) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (((poll, bell), inbox), plan) in polls.into_iter().zip(inboxes).zip(plans) {
@@ -92,8 +113,16 @@ impl Node {
             let (load, of_shard) = (Arc::new(AtomicU32::new(0)), Arc::new(Meters::default()));
             let (events, is_told) = (events.clone(), config.telemetry);
             let shard = plan.shard;
+            let mut engine = Engine::new(plan, now);
+            let records = match (&mut storage, kept.as_mut().and_then(Iterator::next)) {
+                (Some(storage), Some(kept)) => {
+                    engine.begin_with(now, storage.durability.clone(), kept);
+                    (storage.sink)()
+                }
+                _ => no_sink(),
+            };
             let parts = Parts {
-                engine: Engine::new(plan, now),
+                engine,
                 poll,
                 bell,
                 inbox,
@@ -103,6 +132,7 @@ impl Node {
                 load: load.clone(),
                 meters: of_shard.clone(),
                 telemetry: Box::new(move |event| !is_told || events.offer(event)),
+                records,
                 turn: config.turn,
                 clock: clock.clone(),
                 stop: stop.clone(),
@@ -112,6 +142,25 @@ impl Node {
             loads.push(load);
             meters.push(of_shard);
         }
+        let storage_meters = storage.as_ref().map(|storage| storage.meters.clone());
+        let storage = match storage {
+            None => None,
+            Some(StorageSeam { news, end, .. }) => {
+                let notice = Notice {
+                    facts: facts.clone(),
+                    meters: meters.clone(),
+                    events: config.telemetry.then(|| events.clone()),
+                    clock: clock.clone(),
+                    lost_before: 0,
+                    lost_since: 0,
+                };
+                let waiting = (0..config.shards).map(|_| VecDeque::new()).collect();
+                let (needed, quit) = crossbeam_channel::bounded(0);
+                let (lanes, stop) = (lanes.clone(), stop.clone());
+                let courier = Courier { news, lanes, notice, waiting, stop, quit };
+                Some(RunningStorage { end, needed, courier: courier.spawn()? })
+            }
+        };
         drop((events, departures));
 
         let counts = Arc::new(AcceptCounts::default());
@@ -119,6 +168,7 @@ impl Node {
             http: listeners.http,
             telemetry: listeners.telemetry,
             meters,
+            storage: storage_meters,
             accepts: counts.clone(),
             events: events_in,
             publish: publisher(lanes.clone(), placement.clone()),
@@ -147,6 +197,7 @@ impl Node {
             stop,
             acceptor: Some(acceptor),
             control: Some(control),
+            storage,
             facts,
             admission,
             origins,
@@ -202,6 +253,14 @@ impl Node {
         for shard in self.shards.drain(..) {
             if shard.join().is_err() {
                 tracing::error!("a shard panicked");
+            }
+        }
+        if let Some(RunningStorage { end, needed, courier }) = self.storage.take() {
+            end();
+            // The storage may not have ended in time; its news are of no use any more.
+            drop(needed);
+            if courier.join().is_err() {
+                tracing::error!("the courier of the storage panicked");
             }
         }
         if let Some(control) = self.control.take()

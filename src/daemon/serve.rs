@@ -5,6 +5,7 @@ use crate::daemon::config::{self, Config, Loaded, Mistake, Reload, ServeArgs};
 use crate::daemon::logging::{self, Logging, LoggingError};
 use crate::daemon::node::{Listeners, Node, VERSION, listen};
 use crate::daemon::pinning::{self, Pinning};
+use crate::daemon::storage;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fmt;
@@ -28,6 +29,8 @@ pub enum ServeError {
         /// Why.
         error: io::Error,
     },
+    /// The storage can't be used.
+    Storage(String),
     /// The operating system refused a thread, a poll or a signal handler.
     Start(io::Error),
 }
@@ -61,6 +64,7 @@ impl fmt::Display for ServeError {
                     _ => Ok(()),
                 }
             }
+            ServeError::Storage(why) => write!(f, "storage: {why}"),
             ServeError::Start(error) => write!(f, "the node could not start: {error}"),
         }
     }
@@ -81,13 +85,16 @@ pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    // Before the first thread, so that none is ended by a signal that nobody expects yet.
+    let clock = clock::start();
+    // Before the signals are taken, so that one may end a start that waits for Redis.
+    let storage = storage::open(&config, clock()).map_err(ServeError::Storage)?;
+    // Before the first thread of the node, so that none is ended by a signal that nobody expects yet.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ServeError::Start)?;
     let listeners = open_ports(&config)?;
     let pinning = pinning::decide(config.pin, config.shards, loaded.host.cores);
     let addresses = addresses(&listeners).map_err(ServeError::Start)?;
     let mut node =
-        Node::start(&config, listeners, &pinning, clock::start()).map_err(ServeError::Start)?;
+        Node::start(&config, listeners, &pinning, clock, storage).map_err(ServeError::Start)?;
     announce(&loaded, &pinning, addresses);
 
     for signal in signals.forever() {

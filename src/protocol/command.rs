@@ -15,7 +15,7 @@ mod parse;
 mod table;
 
 pub use identity::identity_field;
-pub use parse::{known_name, parse};
+pub use parse::{known_name, parse, read_config};
 pub use table::{
     CommandSpec, ParameterSpec, ParameterType, Scope, changes_something, help, help_brief,
 };
@@ -259,6 +259,57 @@ pub struct RoomConfig {
     /// Who may publish events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub publishers: Option<Publishers>,
+    /// What of it is kept beyond the life of the server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub persist: Option<Persist>,
+    /// When an event in it is acknowledged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack_when: Option<AckWhen>,
+}
+
+macro_rules! words {
+    ($(#[$outer:meta])* $enum:ident: $($(#[$doc:meta])* $name:ident = $word:literal,)+) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+        #[serde(rename_all = "lowercase")]
+        pub enum $enum { $($(#[$doc])* $name,)+ }
+
+        impl $enum {
+            /// Every word, in the order of the table.
+            pub const WORDS: &'static [&'static str] = &[$($word,)+];
+
+            /// What a word means, if it means anything.
+            pub fn parse(text: &str) -> Option<$enum> {
+                match text { $($word => Some($enum::$name),)+ _ => None }
+            }
+
+            /// The word.
+            pub fn as_str(self) -> &'static str {
+                match self { $($enum::$name => $word,)+ }
+            }
+        }
+    };
+}
+
+words! {
+    /// What of a room is kept beyond the life of the server.
+    Persist:
+    /// Nothing.
+    None = "none",
+    /// What was said in its channels, what a channel needs so that members can recover, and the
+    /// room's settings.
+    History = "history",
+    /// Whether the room is paused, too.
+    All = "all",
+}
+
+words! {
+    /// When an event in a room that is kept is acknowledged.
+    AckWhen:
+    /// When it is stored.
+    Stored = "stored",
+    /// When it has its place, stored or not.
+    Accepted = "accepted",
 }
 
 /// Who may publish events in a room.

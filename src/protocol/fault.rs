@@ -133,6 +133,10 @@ faults! {
     ConnectionLimit = 503 "CONNECTION_LIMIT",
     /// The server is going away.
     Draining = 503 "DRAINING",
+    /// The event was delivered, but it is not known to be stored.
+    StorageUnavailable = 503 "STORAGE_UNAVAILABLE",
+    /// The event was delivered, but will never be stored.
+    StorageLost = 503 "STORAGE_LOST",
 }
 
 impl Fault {

@@ -10,11 +10,17 @@
 //! |<------------------- HEAD_ROOM, written by the home ------------->|<-- tail, by the edge --->|
 //! ```
 //!
+//! What was kept of an event beyond its frame's life is its text; [`Frame::restore`] makes the same
+//! frame of it again, to the byte.
+//!
 //! *Invariants*: a head never reaches into the tail; a draft is as long as its allocation; a frame is one final, unmasked text
 //! frame (RFC 6455, section 5.2) whose text is one envelope.
 
+use crate::base::time::Now;
 use crate::protocol::envelope::{Envelope, MessageType};
+use crate::protocol::json::{self, Value};
 use crate::protocol::timestamp;
+use std::fmt;
 use std::sync::Arc;
 
 /// The room for the longest head: the longest WebSocket header and the longest sequence.
@@ -72,6 +78,27 @@ struct Names {
     id: (u32, u32),
     from: (u32, u32),
 }
+
+/// Why a text is not that of a frame that was stamped with a sequence; the text finishes a sentence
+/// that begins with what it was meant to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreError {
+    /// It is no JSON object, or no envelope.
+    NotAnEnvelope,
+    /// It is an envelope, but not as this program writes them.
+    NotOurs,
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RestoreError::NotAnEnvelope => "is no JSON object with metadata",
+            RestoreError::NotOurs => "is not written the way this program writes messages",
+        })
+    }
+}
+
+impl std::error::Error for RestoreError {}
 
 impl Draft {
     /// Everything of `envelope` that its edge knows. `from` is the true sender.
@@ -215,6 +242,33 @@ impl Frame {
         })
     }
 
+    /// The frame that was stamped once and of which `text` was kept: its wire bytes are the same
+    /// again. It counts as received at `now`, and expires when it would have.
+    pub fn restore(text: &str, now: Now) -> Result<Arc<Frame>, RestoreError> {
+        let kept = Kept::parse(text)?;
+        let mut bytes = Vec::with_capacity(HEAD_ROOM + kept.tail.len());
+        bytes.extend_from_slice(&[0; HEAD_ROOM]);
+        bytes.extend_from_slice(kept.tail.as_bytes());
+        let origin = Origin { received_ns: now.mono_ns, ttl_ms: None };
+        let names = kept.names.ok_or(RestoreError::NotOurs)?;
+        let mut frame = Draft { bytes, names, origin }.stamp(kept.sequence, kept.timestamp_us);
+        if frame.text() != text.as_bytes() {
+            return Err(RestoreError::NotOurs);
+        }
+        if let (Some(ttl_ms), Some(frame)) = (kept.ttl_ms, Arc::get_mut(&mut frame)) {
+            let until_ms = (kept.timestamp_us / 1_000).saturating_add(ttl_ms);
+            let left_ms = until_ms.saturating_sub(now.wall_us / 1_000).min(ttl_ms);
+            frame.expires_ms = Some(now.mono_ms().saturating_add(left_ms));
+        }
+        Ok(frame)
+    }
+
+    /// The envelope as JSON text, as it goes over the wire.
+    pub fn text(&self) -> &[u8] {
+        let wire = self.wire();
+        &wire[header_length(wire)..]
+    }
+
     /// The bytes for the socket.
     pub fn wire(&self) -> &[u8] {
         &self.bytes[self.start..]
@@ -270,6 +324,55 @@ impl Frame {
         out.extend_from_slice(&self.bytes[head_start..HEAD_ROOM]);
         out.extend_from_slice(REPLAYED.as_bytes());
         out.extend_from_slice(&self.bytes[HEAD_ROOM..]);
+    }
+}
+
+/// What the text of a kept frame says, as far as the home asks.
+struct Kept<'a> {
+    sequence: u64,
+    timestamp_us: u64,
+    ttl_ms: Option<u64>,
+    /// What follows the sequence.
+    tail: &'a str,
+    /// Where the names stand behind a [`HEAD_ROOM`] and `tail`; `None` if they are not there.
+    names: Option<Names>,
+}
+
+impl<'a> Kept<'a> {
+    fn parse(text: &'a str) -> Result<Kept<'a>, RestoreError> {
+        let mut metadata = None;
+        let mut time = None;
+        json::members(text, |key, value| match (&*key.get(), value) {
+            ("metadata", Value::Object(object)) => metadata = Some(object),
+            ("timestamp", Value::Text(text)) => time = timestamp::parse_us(&text.get()),
+            _ => {}
+        })
+        .map_err(|_| RestoreError::NotAnEnvelope)?;
+        let metadata = metadata.ok_or(RestoreError::NotAnEnvelope)?;
+        let (mut sequence, mut ttl_ms) = (None, None);
+        json::members(metadata, |key, value| match &*key.get() {
+            "sequence" => sequence = value.as_u64(),
+            "ttl_ms" => ttl_ms = value.as_u64(),
+            _ => {}
+        })
+        .map_err(|_| RestoreError::NotAnEnvelope)?;
+        let (Some(sequence), Some(timestamp_us)) = (sequence, time) else {
+            return Err(RestoreError::NotOurs);
+        };
+        let digits = itoa::Buffer::new().format(sequence).len();
+        let tail = text.get(HEAD.len() + digits..).ok_or(RestoreError::NotOurs)?;
+        // The head ends within the metadata, so its end is in the tail, if the head is ours.
+        let metadata_end = metadata.as_ptr() as usize + metadata.len() - text.as_ptr() as usize;
+        let names = metadata_end.checked_sub(HEAD.len() + digits).and_then(|end| {
+            let rest = tail.get(end..)?.strip_prefix(r#","id":""#)?;
+            let (id, rest) = rest.split_once('"')?;
+            let (from, _) = rest.strip_prefix(r#","from":""#)?.split_once('"')?;
+            let id_start = HEAD_ROOM + end + r#","id":""#.len();
+            let from_start = id_start + id.len() + r#"","from":""#.len();
+            let span = |start: usize, name: &str| (start as u32, (start + name.len()) as u32);
+            Some(Names { id: span(id_start, id), from: span(from_start, from) })
+        });
+        Ok(Kept { sequence, timestamp_us, ttl_ms, tail, names })
     }
 }
 
@@ -393,6 +496,63 @@ mod tests {
                 assert_eq!(again["payload"], value["payload"]);
             }
         }
+    }
+
+    #[test]
+    fn kept_frames_are_restored_to_the_byte() {
+        let now = Now { mono_ns: 9_000_000_000, wall_us: 1_764_000_000_200_000 };
+        let large = format!(r#"{{"t":"{}"}}"#, "x".repeat(70_000));
+        for payload in ["{}", r#"{"a":"\u0007 \"id\":\"no\" ü 😀","b":[1e3,{}]}"#, &large] {
+            for metadata in ["", r#""ack":true"#, r#""x":{"id":"}"}, "ttl_ms":5 ,"ü":"\"}""#] {
+                for sequence in [1, 1_234_567, u64::MAX] {
+                    let sent = draft(metadata, payload).stamp(sequence, 1_764_000_000_199_001);
+                    let text = std::str::from_utf8(sent.text()).unwrap();
+                    let back = Frame::restore(text, now).unwrap();
+                    assert_eq!(back.wire(), sent.wire());
+                    assert_eq!(back.replayed().wire(), sent.replayed().wire());
+                    assert_eq!(back.identity(), sent.identity());
+                    assert_eq!((back.id(), back.from()), (sent.id(), sent.from()));
+                    assert_eq!(back.sequence, sent.sequence);
+                    assert_eq!(back.timestamp_us, sent.timestamp_us);
+                    assert_eq!(back.memory_bytes(), sent.memory_bytes());
+                    // 1 ms of its 5 had gone by on the wall.
+                    let expires_ms = metadata.contains("ttl_ms").then_some(9_004);
+                    assert_eq!(back.expires_ms, expires_ms);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn expired_frames_are_restored_as_expired() {
+        let sent = draft(r#""ttl_ms":5"#, "{}").stamp(1, 1_000_000);
+        let now = Now { mono_ns: 7_000_000, wall_us: 9_000_000 };
+        let back = Frame::restore(std::str::from_utf8(sent.text()).unwrap(), now).unwrap();
+        assert!(back.is_expired(now.mono_ms()));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_not_restored() {
+        let sent = draft("", "{}").stamp(12, 1_764_000_000_123_456);
+        let text = std::str::from_utf8(sent.text()).unwrap();
+        let error = |text: &str| Frame::restore(text, Now::default()).unwrap_err();
+        for end in 0..text.len() {
+            assert_eq!(error(&text[..end]), RestoreError::NotAnEnvelope);
+        }
+        for (from, to) in [
+            (":12", ": 12"),
+            (":12", ":\"12\""),
+            ("\"version\":\"1.0\",", ""),
+            ("2025-11-24T", "2025-11-24t"),
+            ("2025-11-24T", "2025-99-24T"),
+            ("\"id\"", "\"ID\""),
+            ("\"from\"", "\"form\""),
+            ("{\"sequence\":12}", "{}"),
+        ] {
+            assert_eq!(error(&text.replace(from, to)), RestoreError::NotOurs, "{to}");
+        }
+        assert_eq!(error("{}"), RestoreError::NotAnEnvelope);
+        assert_eq!(error(r#"{"metadata":{},"timestamp":""}"#), RestoreError::NotOurs);
     }
 
     #[test]

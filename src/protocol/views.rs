@@ -216,7 +216,7 @@ fn envelopes<S: Serializer>(frames: &[Arc<Frame>], serializer: S) -> Result<S::O
 }
 
 /// What one shard adds to the answer to `status`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// Clients connected to it.
     pub clients: u64,
@@ -228,6 +228,42 @@ pub struct Counts {
     pub messages_in: u64,
     /// Messages sent by it.
     pub messages_out: u64,
+    /// How its storage does, if there is one beyond memory.
+    pub storage: Option<StorageView>,
+}
+
+/// How a storage does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StorageView {
+    /// `ok`, or `degraded` while nothing can be stored.
+    pub state: &'static str,
+    /// Since when it is degraded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+    /// Why it is degraded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Arc<str>>,
+    /// Events that are not stored yet.
+    pub pending: u64,
+    /// Events that never will be.
+    pub lost: u64,
+}
+
+impl StorageView {
+    /// A storage that does well, or one that is degraded since then, for that reason.
+    pub fn new(degraded: Option<(Time, Arc<str>)>, pending: u64, lost: u64) -> StorageView {
+        let (since, reason) = degraded.unzip();
+        let state = if since.is_some() { "degraded" } else { "ok" };
+        StorageView { state, since, reason, pending, lost }
+    }
+
+    /// What two shards say.
+    pub fn plus(self, other: StorageView) -> StorageView {
+        let (pending, lost) = (self.pending + other.pending, self.lost + other.lost);
+        let views = [self, other].into_iter();
+        let degraded = views.filter_map(|view| view.since.zip(view.reason));
+        StorageView::new(degraded.min_by_key(|(since, _)| since.0), pending, lost)
+    }
 }
 
 /// The answer to `status`.
@@ -255,6 +291,9 @@ pub struct StatusView {
     pub messages_out: u64,
     /// Where history is kept.
     pub storage: &'static str,
+    /// How that does, if it is not memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage_state: Option<StorageView>,
     /// Shards that did not answer in time; their share is missing above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unanswered_shards: Vec<u16>,

@@ -18,6 +18,7 @@
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::limits::TurnLimits;
 use crate::base::time::Now;
+use crate::broker::record::Record;
 use crate::broker::telemetry::Telemetry;
 use crate::protocol::close::CloseReason;
 use crate::shard::engine::Engine;
@@ -38,6 +39,9 @@ pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 /// Takes telemetry without waiting; false if it is full.
 pub type TelemetrySink = Box<dyn FnMut(Telemetry) -> bool + Send>;
 
+/// Takes a record for the storage without waiting; it comes back if there is no room now.
+pub type RecordSink = Box<dyn FnMut(Record) -> Result<(), Record> + Send>;
+
 /// The token of the waker; slots of connections are below it.
 const BELL: Token = Token(usize::MAX);
 /// New connections taken in one turn.
@@ -46,6 +50,10 @@ const ARRIVALS_PER_TURN: usize = 256;
 const SLEEP_MAX: Duration = Duration::from_millis(500);
 /// How long a shard that could not empty its lanes out sleeps.
 const LANE_RETRY: Duration = Duration::from_millis(1);
+/// How long a shard whose records the storage did not take sleeps.
+const RECORD_RETRY: Duration = Duration::from_millis(20);
+/// How long a shard that ends offers the storage what it did not take before.
+const LAST_RECORDS_NS: u64 = 2_000_000_000;
 /// How often the meters are published while there is work.
 const PUBLISH_NS: u64 = 20_000_000;
 
@@ -82,6 +90,8 @@ pub struct Parts {
     pub meters: Arc<Meters>,
     /// Where its telemetry goes.
     pub telemetry: TelemetrySink,
+    /// Where its records go.
+    pub records: RecordSink,
     /// What a turn may take, and how one that found nothing ends.
     pub turn: TurnLimits,
     /// The clock.
@@ -156,6 +166,7 @@ impl Driver {
             self.count_turn(started, ended);
             self.sleep(ended)?;
         }
+        self.give_last_records();
         let last = (self.parts.clock)();
         self.publish(last);
         Ok(())
@@ -174,6 +185,7 @@ impl Driver {
         self.parts.engine.run_own_lane(routed);
         // Before what follows from it on other shards, so that it is told in that order.
         self.give_telemetry();
+        self.give_records();
         self.send_lanes();
         self.write_sockets(routed);
         let written = (self.parts.clock)();
@@ -384,6 +396,44 @@ impl Driver {
         }
     }
 
+    /// Gives the storage what it takes; the rest is offered again in the next turn.
+    fn give_records(&mut self) {
+        let records = self.parts.engine.records();
+        while let Some(record) = records.pop_front() {
+            if let Err(record) = (self.parts.records)(record) {
+                return records.push_front(record);
+            }
+        }
+    }
+
+    /// Offers the storage what it has not taken yet, for a short time; the rest is lost.
+    fn give_last_records(&mut self) {
+        let until_ns = (self.parts.clock)().mono_ns + LAST_RECORDS_NS;
+        loop {
+            self.give_records();
+            if self.parts.engine.records().is_empty() {
+                return;
+            }
+            if (self.parts.clock)().mono_ns >= until_ns {
+                break;
+            }
+            std::thread::sleep(LANE_RETRY);
+        }
+        let (mut records, mut events) = (0, 0);
+        while let Some(record) = self.parts.engine.records().pop_front() {
+            records += 1;
+            events += u64::from(matches!(record, Record::Event(_)));
+        }
+        tracing::error!(
+            records,
+            events,
+            "the storage did not take the last of what was to be kept"
+        );
+        let tally = self.parts.engine.tally_mut();
+        tally.add(Counter::RecordsLost, records);
+        tally.add(Counter::EventsLost, events);
+    }
+
     fn count_turn(&mut self, started: Now, ended: Now) {
         let busy_ns = ended.mono_ns - started.mono_ns;
         let tally = self.parts.engine.tally_mut();
@@ -471,6 +521,9 @@ impl Driver {
         let mut length = SLEEP_MAX;
         if let Some(tick_ms) = self.parts.engine.next_tick_ms() {
             length = length.min(Duration::from_millis(tick_ms.saturating_sub(now.mono_ms())));
+        }
+        if !self.parts.engine.records().is_empty() {
+            length = length.min(RECORD_RETRY);
         }
         let own = self.parts.engine.shard();
         let engine = &mut self.parts.engine;

@@ -69,6 +69,16 @@ meter! {
     Tells = "tells" "Tells handled as an edge",
     /// Messages recovered by returning clients.
     Replayed = "replayed" "Messages replayed from history",
+    /// Records made for the storage.
+    Records = "records" "Records made for the storage: events, channels, rooms",
+    /// Records that found no place.
+    RecordsLost = "records_lost" "Records given up because too many waited for the storage",
+    /// Events that are stored.
+    EventsStored = "events_stored" "Events of which the storage said that they are stored",
+    /// Events that will never be stored.
+    EventsLost = "events_lost" "Events that will never be stored",
+    /// Acks that waited.
+    AckWaits = "ack_waits" "Acks that had to wait until their events were stored",
     /// Gap notices sent.
     Gaps = "gaps" "Gap notices sent to clients that missed messages",
 }
@@ -94,6 +104,12 @@ meter! {
     TellLane = "tell_lane_depth" "Tells waiting in the lane of the shard",
     /// Bytes waiting in outboxes that a socket did not take at once.
     OutboxBytes = "outbox_bytes" "Bytes that wait for slow client sockets",
+    /// Events that are not stored yet.
+    EventsPending = "events_pending" "Events that are to be stored and are not stored yet",
+    /// Acks that wait for the storage.
+    AcksWaiting = "acks_waiting" "Acks that wait until their events are stored",
+    /// Bytes of records that the storage has not taken.
+    RecordsBytes = "records_bytes" "Bytes of records that the storage has not taken yet",
     /// Clients whose reading is paused.
     Paused = "paused_connections" "Connections whose reading is paused",
 }

@@ -11,6 +11,7 @@ mod commands;
 mod common;
 mod connecting;
 mod control_plane;
+mod durable;
 mod envelope;
 mod events;
 mod foreign_clients;
@@ -18,6 +19,8 @@ mod history;
 mod lifecycle;
 mod presence;
 mod private;
+#[path = "../redis/mod.rs"]
+mod redis;
 mod slow_consumers;
 mod start_up;
 mod turns;

@@ -76,8 +76,8 @@ fn what_is_typed_wrong_ends_before_anything_starts() {
         (&["--shards", "0"], &["--shards: must be 1 to 256, but is 0"]),
         (&["--pin", "maybe"], &["maybe", "auto", "off"]),
         (&["--listen", "9100"], &["--listen: `9100` is no address and port"]),
-        (&["--storage", "redis"], &["--storage: ", "memory only"]),
-        (&["--redis-url", "redis://:secret@localhost"], &["--redis-url: ", "memory only"]),
+        (&["--storage", "redis"], &["--storage: ", "`redis_url`"]),
+        (&["--redis-url", "redis://:secret@localhost"], &["--redis-url: ", "`storage`"]),
         (&["--log-level", "loud"], &["--log-level: ", "`loud`"]),
         (
             &["--outbox-bytes", "70000", "--max-message-bytes", "65536"],

@@ -2,8 +2,9 @@
 
 use crate::conn::{Options, Stage, What};
 use crate::model::{Private, Publish};
-use crate::setup::{CHANNELS, ROOMS, SECRETS, VAULT, guests, pick};
+use crate::setup::{CHANNELS, LAX_ROOM, ROOMS, SECRETS, VAULT, guests, pick};
 use crate::sim::Sim;
+use arqonbus::protocol::command::Persist;
 use serde_json::json;
 
 impl Sim {
@@ -155,6 +156,7 @@ impl Sim {
             place: None,
             is_refused: false,
             is_duplicate: false,
+            is_lost: false,
             after_leave: leave,
         });
         conn.ask(&id, What::Events(vec![nonce]), has_ack || has_trace);
@@ -328,11 +330,31 @@ impl Sim {
                 }
                 json!({"type": "private", "metadata": {"members": guests(&channel)}})
             }
-            "create_room" => match self.rng.u8(..3) {
-                0 => json!({"config": {"history_size": 2, "member_limit": 2}}),
-                1 => json!({"config": {"publishers": ["c0", "c1"]}}),
-                _ => json!({}),
-            },
+            "create_room" if room == LAX_ROOM && self.model.ledger.is_some() => {
+                match self.rng.u8(..3) {
+                    0 => json!({"config": {"persist": "none"}}),
+                    1 => json!({"config": {"ack_when": "accepted"}}),
+                    _ => json!({}),
+                }
+            }
+            "create_room" => {
+                let mut config = match self.rng.u8(..3) {
+                    0 => json!({"history_size": 2, "member_limit": 2}),
+                    1 => json!({"publishers": ["c0", "c1"]}),
+                    _ => json!({}),
+                };
+                let habits = self.world.setup.storage.as_ref();
+                if habits.is_some_and(|habits| habits.durability.persist == Persist::None)
+                    && room != "r0"
+                {
+                    // It alone says that it is kept.
+                    config["persist"] = json!(if room == "r1" { "all" } else { "history" });
+                }
+                match config == json!({}) {
+                    true => config,
+                    false => json!({"config": config}),
+                }
+            }
             "announce" => json!({"message": "hear, hear"}),
             "disconnect_client" => {
                 json!({"client_id": format!("c{}", self.rng.usize(..self.clients.len()))})
@@ -340,7 +362,12 @@ impl Sim {
             _ => json!({}),
         };
         match command {
-            "create_room" => self.model.history_min = self.model.history_min.min(2),
+            "create_room" => {
+                self.model.history_min = self.model.history_min.min(2);
+                if room == LAX_ROOM {
+                    self.model.lax_rooms.insert(room.clone());
+                }
+            }
             "pause_room" => {
                 self.model.paused.insert(room.clone());
             }

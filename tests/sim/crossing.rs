@@ -48,6 +48,7 @@ fn calm(shards: u16) -> Setup {
         has_floods: false,
         has_leaps: false,
         ends_with_drain: false,
+        storage: None,
     }
 }
 

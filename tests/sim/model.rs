@@ -6,8 +6,11 @@
 //! one; where none was (a channel that opened in a room joined as a whole) they are equal when
 //! they hold the same message.
 
+use crate::storage::{Kept, Ledger};
 use crate::violation;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
 /// What all clients together know.
 #[derive(Default)]
@@ -30,6 +33,18 @@ pub struct Model {
     pub seen: BTreeMap<String, u64>,
     /// Channels that a message with a time to live was sent to.
     pub with_ttl: BTreeSet<(String, String)>,
+    /// All that was ever stored, if there is a storage.
+    pub ledger: Option<Rc<RefCell<Ledger>>>,
+    /// Events that were acknowledged, and so are stored.
+    pub acked: BTreeSet<usize>,
+    /// Rooms in which an ack may promise less.
+    pub lax_rooms: BTreeSet<String>,
+    /// The connections there were when the node last died.
+    pub conns_before: usize,
+    /// How far the epochs of dead nodes were kept.
+    kept: BTreeMap<String, u64>,
+    /// Lives of which less came back than a history holds, for something in between was lost.
+    short: BTreeSet<String>,
 }
 
 /// An event that was sent.
@@ -48,6 +63,8 @@ pub struct Publish {
     pub place: Option<(usize, u64)>,
     pub is_refused: bool,
     pub is_duplicate: bool,
+    /// The node died before it was stored.
+    pub is_lost: bool,
     /// The leave that was under way when it was sent, as a request id of its connection.
     pub after_leave: Option<String>,
 }
@@ -62,12 +79,20 @@ pub struct Private {
     pub heard_by: BTreeSet<usize>,
 }
 
+/// What of an epoch is the same whichever node goes on with it.
+pub fn life_in(epoch: &str) -> &str {
+    epoch.split('-').next().unwrap_or(epoch)
+}
+
 /// One life of one channel.
 #[derive(Default)]
 struct Life {
     /// The life that this one turned out to be.
     is_really: Option<usize>,
+    /// What of its epoch is the same whichever node goes on with it.
     epoch: Option<String>,
+    /// The epoch that was told last.
+    told: Option<String>,
     messages: BTreeMap<u64, usize>,
     times: BTreeMap<u64, String>,
 }
@@ -86,13 +111,65 @@ impl Model {
 
     /// The life of that epoch.
     pub fn life_of(&mut self, epoch: &str) -> usize {
+        let told = Some(epoch.to_owned());
+        let epoch = life_in(epoch);
         if let Some(&life) = self.by_epoch.get(epoch) {
-            return self.real(life);
+            let life = self.real(life);
+            self.lives[life].told = told;
+            return life;
         }
         let life = self.new_life();
-        self.lives[life].epoch = Some(epoch.to_owned());
+        (self.lives[life].epoch, self.lives[life].told) = (Some(epoch.to_owned()), told);
         self.by_epoch.insert(epoch.to_owned(), life);
         life
+    }
+
+    /// The node died, and another begins with what was kept.
+    pub fn bury(&mut self, channels: &BTreeMap<(String, String), Kept>, conns: usize) {
+        self.conns_before = conns;
+        self.see("the node died".to_owned());
+        let ledger = self.ledger.clone().unwrap_or_default();
+        let ledger = ledger.borrow();
+        for life in &mut self.lives {
+            life.messages.retain(|sequence, nonce| {
+                let publish = &mut self.publishes[*nonce];
+                let address = (publish.room.clone(), publish.channel.clone());
+                let is_kept = channels.get(&address).is_some_and(|kept| {
+                    let (from, id) = (publish.from.clone(), publish.id.clone());
+                    let epoch = kept.record.epoch.to_string();
+                    let is_same = life.epoch.as_ref().is_none_or(|known| *known == epoch);
+                    let places = ledger.get(&(address.0.clone(), address.1.clone(), from, id));
+                    let place = (epoch, *sequence);
+                    is_same
+                        && *sequence <= kept.last
+                        && places.is_some_and(|places| places.contains(&place))
+                });
+                if !is_kept {
+                    (publish.place, publish.is_lost) = (None, true);
+                    life.times.remove(sequence);
+                }
+                is_kept
+            });
+        }
+        for kept in channels.values() {
+            let life = self.by_epoch.get(&*kept.record.epoch).map(|&life| self.real(life));
+            if let Some(told) = life.and_then(|life| self.lives[life].told.clone()) {
+                self.kept.entry(told).or_insert(kept.last);
+            }
+            if (kept.frames.len() as u64) < kept.last.min(self.history_min) {
+                self.short.insert(kept.record.epoch.to_string());
+            }
+        }
+    }
+
+    /// How far an epoch of a dead node was kept, if it was.
+    pub fn kept_up_to(&self, epoch: &str) -> Option<u64> {
+        self.kept.get(epoch).copied()
+    }
+
+    /// Whether less came back of a life than a history holds.
+    pub fn is_short(&self, epoch: &str) -> bool {
+        self.short.contains(life_in(epoch))
     }
 
     /// Two lives are one.
@@ -107,7 +184,7 @@ impl Model {
             (Some(one), Some(other)) => {
                 violation!("one epoch", "one message is in the lives {one} and {other}")
             }
-            (None, epoch) => self.lives[a].epoch = epoch,
+            (None, epoch) => (self.lives[a].epoch, self.lives[a].told) = (epoch, gone.told),
             _ => {}
         }
         for (sequence, nonce) in gone.messages {
@@ -121,6 +198,9 @@ impl Model {
     /// Someone saw a message at a place in a life.
     pub fn place(&mut self, life: usize, sequence: u64, nonce: usize, time: &str) -> usize {
         let mut life = self.real(life);
+        if self.publishes[nonce].is_lost {
+            violation!("lost is lost", "message {nonce} was not stored, and is there again");
+        }
         if let Some((known, at)) = self.publishes[nonce].place {
             if at != sequence {
                 violation!("one place", "message {nonce} has the sequences {at} and {sequence}");
@@ -163,7 +243,7 @@ impl Model {
 
     /// The epoch of a life, if anyone was told.
     pub fn epoch(&self, life: usize) -> Option<&str> {
-        self.lives[self.real(life)].epoch.as_deref()
+        self.lives[self.real(life)].told.as_deref()
     }
 
     /// Messages that were seen with a place.

@@ -139,6 +139,7 @@ impl Sim {
             for client in 0..self.clients.len() {
                 is_busy |= self.flush(client);
             }
+            is_busy |= self.world.store_all();
             if !is_busy {
                 return;
             }
@@ -203,6 +204,8 @@ impl Sim {
                 ("pending answers", engine.edge().pending_count(), 0),
                 ("paused", engine.tally().gauge(Gauge::Paused) as usize, 0),
                 ("outbox bytes", engine.tally().gauge(Gauge::OutboxBytes) as usize, 0),
+                ("events not stored", engine.tally().gauge(Gauge::EventsPending) as usize, 0),
+                ("acks waiting", engine.tally().gauge(Gauge::AcksWaiting) as usize, 0),
             ];
             for (what, count, expected) in facts {
                 if count != expected {
@@ -303,6 +306,13 @@ impl Sim {
 
     fn check_counters(&mut self) {
         let (mut received, mut sent, mut accepted, mut repeats, mut messages) = (0, 0, 0, 0, 0);
+        for meters in &self.world.dead {
+            received += meters.counter(Counter::BytesReceived);
+            sent += meters.counter(Counter::BytesSent);
+            accepted += meters.counter(Counter::EventsAccepted);
+            repeats += meters.counter(Counter::EventsDuplicate);
+            messages += meters.counter(Counter::MessagesSent);
+        }
         for (number, shard) in self.world.shards.iter_mut().enumerate() {
             let meters = Meters::default();
             shard.engine.set_gauges();

@@ -2,6 +2,7 @@
 
 use arqonbus::base::ids::{ChannelId, ConnId};
 use arqonbus::broker::lane::{Ask, Tell};
+use arqonbus::broker::record::{KeptChannel, Record};
 use arqonbus::shard::engine::Engine;
 use fastrand::Rng;
 use std::collections::VecDeque;
@@ -34,11 +35,21 @@ pub enum Bug {
     RepeatBytes,
     IgnoreWantsInput,
     OverfillLane,
+    ClaimUnstored,
+    LoseRecord,
+    ForgetTail,
+    ForgetTerms,
 }
 
 impl Bug {
+    /// Whether it sits between a shard and its storage.
+    pub fn is_of_storage(self) -> bool {
+        let of_storage = [Bug::ClaimUnstored, Bug::LoseRecord, Bug::ForgetTail, Bug::ForgetTerms];
+        of_storage.contains(&self)
+    }
+
     /// All of them.
-    pub const ALL: [Bug; 25] = [
+    pub const ALL: [Bug; 29] = [
         Bug::SwapFanouts,
         Bug::DropFanout,
         Bug::DuplicateFanout,
@@ -64,6 +75,10 @@ impl Bug {
         Bug::RepeatBytes,
         Bug::IgnoreWantsInput,
         Bug::OverfillLane,
+        Bug::ClaimUnstored,
+        Bug::LoseRecord,
+        Bug::ForgetTail,
+        Bug::ForgetTerms,
     ];
 }
 
@@ -181,6 +196,45 @@ impl Sabotage {
         let strangers: Vec<ConnId> =
             self.conns.iter().copied().filter(|other| *other != conn).collect();
         (!strangers.is_empty()).then(|| strangers[self.rng.usize(..strangers.len())])
+    }
+
+    /// Meddles with what the storage says is stored, before it stores the first `count` of a queue.
+    pub fn stored(
+        &mut self,
+        queue: &VecDeque<Record>,
+        count: usize,
+        stored: &mut Vec<(ChannelId, u64)>,
+    ) {
+        if self.bug == Some(Bug::ClaimUnstored)
+            && let Some(Record::Event(event)) = queue.get(count)
+        {
+            stored.push((event.channel, event.frame.sequence));
+        }
+    }
+
+    /// Meddles with what waits for the storage.
+    pub fn records(&mut self, staged: &mut VecDeque<Record>) {
+        if self.bug == Some(Bug::LoseRecord) {
+            let rng = &mut self.rng;
+            staged.retain(|record| !matches!(record, Record::Event(_)) || rng.u8(..6) > 0);
+        }
+    }
+
+    /// Meddles with what a node that starts is given.
+    pub fn kept(&mut self, channels: &mut [KeptChannel]) {
+        for channel in channels {
+            match self.bug {
+                Some(Bug::ForgetTail) if channel.messages.len() > 1 => {
+                    channel.messages.pop();
+                    channel.last -= 1;
+                }
+                // The home that went on is taken for the one before it.
+                Some(Bug::ForgetTerms) => {
+                    (channel.record.term, channel.record.past) = (0, Vec::new());
+                }
+                _ => {}
+            }
+        }
     }
 
     /// How many slots a lane is believed to have.

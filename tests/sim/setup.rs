@@ -1,6 +1,7 @@
 //! What one run is like, chosen by its seed: how many shards, how narrow the lanes, how small the
 //! buffers, how patient the server.
 
+use crate::storage::Habits;
 use arqonbus::base::limits::Limits;
 use arqonbus::broker::home::Bootstrap;
 use arqonbus::broker::policy::{PublishAnywhere, Role};
@@ -10,6 +11,8 @@ use fastrand::Rng;
 
 /// The room whose channels are made private, and by `create_channel` only.
 pub const VAULT: &str = "vault";
+/// The room that may say that less is kept of it.
+pub const LAX_ROOM: &str = "r3";
 /// The rooms that clients talk about.
 pub const ROOMS: [&str; 6] = ["science", "r0", "r1", "r2", "r3", VAULT];
 /// The channels that clients talk about.
@@ -63,6 +66,8 @@ pub struct Setup {
     pub has_leaps: bool,
     /// Whether the run ends with a drain.
     pub ends_with_drain: bool,
+    /// The storage, if there is one.
+    pub storage: Option<Habits>,
 }
 
 impl Setup {
@@ -94,6 +99,7 @@ impl Setup {
             has_floods: rng.u8(..4) == 0,
             has_leaps: rng.bool(),
             ends_with_drain: rng.u8(..4) == 0,
+            storage: None,
         }
     }
 }

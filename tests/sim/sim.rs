@@ -1,14 +1,18 @@
 //! One run: a world, its clients, and one seeded choice after the other.
 
 use crate::conn::{Conn, Stage};
-use crate::model::Model;
+use crate::model::{Model, Publish, life_in};
 use crate::peer::{Heard, Peer};
 use crate::sabotage::{Bug, Sabotage};
 use crate::setup::{self, Setup, pick};
+use crate::storage::Habits;
 use crate::trace::Trace;
 use crate::violation;
 use crate::world::World;
+use arqonbus::broker::history::newest;
 use arqonbus::broker::lane::Ask;
+use arqonbus::protocol::command::Persist;
+use arqonbus::protocol::names::Name;
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -77,6 +81,17 @@ impl Sim {
             setup.roles.resize(usize::from(setup.shards), setup.roles[0]);
             setup.faults = setup.faults.min(5);
         }
+        // By a choice of its own, so that a seed without a storage is what it was before there was any.
+        let mut own = Rng::with_seed(!seed);
+        let has_storage = bug.map_or_else(|| own.bool(), Bug::is_of_storage);
+        setup.storage = has_storage.then(|| Habits::new(&mut own));
+        if let (Some(_), Some(habits)) = (bug, &mut setup.storage) {
+            (habits.faults, habits.crashes) = (0, 20);
+            if bug == Some(Bug::ForgetTerms) {
+                // A client must miss one home and meet the next.
+                (habits.pace, habits.crashes) = (4, 100);
+            }
+        }
         let clients = (0..setup.clients).map(|_| Client::default()).collect();
         let mut trace = Trace::new(is_traced);
         trace.note(format_args!("seed {seed}: {setup:?}"));
@@ -85,6 +100,11 @@ impl Sim {
         model.outbox_min = u64::from(setup.limits.outbox_bytes);
         let sabotage = Sabotage::new(bug, rng.fork());
         let world = World::new(setup, &mut rng, trace, sabotage);
+        model.ledger = world.storage.as_ref().map(|storage| storage.ledger.clone());
+        let habits = world.setup.storage.as_ref();
+        if habits.is_some_and(|habits| habits.durability.persist == Persist::None) {
+            model.lax_rooms.extend(setup::ROOMS.map(str::to_owned));
+        }
         let (step, is_calm, is_draining, texts) = (0, false, false, 0);
         Sim { world, clients, model, rng, step, is_calm, is_draining, texts }
     }
@@ -117,6 +137,14 @@ impl Sim {
     }
 
     fn choose(&mut self) {
+        if let Some(Habits { pace, crashes, .. }) = self.world.setup.storage {
+            if self.rng.u32(..10_000) < crashes {
+                return self.die();
+            }
+            if self.rng.u8(..100) < pace {
+                return self.world.store();
+            }
+        }
         if self.rng.u32(..1_000) < self.world.setup.faults {
             return self.break_something();
         }
@@ -133,6 +161,62 @@ impl Sim {
             }
             94..99 => self.let_time_pass(),
             _ => self.reconfigure(),
+        }
+    }
+
+    /// The node dies, and another begins with what was kept.
+    fn die(&mut self) {
+        self.note(format_args!("the node dies"));
+        self.world.die();
+        for client in 0..self.clients.len() {
+            if let Some(conn) = &mut self.clients[client].conn {
+                conn.is_doomed = true;
+                self.read(client, usize::MAX);
+            }
+        }
+        self.world.begin_again();
+        self.note(format_args!("another node begins"));
+        if let Some(storage) = &self.world.storage {
+            self.model.bury(&storage.channels, self.world.pipes.len());
+        }
+        self.check_begun();
+    }
+
+    /// A home that has just begun holds what was kept.
+    fn check_begun(&mut self) {
+        let Some(storage) = &self.world.storage else { return };
+        let ledger = storage.ledger.borrow();
+        for &nonce in &self.model.acked {
+            let Publish { room, channel, from, id, .. } = &self.model.publishes[nonce];
+            let identity = (room.clone(), channel.clone(), from.clone(), id.clone());
+            let mut places = ledger.get(&identity).into_iter().flatten();
+            if !places.any(|place| storage.still_has(&identity, place)) {
+                violation!("safe means safe", "the acknowledged message {nonce} is gone");
+            }
+        }
+        for ((room, channel), kept) in &storage.channels {
+            let home = self.world.placement.of_room(room).index();
+            let home = self.world.shards[home].engine.home();
+            let history = match channel.as_str() {
+                "*" => home.whole_room(room),
+                channel => home.channel(room, channel).map(|channel| &channel.history),
+            };
+            let Some(history) = history else {
+                violation!("it comes back", "{room}:{channel} is gone");
+            };
+            if life_in(history.epoch()) != &*kept.record.epoch || history.last() != kept.last {
+                violation!("it comes back", "{room}:{channel} is at {}", history.last());
+            }
+            let (Ok(room), Ok(channel)) = (Name::parse(room), Name::parse(channel)) else {
+                continue;
+            };
+            let page = history.page(&newest(room, channel, 2_000), 0, usize::MAX).messages;
+            let kept = kept.frames.iter().rev();
+            let is_same = page.iter().rev().zip(kept.clone()).all(|(a, b)| Arc::ptr_eq(a, b));
+            let least = (kept.len() as u64).min(self.model.history_min);
+            if !is_same || (page.len() as u64) < least {
+                violation!("it comes back", "{} of {} messages", page.len(), kept.len());
+            }
         }
     }
 

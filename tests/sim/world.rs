@@ -8,16 +8,20 @@
 
 use crate::sabotage::Sabotage;
 use crate::setup::{Setup, bootstraps};
+use crate::storage::Storage;
 use crate::trace::Trace;
 use arqonbus::base::hash::Placement;
 use arqonbus::base::ids::{ConnId, ShardId};
 use arqonbus::base::quota::NodeQuotas;
 use arqonbus::base::time::Now;
+use arqonbus::broker::durable::of_homes;
 use arqonbus::broker::edge::Facts;
 use arqonbus::broker::lane::{Ask, Tell};
+use arqonbus::broker::record::Snapshot;
 use arqonbus::protocol::close::CloseReason;
 use arqonbus::protocol::origin::Origins;
 use arqonbus::shard::engine::{Engine, Plan};
+use arqonbus::shard::meters::Meters;
 use fastrand::Rng;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -51,6 +55,10 @@ pub struct World {
     /// What the engines should have counted.
     pub bytes_received: u64,
     pub bytes_sent: u64,
+    /// What outlives the engines, if anything does.
+    pub storage: Option<Storage>,
+    /// What engines counted that are dead.
+    pub dead: Vec<Meters>,
 }
 
 /// One engine, and what its driver keeps for it.
@@ -96,29 +104,64 @@ impl World {
     pub fn new(setup: Setup, rng: &mut Rng, trace: Trace, sabotage: Sabotage) -> World {
         let now = Now { mono_ns: 1_000_000_000, wall_us: 1_764_000_000_000_000 };
         let placement = Placement::new(setup.shards, rng.u64(..));
+        let storage = setup.storage.clone().map(Storage::new);
+        let mut world = World {
+            now,
+            setup,
+            placement,
+            shards: Vec::new(),
+            pipes: Vec::new(),
+            trace,
+            sabotage,
+            turns: 0,
+            crossed: (0, 0),
+            bytes_received: 0,
+            bytes_sent: 0,
+            storage,
+            dead: Vec::new(),
+        };
+        world.begin(Snapshot::default());
+        world
+    }
+
+    /// New engines begin with what was kept.
+    fn begin(&mut self, snapshot: Snapshot) {
+        // Another one each time: no life and no term is given twice.
+        let (now, seed) = (self.now, 7 + self.dead.len() as u64);
         let (rooms, quota) = (Arc::new(bootstraps()), NodeQuotas::default());
-        let limits = Arc::new(setup.limits.clone());
-        let shards = placement.all().map(|shard| {
+        let limits = Arc::new(self.setup.limits.clone());
+        let parts = of_homes(snapshot, &self.placement);
+        let shards = self.placement.all().zip(parts).map(|(shard, part)| {
             let facts = Facts {
                 node: "sim".into(),
                 version: "0",
                 started_ns: now.mono_ns,
                 storage: "memory",
-                default_role: setup.roles[shard.index()],
-                publish_anywhere: setup.publish_anywhere,
+                default_role: self.setup.roles[shard.index()],
+                publish_anywhere: self.setup.publish_anywhere,
             };
             let plan = Plan {
                 shard,
-                placement: placement.clone(),
+                placement: self.placement.clone(),
                 limits: limits.clone(),
                 facts: Arc::new(facts),
                 origins: Origins::loopback(),
                 rooms: rooms.clone(),
                 on_node: quota.clone(),
-                seed: 7,
+                seed,
             };
             let mut engine = Engine::new(plan, now);
-            engine.set_staged_max(setup.staged_max);
+            engine.set_staged_max(self.setup.staged_max);
+            if let Some(storage) = &self.storage {
+                engine.begin_with(now, storage.habits.durability.clone(), part);
+                engine.records().edit(|records| {
+                    if let Some(record) = records.iter().find(|record| storage.gives_up(record)) {
+                        violation!("it comes back", "at the beginning {record:?}");
+                    }
+                });
+                engine.set_records_bytes_max(storage.habits.staged_bytes);
+                engine.check();
+            }
             Shard {
                 engine,
                 asks: VecDeque::new(),
@@ -132,19 +175,60 @@ impl World {
                 dirty: Vec::new(),
             }
         });
-        let shards = shards.collect();
-        World {
-            now,
-            setup,
-            placement,
-            shards,
-            pipes: Vec::new(),
-            trace,
-            sabotage,
-            turns: 0,
-            crossed: (0, 0),
-            bytes_received: 0,
-            bytes_sent: 0,
+        self.shards = shards.collect();
+    }
+
+    /// The node dies: what its sockets were given still reaches the clients.
+    pub fn die(&mut self) {
+        for pipe in &mut self.pipes {
+            pipe.is_closed = true;
+            pipe.up.clear();
+        }
+        for shard in std::mem::take(&mut self.shards) {
+            let meters = Meters::default();
+            meters.publish(shard.engine.tally());
+            self.dead.push(meters);
+        }
+    }
+
+    /// Another node begins with what the storage has.
+    pub fn begin_again(&mut self) {
+        let sabotage = &mut self.sabotage;
+        let snapshot = self.storage.as_mut().map(|storage| storage.survive(sabotage));
+        self.begin(snapshot.unwrap_or_default());
+    }
+
+    /// The storage does something, and says what it has to say.
+    pub fn store(&mut self) {
+        let shards = self.setup.shards;
+        let Some(storage) = &mut self.storage else { return };
+        let what = storage.step(shards, &mut self.sabotage);
+        self.trace.note(format_args!("the storage {what}"));
+        self.carry();
+    }
+
+    /// The storage does all it has to do, well; false if there was nothing.
+    pub fn store_all(&mut self) -> bool {
+        let shards = self.setup.shards;
+        let Some(storage) = &mut self.storage else { return false };
+        let is_busy = storage.is_busy() || !storage.news().is_empty();
+        storage.recover(shards);
+        self.carry();
+        is_busy
+    }
+
+    /// Takes the storage's news to the homes, in order for each, as far as their lanes take them.
+    fn carry(&mut self) {
+        let Some(storage) = &mut self.storage else { return };
+        let mut full = Vec::new();
+        for (shard, news) in std::mem::take(storage.news()) {
+            let Shard { asks, .. } = &mut self.shards[shard.index()];
+            if full.contains(&shard) || asks.len() >= self.setup.lane_slots {
+                full.push(shard);
+                storage.news().push_back((shard, news));
+            } else {
+                asks.push_back(Ask::Storage(Box::new(news)));
+            }
         }
     }
 
@@ -228,6 +312,7 @@ impl World {
                 && !pipe.is_closed
                 && (pipe.has_read_edge || pipe.has_write_edge)
         });
+        let has_room = self.storage.as_ref().is_some_and(Storage::has_room);
         let Shard { engine, asks, tells, arrivals, ready, .. } = &mut self.shards[shard];
         let own = engine.shard();
         let mut others = (0..engine.shards()).map(ShardId).filter(|other| *other != own);
@@ -244,6 +329,7 @@ impl World {
             (engine.has_work(), "work"),
             (tick_ms <= now_ms, "a timer"),
             (is_stuck, "something for a lane"),
+            (has_room && !engine.records().is_empty(), "something to be kept"),
         ];
         reasons.into_iter().find(|(is_so, _)| *is_so).map(|(_, what)| what)
     }
@@ -261,6 +347,7 @@ impl World {
         self.pass(Duration::from_micros(3));
         self.shards[shard].engine.run_own_lane(self.now);
         self.check_staged(shard);
+        self.give_records(shard);
         self.send_lanes(shard);
         self.write_sockets(shard);
         self.pass(Duration::from_micros(2));
@@ -400,6 +487,22 @@ impl World {
             self.crossed.1 += tells.len() as u64;
             self.shards[other].asks.extend(asks);
             self.shards[other].tells.extend(tells);
+        }
+    }
+
+    fn give_records(&mut self, shard: usize) {
+        let records = self.shards[shard].engine.records();
+        let Some(storage) = &mut self.storage else {
+            if !records.is_empty() {
+                violation!("records", "there are records without a storage");
+            }
+            return;
+        };
+        records.edit(|staged| self.sabotage.records(staged));
+        while let Some(record) = records.pop_front() {
+            if let Err(record) = storage.offer(record) {
+                return records.push_front(record);
+            }
         }
     }
 

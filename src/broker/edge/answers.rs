@@ -208,7 +208,7 @@ impl Edge {
         let brief = question.brief;
         match census {
             Census::Status(counts) => {
-                let status = self.status(now, counts, unanswered);
+                let status = self.status(now, *counts, unanswered);
                 self.succeed(now, conn, question, status, out);
             }
             Census::Rooms(rooms, total) => {
@@ -338,6 +338,7 @@ impl Edge {
             messages_in: counts.messages_in,
             messages_out: counts.messages_out,
             storage: self.facts.storage,
+            storage_state: counts.storage,
             unanswered_shards,
         }
     }

@@ -135,7 +135,7 @@ impl Edge {
             }
             Command::Announce { message, room } => self.ask_announce(now, message, room, asked),
             Command::Status => {
-                self.ask_all(now, Census::Status(Counts::default()), Topic::Status, asked)
+                self.ask_all(now, Census::Status(Box::<Counts>::default()), Topic::Status, asked)
             }
             Command::ListRooms => {
                 self.ask_all(now, Census::Rooms(Vec::new(), 0), Topic::Rooms, asked)

@@ -84,7 +84,7 @@ impl Home {
         {
             person.whole_room = None;
         }
-        self.settle(&address.room, conn);
+        self.settle(&address.room, conn, told);
         if let Some(client) = client {
             let place = self.place(&address);
             told.telemetry.push(Event::Left { client_id: place.known(&client.client_id), place });
@@ -112,7 +112,7 @@ impl Home {
                 }
                 self.untie(now, id, conn, (true, true), told);
             }
-            self.settle(&name, conn);
+            self.settle(&name, conn, told);
         }
     }
 
@@ -179,7 +179,7 @@ impl Home {
             self.on_node.channels.give_back();
             // A room that was made for a channel that can't be made goes with it.
             if self.rooms.get(&address.room).is_some_and(|room| room.is_abandoned()) {
-                self.remove_room(&address.room);
+                self.remove_room(&address.room, told);
             }
         }
         created
@@ -228,6 +228,7 @@ impl Home {
         let creator = Some(ask.client.client_id.clone());
         let (address, general) = (address.clone(), ChannelType::General);
         let id = self.insert_channel(now, address, general, creator, true, told).id;
+        self.keep_channel(id, told);
         self.open_to_room(now, id, told);
         Ok(self.enter(now, ask, id, true, told))
     }
@@ -258,7 +259,7 @@ impl Home {
         let view = JoinView {
             room: address.room.clone(),
             channel: address.channel.clone(),
-            epoch: channel.history.epoch().to_owned(),
+            epoch: channel.history.epoch().to_string(),
             sequence: channel.history.last(),
             participants: channel.member_count() as u64,
             created,
@@ -294,14 +295,14 @@ impl Home {
         }
         let position = |channel: &Channel| ChannelPosition {
             channel: channel.address.channel.clone(),
-            epoch: channel.history.epoch().to_owned(),
+            epoch: channel.history.epoch().to_string(),
             sequence: channel.history.last(),
         };
         let room = &self.rooms[&address.room];
         let view = JoinView {
             room: address.room.clone(),
             channel: address.channel.clone(),
-            epoch: room.history.epoch().to_owned(),
+            epoch: room.history.epoch().to_string(),
             sequence: room.history.last(),
             participants: room.people.len() as u64,
             created,
@@ -342,7 +343,9 @@ impl Home {
         is_free_to_make(room)?;
         let max = u64::from(self.limits.max_rooms);
         let is_taken = self.on_node.rooms.take(max)
-            || self.remove_empty_room(told) && self.on_node.rooms.take(max);
+            || self.on_node.rooms.is_just_full(max)
+                && self.remove_empty_room(told)
+                && self.on_node.rooms.take(max);
         if !is_taken {
             return Err(Refusal::of_field(
                 Fault::RoomLimit,
@@ -351,6 +354,7 @@ impl Home {
             ));
         }
         self.insert_room(now, room.clone(), room_type, Some(creator), config);
+        self.keep_room(room, told);
         Ok(())
     }
 
@@ -449,7 +453,11 @@ impl Home {
         let Some(channel) = self.channels.get_mut(&id) else { return };
         let is_new = channel.tie(conn, client, ties);
         channel.empty_since_ms = None;
+        channel.is_awaited = false;
         let room = channel.address.room.clone();
+        if channel.history.durable.as_ref().is_some_and(|durable| !durable.is_recorded) {
+            told.begun.insert(id);
+        }
         if is_new {
             if let Some(room) = self.rooms.get_mut(&room) {
                 room.enter(conn, client, 1);
@@ -486,7 +494,7 @@ impl Home {
     }
 
     /// Forgets a client that has left a room, and the room if that was all that kept it.
-    fn settle(&mut self, name: &Name, conn: ConnRef) {
+    fn settle(&mut self, name: &Name, conn: ConnRef, told: &mut Told) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         room.forget_stranger(conn);
         if !room.people.contains_key(&conn)
@@ -498,7 +506,7 @@ impl Home {
             }
         }
         if self.rooms.get(name).is_some_and(|room| room.is_abandoned()) {
-            self.remove_room(name);
+            self.remove_room(name, told);
         }
     }
 

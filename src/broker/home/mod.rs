@@ -4,10 +4,12 @@
 //! sequence; every channel belongs to exactly one room of this home; who is a member of a channel
 //! is in its room. [`Home::check`] asserts them.
 //!
-//! *Where storage joins in*: an event gets its place in [`History::append`](super::history), and
+//! *Where storage joins in*: `keeping` makes the records of what is to be kept, and hears what the
+//! storage says of them. An event gets its place in [`History::append`](super::history), and
 //! everything after it follows from the frame that returns. A journal shared by several nodes
 //! takes that call's place as the one who gives the sequence; nothing behind it needs to know.
 
+mod keeping;
 mod membership;
 mod publish;
 mod wishes;
@@ -17,11 +19,14 @@ use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::base::limits::Limits;
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
+use crate::broker::acks::Acks;
 use crate::broker::channel::Channel;
 use crate::broker::directory::Directory;
+use crate::broker::durable::Durability;
 use crate::broker::history::{Held, History};
 use crate::broker::lane::{Answer, Ask, DisconnectAsk, Part, PrivateAsk, RoomAnswer, Tell};
 use crate::broker::policy::ClientCard;
+use crate::broker::record::Record;
 use crate::broker::retention::Retention;
 use crate::broker::room::{Room, RoomType};
 use crate::broker::telemetry::Event;
@@ -31,10 +36,10 @@ use crate::protocol::names::{self, Name, PRIVATE_CHANNEL};
 use crate::protocol::reply::Stamp;
 use crate::protocol::views::{RoomView, Time};
 use ahash::RandomState;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// What a home wants told, collected while it handles one ask.
+/// What a home wants told and kept, collected while it handles one ask.
 #[derive(Debug, Default)]
 pub struct Told {
     /// To which edges, in order.
@@ -47,6 +52,18 @@ pub struct Told {
     pub duplicates: u64,
     /// Messages that histories gave up because all of them together held too much.
     pub shed: u64,
+    /// What is to be kept, in order.
+    pub records: Vec<Record>,
+    /// Histories that the storage has to hear of before that.
+    pub begun: BTreeSet<ChannelId>,
+    /// Events that turned out to be stored.
+    pub stored: u64,
+    /// Events that turned out never to be stored.
+    pub lost: u64,
+    /// Events that went with their channels before they were stored.
+    pub forgotten: u64,
+    /// Acks that have to wait for the storage.
+    pub ack_waits: u64,
 }
 
 impl Told {
@@ -83,8 +100,21 @@ pub struct Home {
     directory: Directory,
     /// Channels to be looked at for having been empty too long, by time in milliseconds.
     expiries: BTreeMap<u64, Vec<ChannelId>>,
+    /// The kept channels, and orders of whole rooms, whose members are awaited, with the time since
+    /// when, in milliseconds; in its order. Who has come is not awaited any more, and still here.
+    awaited: VecDeque<(u64, ChannelId)>,
     ids_given: u64,
     retention: Retention,
+    /// What is kept beyond the life of this home, if anything is.
+    durability: Option<Durability>,
+    acks: Acks,
+    /// The histories whose records were lost: the storage has to hear of them before it is given
+    /// another event of theirs.
+    unrecorded: BTreeSet<ChannelId>,
+    /// The rooms whose records were lost.
+    unrecorded_rooms: BTreeSet<Name>,
+    /// The records that were lost of what is gone and was not made anew, by its address.
+    unsaid: BTreeMap<String, Record>,
     hasher: RandomState,
     rng: fastrand::Rng,
 }
@@ -112,8 +142,14 @@ impl Home {
             presence: Map::with_hasher(hasher.clone()),
             directory: Directory::new(hasher.clone()),
             expiries: BTreeMap::new(),
+            awaited: VecDeque::new(),
             ids_given: 0,
             retention,
+            durability: None,
+            acks: Acks::default(),
+            unrecorded: BTreeSet::new(),
+            unrecorded_rooms: BTreeSet::new(),
+            unsaid: BTreeMap::new(),
             hasher,
             rng,
         }
@@ -176,12 +212,16 @@ impl Home {
     pub fn reconfigure(&mut self, limits: Arc<Limits>, told: &mut Told) {
         self.retention.set_limits(&limits, self.homes);
         self.limits = limits;
-        let Home { limits, rooms, channels, retention, .. } = self;
+        let Home { limits, rooms, channels, retention, durability, .. } = self;
         let bytes_max = history_bytes_max(limits);
+        let durability = durability.as_ref();
         let mut resize = |id, history: &mut History, size| {
             let before = history.held();
             history.resize(size, bytes_max);
             retention.account(id, before, history);
+            if let (Some(durability), Some(durable)) = (durability, &mut history.durable) {
+                durable.keep = durability.keep(size);
+            }
         };
         for room in rooms.values_mut() {
             let size = room.config.history_size.unwrap_or(limits.history_size);
@@ -227,6 +267,7 @@ impl Home {
             Ask::EnsurePm(room, sender) => self.ensure_pm(now, &room, &sender, told),
             Ask::Room(ask) => self.answer(now, *ask, told),
             Ask::Disconnect(ask) => self.disconnect(*ask, told),
+            Ask::Storage(news) => self.on_storage(now, *news, told),
             Ask::Reconfigure(limits) => self.reconfigure(limits, told),
             Ask::Survey(_) | Ask::Traced(_) | Ask::Drain { .. } | Ask::AllowOrigins(_) => {
                 unreachable!("what concerns the whole shard does not reach its home")
@@ -243,8 +284,16 @@ impl Home {
         Part::Rooms(rooms.into_iter().map(|room| self.room_view(room, client)).collect(), total)
     }
 
-    /// Deletes auto-created channels that were empty for too long.
+    /// Deletes auto-created channels that were empty for too long, and refuses acks that waited for
+    /// too long.
     pub fn expire(&mut self, now: Now, told: &mut Told) {
+        self.acks.expire(now, told);
+        while let Some(&(since_ms, id)) = self.awaited.front()
+            && since_ms + u64::from(self.limits.empty_channel_ttl_ms) <= now.mono_ms()
+        {
+            self.awaited.pop_front();
+            self.await_no_longer(id, told);
+        }
         while let Some(entry) = self.expiries.first_entry() {
             if *entry.key() > now.mono_ms() {
                 return;
@@ -257,7 +306,10 @@ impl Home {
 
     /// When [`Home::expire`] next has something to do, on the monotonic clock in milliseconds.
     pub fn next_expiry_ms(&self) -> Option<u64> {
-        self.expiries.keys().next().copied()
+        let expiry_ms = self.expiries.keys().next().copied();
+        let ttl_ms = u64::from(self.limits.empty_channel_ttl_ms);
+        let awaited_ms = self.awaited.front().map(|(since_ms, _)| since_ms + ttl_ms);
+        expiry_ms.into_iter().chain(awaited_ms).chain(self.acks.next_due_ms()).min()
     }
 
     /// Asserts every invariant; for tests and the simulator.
@@ -271,6 +323,7 @@ impl Home {
             total.bytes += history.held().bytes;
         }
         assert_eq!(self.retention.total(), total, "what is held is counted right");
+        self.check_kept();
         for channel in self.channels.values() {
             channel.check();
             assert_eq!(channel.id.home(), self.shard);
@@ -338,13 +391,16 @@ impl Home {
             history: self.new_history(size),
             people: Map::with_hasher(self.hasher.clone()),
             spread: Default::default(),
+            is_awaited: false,
         };
         self.whole_rooms.insert(id, name.clone());
         self.rooms.entry(name).insert(room).into_mut()
     }
 
-    fn remove_room(&mut self, name: &Name) {
+    fn remove_room(&mut self, name: &Name, told: &mut Told) {
         if let Some(room) = self.rooms.remove(name) {
+            self.unrecorded_rooms.remove(name);
+            self.forget_kept(room.id, &room.history, Record::RoomGone(name.clone()), told);
             self.retention.forget(room.id, &room.history);
             self.whole_rooms.remove(&room.id);
             self.on_node.rooms.give_back();
@@ -353,11 +409,14 @@ impl Home {
 
     /// Takes a place among the node's channels for a new one. If all are taken, the auto-created
     /// channel of this home that has been empty for longest goes before its time: who only makes
-    /// channels and leaves them has some at every home, and keeps nobody else from having one.
+    /// channels and leaves them has some at every home, and keeps nobody else from having one. One
+    /// that was kept and whose members are not back yet stays: a restart is nobody's fault.
     fn take_channel_place(&mut self, told: &mut Told) -> Result<(), Refusal> {
         let max = u64::from(self.limits.max_channels);
         let is_taken = self.on_node.channels.take(max)
-            || self.remove_longest_empty(told) && self.on_node.channels.take(max);
+            || self.on_node.channels.is_just_full(max)
+                && self.remove_longest_empty(told)
+                && self.on_node.channels.take(max);
         match is_taken {
             true => Ok(()),
             false => Err(Refusal::of_field(
@@ -403,13 +462,14 @@ impl Home {
 
     fn remove_channel(&mut self, id: ChannelId, told: &mut Told) {
         let Some(channel) = self.channels.remove(&id) else { return };
+        let address = &channel.address;
+        self.forget_kept(id, &channel.history, Record::ChannelGone(address.clone()), told);
         self.retention.forget(id, &channel.history);
         self.on_node.channels.give_back();
-        let address = &channel.address;
         if let Some(room) = self.rooms.get_mut(&address.room) {
             room.channels.remove(&address.channel);
             if room.is_abandoned() {
-                self.remove_room(&address.room);
+                self.remove_room(&address.room, told);
             }
         }
         told.telemetry.push(Event::ChannelDeleted { place: channel.place() });
@@ -438,6 +498,41 @@ impl Home {
             self.expiries.entry(due_ms).or_default().push(id);
         } else {
             self.remove_channel(id, told);
+        }
+    }
+
+    /// Gives the members of something that was kept time to come back, if it would go without them.
+    fn await_members(&mut self, now: Now, id: ChannelId) {
+        let is_awaited = match self.channels.get_mut(&id) {
+            Some(channel) => {
+                channel.is_awaited = channel.auto_created && channel.member_count() == 0;
+                channel.is_awaited
+            }
+            None => {
+                let name = self.whole_rooms.get(&id);
+                let Some(room) = name.and_then(|name| self.rooms.get_mut(name)) else { return };
+                room.is_awaited = room.room_type == RoomType::Dynamic && room.people.is_empty();
+                room.is_awaited
+            }
+        };
+        if is_awaited {
+            self.awaited.push_back((now.mono_ms(), id));
+        }
+    }
+
+    /// The time is over for members to come back.
+    fn await_no_longer(&mut self, id: ChannelId, told: &mut Told) {
+        if let Some(channel) = self.channels.get(&id) {
+            if channel.is_awaited {
+                self.remove_channel(id, told);
+            }
+            return;
+        }
+        let Some(name) = self.whole_rooms.get(&id).cloned() else { return };
+        let Some(room) = self.rooms.get_mut(&name) else { return };
+        room.is_awaited = false;
+        if room.is_abandoned() {
+            self.remove_room(&name, told);
         }
     }
 
@@ -539,14 +634,8 @@ impl Home {
     fn shed(&mut self, told: &mut Told) {
         while self.retention.is_over() {
             let Some(id) = self.retention.largest() else { return };
-            let history = match self.channels.get_mut(&id) {
-                Some(channel) => &mut channel.history,
-                None => {
-                    let room = self.whole_rooms.get(&id).and_then(|name| self.rooms.get_mut(name));
-                    let Some(room) = room else { return };
-                    &mut room.history
-                }
-            };
+            let Home { channels, whole_rooms, rooms, .. } = self;
+            let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
             let before = history.held();
             history.evict();
             self.retention.account(id, before, history);
@@ -556,7 +645,7 @@ impl Home {
 
     fn new_history(&mut self, size: u32) -> History {
         // 16 characters: long enough that a channel never meets an old life's epoch again.
-        let epoch = format!("{:016x}", self.rng.u64(..));
+        let epoch = format!("{:016x}", self.rng.u64(..)).into();
         History::new(epoch, size, history_bytes_max(&self.limits), self.hasher.clone())
     }
 
@@ -572,6 +661,19 @@ impl Home {
 
 /// How many empty channels are looked at for one whose room can go with it.
 const EMPTY_LOOKED_AT_MAX: usize = 64;
+
+/// The history of that id: a channel's, or that of a whole room.
+fn history_of<'h>(
+    id: ChannelId,
+    channels: &'h mut Map<ChannelId, Channel>,
+    whole_rooms: &Map<ChannelId, Name>,
+    rooms: &'h mut Map<Name, Room>,
+) -> Option<&'h mut History> {
+    match channels.get_mut(&id) {
+        Some(channel) => Some(&mut channel.history),
+        None => Some(&mut rooms.get_mut(whole_rooms.get(&id)?)?.history),
+    }
+}
 
 /// The bytes that one channel's history may hold.
 fn history_bytes_max(limits: &Limits) -> usize {

@@ -2,6 +2,7 @@
 
 use crate::base::ids::{ChannelId, ShardId};
 use crate::base::time::Now;
+use crate::broker::acks::Acks;
 use crate::broker::channel::{Channel, Spread};
 use crate::broker::history::{History, Verdict};
 use crate::broker::home::{Home, Told};
@@ -9,6 +10,7 @@ use crate::broker::lane::{
     Accepted, Fanout, Listeners, PendingRef, Publish, RefusedEvent, Target, Tell,
 };
 use crate::broker::policy;
+use crate::broker::record::{EventRecord, Record};
 use crate::broker::retention::Retention;
 use crate::broker::room::Room;
 use crate::protocol::command::{Address, ChannelType};
@@ -25,7 +27,7 @@ impl Home {
         let Some(id) = target else {
             return refuse(publish, None, not_found(), told);
         };
-        let Home { channels, rooms, whole_rooms, retention, .. } = self;
+        let Home { channels, rooms, whole_rooms, retention, acks, .. } = self;
         if let Some(channel) = channels.get_mut(&id) {
             let verdict = may_reach(channel, &publish).and_then(|()| match channel.open {
                 true => Ok(()),
@@ -36,7 +38,8 @@ impl Home {
                 Ok(()) => {
                     let Channel { address, history, .. } = channel;
                     let place = append(now, publish, id, address, history, retention, told);
-                    spread(place, channel.spread(), told);
+                    let ack = spread(place, channel.spread(), told);
+                    acknowledge(now, ack, acks, (id, &channel.history), told);
                     self.shed(told);
                 }
                 Err(refusal) => refuse(publish, Some(&channel.address), refusal, told),
@@ -51,7 +54,8 @@ impl Home {
             Ok(()) => {
                 let (every, history) = (&room.every, &mut room.history);
                 let place = append(now, publish, id, every, history, retention, told);
-                spread(place, &room.spread, told);
+                let ack = spread(place, &room.spread, told);
+                acknowledge(now, ack, acks, (id, &room.history), told);
                 self.shed(told);
             }
             Err(refusal) => refuse(publish, Some(&room.every), refusal, told),
@@ -106,12 +110,21 @@ fn append(
         return Placed { fanout: None, accepted };
     }
     told.accepted += 1;
+    if let Some(durable) = &mut history.durable {
+        if !durable.is_recorded {
+            told.begun.insert(channel);
+        }
+        let (address, frame) = (address.clone(), frame.clone());
+        let (epoch, keep) = (durable.life.clone(), durable.keep);
+        told.records.push(Record::Event(EventRecord { channel, address, epoch, frame, keep }));
+    }
     let trace = from.zip(trace).map(|(conn, pending)| PendingRef { shard: conn.shard, pending });
     let fanout = Fanout { channel, frame, from, audience: Listeners::Members, trace };
     Placed { fanout: Some(fanout), accepted }
 }
 
-fn spread(placed: Placed, spread: &Spread, told: &mut Told) {
+/// Spreads an event; gives the ack that is left to be given.
+fn spread(placed: Placed, spread: &Spread, told: &mut Told) -> Option<(ShardId, Accepted)> {
     let mut shards = 0;
     if let Some(fanout) = placed.fanout {
         for shard in spread.shards() {
@@ -119,11 +132,25 @@ fn spread(placed: Placed, spread: &Spread, told: &mut Told) {
             told.tell(shard, Tell::Fanout(fanout.clone()));
         }
     }
-    if let Some((shard, mut accepted)) = placed.accepted {
-        if let Some((_, _, to_shards)) = &mut accepted.trace {
-            *to_shards = shards;
-        }
-        told.tell(shard, Tell::Accepted(Box::new(accepted)));
+    let (shard, mut accepted) = placed.accepted?;
+    if let Some((_, _, to_shards)) = &mut accepted.trace {
+        *to_shards = shards;
+    }
+    Some((shard, accepted))
+}
+
+/// Gives an ack, at once or when the storage has what it promises.
+fn acknowledge(
+    now: Now,
+    ack: Option<(ShardId, Accepted)>,
+    acks: &mut Acks,
+    (channel, history): (ChannelId, &History),
+    told: &mut Told,
+) {
+    let Some((to, accepted)) = ack else { return };
+    match &history.durable {
+        None => told.tell(to, Tell::Accepted(Box::new(accepted))),
+        Some(durable) => acks.settle(now, (channel, durable), (to, accepted), told),
     }
 }
 

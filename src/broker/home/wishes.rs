@@ -28,7 +28,7 @@ impl Home {
                 self.create_room_by_command(now, room, config, &client, told)
             }
             RoomWish::DeleteRoom(room) => self.delete_room(room, told),
-            RoomWish::Pause(room, paused) => self.pause_room(&room, paused, &client),
+            RoomWish::Pause(room, paused) => self.pause_room(&room, paused, &client, told),
             RoomWish::Announce(room, frame) => self.announce(&room, frame, told),
         };
         let answer = Answer { conn: conn.conn, question, outcome };
@@ -61,7 +61,7 @@ impl Home {
             channel: query.address.channel.clone(),
             first: sequences().min(),
             last: sequences().max(),
-            epoch: history.epoch().to_owned(),
+            epoch: history.epoch().to_string(),
             more: page.more,
             messages: page.messages,
         };
@@ -104,6 +104,7 @@ impl Home {
         channel.metadata = metadata.map(Arc::from);
         channel.guests = members;
         let id = channel.id;
+        self.keep_channel(id, told);
         self.open_to_room(now, id, told);
         Ok(RoomAnswer::Channel(Box::new(self.channels[&id].view(false))))
     }
@@ -176,7 +177,7 @@ impl Home {
         if let Some(pm) = pm {
             self.remove_channel(pm, told);
         }
-        self.remove_room(&name);
+        self.remove_room(&name, told);
         Ok(RoomAnswer::RoomDeleted(name))
     }
 
@@ -185,6 +186,7 @@ impl Home {
         name: &Name,
         paused: bool,
         client: &ClientCard,
+        told: &mut Told,
     ) -> Result<RoomAnswer, Refusal> {
         if self.known_room(name)?.room_type == RoomType::System {
             return Err(protected(name, "paused"));
@@ -198,6 +200,7 @@ impl Home {
                 }
             }
         }
+        self.record_room(name, told);
         self.room_answer(name, client)
     }
 

@@ -3,6 +3,7 @@
 //! The clients of shard 0 are admins, all others are users.
 
 mod arrivals;
+mod durable;
 mod echo;
 mod limits;
 mod open_fates;
@@ -19,6 +20,7 @@ use crate::broker::edge::{Edge, Facts, Flow};
 use crate::broker::home::{Home, Told};
 use crate::broker::lane::{Ask, Asks, Tell, Topic, TraceReport};
 use crate::broker::policy::{PublishAnywhere, Role};
+use crate::broker::record::Record;
 use crate::broker::telemetry::Event;
 use crate::protocol::command::{ClientType, Identity};
 use crate::protocol::decode::decode;
@@ -45,6 +47,8 @@ struct Bus {
     /// What every client heard and no test has looked at.
     heard: BTreeMap<(ShardId, ConnId), Vec<Value>>,
     telemetry: Vec<Event>,
+    /// What is to be kept and no test has looked at.
+    records: Vec<Record>,
     slots: u32,
     sent: u32,
 }
@@ -59,6 +63,11 @@ struct Client {
 
 impl Bus {
     fn new(limits: Limits, publish_anywhere: PublishAnywhere) -> Bus {
+        Bus::seeded(limits, publish_anywhere, 0)
+    }
+
+    /// One whose homes make other choices than those of another seed.
+    fn seeded(limits: Limits, publish_anywhere: PublishAnywhere, seed: u64) -> Bus {
         let now = Now { mono_ns: 1_000_000_000, wall_us: 1_764_000_000_000_000 };
         let (placement, limits) = (Placement::new(SHARDS, 1), Arc::new(limits));
         let (mut edges, mut homes, quotas) = (Vec::new(), Vec::new(), NodeQuotas::default());
@@ -71,16 +80,30 @@ impl Bus {
                 default_role: if shard.0 == 0 { Role::Admin } else { Role::User },
                 publish_anywhere,
             };
-            let (hasher, rng) = (seeded(1), fastrand::Rng::with_seed(u64::from(shard.0)));
+            let (hasher, rng) =
+                (seeded(1), fastrand::Rng::with_seed(seed << 16 | u64::from(shard.0)));
             let (limits, facts) = (limits.clone(), Arc::new(facts));
             let (quotas, of_home) = (quotas.clone(), (limits.clone(), hasher.clone(), rng.clone()));
             homes.push(Home::new(shard, SHARDS, of_home.0, quotas, of_home.1, of_home.2));
             edges.push(Edge::new(shard, placement.clone(), limits, facts, hasher, rng));
         }
         let asks = placement.all().map(|_| Asks::new(SHARDS)).collect();
-        let (heard, telemetry) = (BTreeMap::new(), Vec::new());
+        let (heard, telemetry, records) = (BTreeMap::new(), Vec::new(), Vec::new());
         let (stuck, silent, slots, sent) = (None, None, 0, 0);
-        Bus { placement, edges, homes, asks, now, stuck, silent, heard, telemetry, slots, sent }
+        Bus {
+            placement,
+            edges,
+            homes,
+            asks,
+            now,
+            stuck,
+            silent,
+            heard,
+            telemetry,
+            records,
+            slots,
+            sent,
+        }
     }
 
     /// A bus like any other.
@@ -227,7 +250,7 @@ impl Bus {
             self.deliver(shard, out);
             let mut told = Told::default();
             self.homes[shard.index()].expire(self.now, &mut told);
-            self.telemetry.append(&mut told.telemetry);
+            self.tell(shard, told);
         }
         self.settle();
     }
@@ -273,10 +296,17 @@ impl Bus {
             }
             ask => self.homes[at].on_ask(now, ask, &mut told),
         }
+        self.tell(shard, told);
+    }
+
+    /// Does what a home wants told.
+    fn tell(&mut self, home: ShardId, mut told: Told) {
         self.telemetry.append(&mut told.telemetry);
+        self.records.extend(self.homes[home.index()].take_overdue(&mut told));
+        self.records.append(&mut told.records);
         for (to, tell) in told.tells {
             let mut out = Deliveries::default();
-            self.edges[to.index()].on_tell(now, tell, &mut out);
+            self.edges[to.index()].on_tell(self.now, tell, &mut out);
             self.deliver(to, out);
         }
     }

@@ -1,7 +1,7 @@
 //! What no key can be wrong about alone: values that contradict each other, and values that ask
 //! for more than the machine gives. Each sentence names every key it is about.
 
-use crate::daemon::config::meaning::Config;
+use crate::daemon::config::meaning::{Config, Storage};
 use crate::protocol::origin::Origin;
 use std::net::SocketAddr;
 
@@ -30,6 +30,8 @@ pub(super) fn contradictions(config: &Config) -> Vec<Contradiction> {
     found.extend(outbox(config));
     found.extend(history(config));
     found.extend(origins(config));
+    found.extend(storage(config));
+    found.extend(backlog(config));
     found.extend(rooms(config));
     found
 }
@@ -86,6 +88,35 @@ fn origins(config: &Config) -> Option<Contradiction> {
     (rules.len() > 1 && rules.contains(&Origin::Any)).then(|| Contradiction {
         keys: vec!["allowed_origins"],
         sentence: "`*` lets in every origin; give it alone, or leave it out".to_owned(),
+    })
+}
+
+fn storage(config: &Config) -> Option<Contradiction> {
+    let sentence = match (config.storage, &config.redis_url) {
+        (Storage::Redis, None) => {
+            "`storage` is redis, but nothing says where that is; give `redis_url`, for instance \
+             redis://127.0.0.1:6379"
+        }
+        (Storage::Memory, Some(_)) => {
+            "`redis_url` is given, but `storage` is memory; give `storage` = \"redis\" to use it, \
+             or leave it out"
+        }
+        (Storage::Redis, Some(_)) | (Storage::Memory, None) => return None,
+    };
+    let keys = vec!["redis_url", "storage"];
+    Some(Contradiction { keys, sentence: sentence.to_owned() })
+}
+
+fn backlog(config: &Config) -> Option<Contradiction> {
+    let needed = u64::from(config.limits.max_message_bytes) + u64::from(HISTORY_SPARE_BYTES);
+    let given = config.persistence.backlog_bytes;
+    (given < needed).then(|| Contradiction {
+        keys: vec!["persistence.backlog_bytes", "limits.max_message_bytes"],
+        sentence: format!(
+            "`persistence.backlog_bytes` is {given}, too little for a message of \
+             `limits.max_message_bytes`, {}; it must be at least {needed}",
+            config.limits.max_message_bytes
+        ),
     })
 }
 

@@ -4,8 +4,8 @@
 //! A field holds a pair of functions that point at its place, so that one row of the table is
 //! enough to read a key, to print it, to copy it and to describe it.
 //!
-//! *Invariants*: what a field shows, it also reads, and to the same value; a field that refuses a
-//! value leaves the configuration as it was.
+//! *Invariants*: what a field shows, it also reads, and to the same value, but for a password, which
+//! it does not show; a field that refuses a value leaves the configuration as it was.
 
 use std::fmt::Write;
 use toml::Spanned;
@@ -56,6 +56,10 @@ pub(super) trait Field<C>: Sync {
     fn read(&self, raw: &Raw<'_>, into: &mut C) -> Taken;
     /// The value as TOML; `None` if there is none.
     fn show(&self, of: &C) -> Option<String>;
+    /// Whether two configurations have the same value.
+    fn is_same(&self, a: &C, b: &C) -> bool {
+        self.show(a) == self.show(b)
+    }
     /// Takes the value of another configuration.
     fn copy(&self, from: &C, to: &mut C);
 }
@@ -266,6 +270,49 @@ impl<C, T: Clone> Field<C> for Word<C, T> {
     }
 }
 
+/// One of a few words, or none.
+pub(super) struct Choice<C, T> {
+    pub at: Lens<C, Option<T>>,
+    pub words: &'static [&'static str],
+    pub parse: fn(&str) -> Option<T>,
+    pub show: fn(T) -> &'static str,
+}
+
+impl<C, T: Copy> Field<C> for Choice<C, T> {
+    fn accepts(&self) -> String {
+        let words: Vec<String> = self.words.iter().map(|word| quoted(word)).collect();
+        words.join(" or ")
+    }
+
+    fn value_name(&self) -> &'static str {
+        "WORD"
+    }
+
+    fn options(&self) -> &'static [&'static str] {
+        self.words
+    }
+
+    fn read(&self, raw: &Raw<'_>, into: &mut C) -> Taken {
+        let text = match raw {
+            Raw::Text(text) => text.as_str(),
+            Raw::Toml(value) => string(value).map_err(|flaw| vec![flaw])?,
+        };
+        let Some(value) = (self.parse)(text) else {
+            return Err(vec![Flaw::new(format!("must be {}, but is `{text}`", self.accepts()))]);
+        };
+        *(self.at.get_mut)(into) = Some(value);
+        Ok(())
+    }
+
+    fn show(&self, of: &C) -> Option<String> {
+        (self.at.get)(of).map(|value| quoted((self.show)(value)))
+    }
+
+    fn copy(&self, from: &C, to: &mut C) {
+        *(self.at.get_mut)(to) = *(self.at.get)(from);
+    }
+}
+
 /// A list of strings that mean something; as text, with commas between them.
 pub(super) struct List<C, I> {
     pub at: Lens<C, Vec<I>>,
@@ -310,33 +357,6 @@ impl<C, I: Clone> Field<C> for List<C, I> {
     fn copy(&self, from: &C, to: &mut C) {
         *(self.at.get_mut)(to) = (self.at.get)(from).clone();
     }
-}
-
-/// A key that exists, and of which this version can take no value.
-pub(super) struct Refused {
-    pub value_name: &'static str,
-    pub sentence: &'static str,
-}
-
-impl<C> Field<C> for Refused {
-    fn accepts(&self) -> String {
-        "nothing yet".to_owned()
-    }
-
-    fn value_name(&self) -> &'static str {
-        self.value_name
-    }
-
-    fn read(&self, _: &Raw<'_>, _: &mut C) -> Taken {
-        // The value may hold a password: it is not repeated.
-        Err(vec![Flaw::new(self.sentence)])
-    }
-
-    fn show(&self, _: &C) -> Option<String> {
-        None
-    }
-
-    fn copy(&self, _: &C, _: &mut C) {}
 }
 
 /// The string in a value of a file.

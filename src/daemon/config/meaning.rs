@@ -4,13 +4,16 @@
 //! nobody changes it afterwards; so a part of the daemon that is given one need not doubt it.
 
 use crate::base::limits::{Limits, TurnLimits};
+use crate::broker::durable::Durability;
 use crate::broker::policy::Role;
 use crate::daemon::config::check;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
 use crate::daemon::logging;
+use crate::protocol::command::Persist;
 use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
+use crate::storage::RedisUrl;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Everything the daemon was told, resolved.
@@ -30,6 +33,10 @@ pub struct Config {
     pub pin: Pin,
     /// Where history is kept.
     pub storage: Storage,
+    /// Where Redis is, if history is kept there.
+    pub redis_url: Option<RedisUrl>,
+    /// What is kept there.
+    pub persistence: Persistence,
     /// The web pages that may connect.
     pub allowed_origins: Origins,
     /// Whether telemetry is published, and listened for.
@@ -72,6 +79,56 @@ pub enum Storage {
     /// In this process, as long as it lives.
     #[default]
     Memory,
+    /// In Redis, beyond the life of this process.
+    Redis,
+}
+
+/// What a storage beyond memory keeps, and how it is waited for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persistence {
+    /// What is kept of a room that does not say so itself.
+    pub persist: Persist,
+    /// What the names of everything kept begin with.
+    pub key_prefix: Name,
+    /// The messages kept of each channel at least; 0 is as many as its history holds.
+    pub retention_messages: u32,
+    /// Nothing older is kept, in seconds; 0 is no limit.
+    pub retention_age_s: u32,
+    /// The bytes that may wait for the storage.
+    pub backlog_bytes: u64,
+    /// How long an ack waits for the storage.
+    pub ack_timeout_ms: u32,
+    /// The replicas that must have an event before it is safe.
+    pub replicas: u32,
+    /// How long they are waited for.
+    pub replicas_timeout_ms: u32,
+}
+
+impl Default for Persistence {
+    fn default() -> Persistence {
+        Persistence {
+            persist: Persist::All,
+            key_prefix: Name::fixed("arqonbus"),
+            retention_messages: 0,
+            retention_age_s: 0,
+            backlog_bytes: 256 * 1024 * 1024,
+            ack_timeout_ms: 5_000,
+            replicas: 0,
+            replicas_timeout_ms: 1_000,
+        }
+    }
+}
+
+impl Persistence {
+    /// What the homes have to know of it.
+    pub fn durability(&self) -> Durability {
+        Durability {
+            persist: self.persist,
+            retention_messages: self.retention_messages,
+            retention_age_ms: u64::from(self.retention_age_s) * 1_000,
+            ack_timeout_ms: self.ack_timeout_ms,
+        }
+    }
 }
 
 impl Storage {
@@ -79,6 +136,7 @@ impl Storage {
     pub fn as_str(self) -> &'static str {
         match self {
             Storage::Memory => "memory",
+            Storage::Redis => "redis",
         }
     }
 }
@@ -95,6 +153,8 @@ impl Config {
             shards: host.cores.shards(),
             pin: Pin::default(),
             storage: Storage::default(),
+            redis_url: None,
+            persistence: Persistence::default(),
             allowed_origins: Origins::loopback(),
             telemetry: true,
             stats_interval_ms: 10_000,

@@ -15,6 +15,7 @@ mod file;
 mod meaning;
 mod mistake;
 mod print;
+mod redis_url;
 mod reload;
 mod resolve;
 mod rooms;
@@ -25,7 +26,7 @@ mod typed;
 #[cfg(test)]
 mod tests;
 
-pub use meaning::{Config, Pin, Storage};
+pub use meaning::{Config, Persistence, Pin, Storage};
 pub use mistake::{Mistake, Position, Source};
 pub use print::{markdown_table, print_config};
 pub use reload::{Reload, reload};

@@ -72,7 +72,7 @@ fn compare(current: &Config, loaded: Loaded) -> Reload {
     let mut config = current.clone();
     let mut needs_restart = Vec::new();
     for key in KEYS {
-        if key.field.show(&next) == key.field.show(current) {
+        if key.field.is_same(&next, current) {
             continue;
         }
         if key.is_live {

@@ -5,12 +5,12 @@
 
 use crate::base::limits::HISTORY_SIZE_MAX;
 use crate::daemon::config::field::{
-    Field, Flaw, List, Number, Raw, Switch, Taken, Word, array, at, quoted, string, strings,
-    wrong_type,
+    Choice, Field, Flaw, List, Number, Raw, Switch, Taken, Word, array, at, quoted, string,
+    strings, wrong_type,
 };
 use crate::daemon::config::file::Document;
 use crate::daemon::config::mistake::{Mistake, nearest};
-use crate::protocol::command::{Publishers, RoomConfig};
+use crate::protocol::command::{AckWhen, Persist, Publishers, RoomConfig};
 use crate::protocol::names::{
     DASHBOARD_CHANNEL, Name, PRIVATE_CHANNEL, TELEMETRY_CHANNEL, TELEMETRY_ROOM,
 };
@@ -101,6 +101,29 @@ pub(super) static ROOM_KEYS: &[RoomKey] = &[
         doc: "Who may publish events: every member, admins alone, or these clients and admins.",
         default: "members",
         field: &PublishersField,
+    },
+    RoomKey {
+        name: "persist",
+        doc: "What of it Redis keeps: nothing, what was said and its settings, or also whether it is paused.",
+        default: "persistence.persist",
+        field: &Choice {
+            at: at!(RoomSpec, config.persist),
+            words: Persist::WORDS,
+            parse: Persist::parse,
+            show: Persist::as_str,
+        },
+    },
+    RoomKey {
+        name: "ack_when",
+        doc: "When an event that Redis is to keep is acknowledged: when it is stored, or when it \
+              has its place.",
+        default: "stored",
+        field: &Choice {
+            at: at!(RoomSpec, config.ack_when),
+            words: AckWhen::WORDS,
+            parse: AckWhen::parse,
+            show: AckWhen::as_str,
+        },
     },
 ];
 

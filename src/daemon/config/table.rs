@@ -9,10 +9,12 @@
 
 use crate::base::limits::{HISTORY_SIZE_MAX, LANE_SLOTS, MAX_VIOLATIONS_MAX, SHARDS_MAX};
 use crate::broker::policy::Role;
-use crate::daemon::config::field::{Field, List, Number, Refused, Switch, Word, at};
+use crate::daemon::config::field::{Field, List, Number, Switch, Word, at};
 use crate::daemon::config::meaning::{Config, Pin, Storage};
+use crate::daemon::config::redis_url::RedisUrlField;
 use crate::daemon::config::rooms::parse_name;
 use crate::daemon::logging::{Filter, Format};
+use crate::protocol::command::Persist;
 use crate::protocol::names::Name;
 use crate::protocol::origin::Origin;
 use std::fmt;
@@ -78,9 +80,6 @@ pub(super) fn known_paths() -> impl Iterator<Item = &'static str> {
     KEYS.iter().map(|key| key.path).chain(tables).chain(["rooms"])
 }
 
-const NO_REDIS: &str =
-    "this version keeps history in memory only; leave redis out, or give `storage` = \"memory\"";
-
 /// A listener.
 macro_rules! listener {
     ($field:ident, $flag:literal, $doc:literal) => {
@@ -135,6 +134,27 @@ macro_rules! turn {
             is_live: false,
             field: &Number {
                 at: at!(Config, turn.$field),
+                min: $min as u64,
+                max: $max as u64,
+                unit: $unit,
+                zero: optional!($($zero)?),
+            },
+        }
+    };
+}
+
+/// A number of what is kept: its field, its flag, its range, perhaps a unit and what 0 means.
+macro_rules! kept {
+    ($field:ident $flag:literal from $min:tt to $max:tt $unit:literal $(, 0 is $zero:literal)?:
+        $doc:literal) => {
+        Key {
+            flag: $flag,
+            path: concat!("persistence.", stringify!($field)),
+            doc: $doc,
+            default: None,
+            is_live: false,
+            field: &Number {
+                at: at!(Config, persistence.$field),
                 min: $min as u64,
                 max: $max as u64,
                 unit: $unit,
@@ -209,12 +229,12 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         flag: "storage",
         path: "storage",
-        doc: "Where history is kept; this version has memory only.",
+        doc: "Where history is kept: in this process as long as it lives, or in Redis beyond that.",
         default: None,
         is_live: false,
         field: &Word {
             at: at!(Config, storage),
-            accepts: "memory",
+            accepts: "memory or redis",
             value_name: "KIND",
             options: &["memory", "redis"],
             parse: parse_storage,
@@ -224,10 +244,10 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         flag: "redis-url",
         path: "redis_url",
-        doc: "Where Redis is; this version has no Redis storage and refuses it.",
+        doc: "Where Redis is, with `storage` = redis; the password is never shown.",
         default: Some("none"),
         is_live: false,
-        field: &Refused { value_name: "URL", sentence: NO_REDIS },
+        field: &RedisUrlField,
     },
     Key {
         flag: "allowed-origins",
@@ -331,6 +351,50 @@ pub(super) static KEYS: &[Key] = &[
             show: Role::to_string,
         },
     },
+    Key {
+        flag: "persist",
+        path: "persistence.persist",
+        doc: "What Redis keeps of a room that does not say so itself: nothing, what was said \
+              and the room's settings, or also whether it is paused. The room `integriguard` says so itself or keeps \
+              nothing.",
+        default: None,
+        is_live: false,
+        field: &Word {
+            at: at!(Config, persistence.persist),
+            accepts: "none, history or all",
+            value_name: "WHAT",
+            options: Persist::WORDS,
+            parse: parse_persist,
+            show: |persist| persist.as_str().to_owned(),
+        },
+    },
+    Key {
+        flag: "key-prefix",
+        path: "persistence.key_prefix",
+        doc: "What the keys in Redis begin with; one node writes to one prefix.",
+        default: None,
+        is_live: false,
+        field: &Word {
+            at: at!(Config, persistence.key_prefix),
+            accepts: "a name",
+            value_name: "NAME",
+            options: &[],
+            parse: parse_name,
+            show: Name::to_string,
+        },
+    },
+    kept!(retention_messages "retention-messages" from 0 to 1_000_000_000 "messages", 0 is "as many as the history holds":
+        "Messages that Redis keeps of each channel at least."),
+    kept!(retention_age_s "retention-age-s" from 0 to 3_153_600_000 "s", 0 is "no limit":
+        "How old a message may become in Redis."),
+    kept!(backlog_bytes "backlog-bytes" from 65_536 to 1_099_511_627_776 "bytes":
+        "Bytes that may wait for Redis; what comes on top while it is slow or gone is lost."),
+    kept!(ack_timeout_ms "ack-timeout-ms" from 1 to 600_000 "ms":
+        "How long an ack waits for Redis before it says that it can't tell."),
+    kept!(replicas "replicas" from 0 to 16 "replicas", 0 is "none":
+        "Replicas that must have an event before it is acknowledged."),
+    kept!(replicas_timeout_ms "replicas-timeout-ms" from 1 to 600_000 "ms":
+        "How long replicas are waited for."),
     turn!(busy_poll_us "busy-poll-us" from 0 to 100_000 "us", 0 is "sleep at once":
         "How long a shard that ran out of work looks for more before it sleeps; each shard that \
          looks keeps a core busy."),
@@ -419,9 +483,13 @@ fn show_pin(pin: &Pin) -> String {
 fn parse_storage(text: &str) -> Result<Storage, String> {
     match text {
         "memory" => Ok(Storage::Memory),
-        "redis" => Err(NO_REDIS.to_owned()),
-        _ => Err(format!("must be memory, but is `{text}`")),
+        "redis" => Ok(Storage::Redis),
+        _ => Err(format!("must be memory or redis, but is `{text}`")),
     }
+}
+
+fn parse_persist(text: &str) -> Result<Persist, String> {
+    Persist::parse(text).ok_or_else(|| format!("must be none, history or all, but is `{text}`"))
 }
 
 fn parse_format(text: &str) -> Result<Format, String> {

@@ -134,6 +134,7 @@ fn flag(key: &'static Key) -> Arg {
         "" => arg,
         "limits" => arg.help_heading("Limits"),
         "turn" => arg.help_heading("Turns"),
+        "persistence" => arg.help_heading("Persistence"),
         _ => arg.help_heading("Policy"),
     }
 }

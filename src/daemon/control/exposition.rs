@@ -7,7 +7,6 @@
 //! *Invariants*: the samples of a family stand together, behind one HELP and one TYPE; label
 //! values and help are escaped, so no value can break out of its line.
 
-use crate::shard::meters::{LATENCY_BOUNDS_NS, Latency};
 use std::fmt::{self, Display, Write};
 
 /// What a family is.
@@ -66,18 +65,24 @@ impl Family<'_> {
         self.line("", labels, None, value)
     }
 
-    /// Adds one histogram of seconds.
-    pub(super) fn histogram(&mut self, labels: Labels<'_>, latency: &Latency) -> &mut Self {
+    /// Adds one histogram of seconds: a count for each upper bound, and one for what lies beyond.
+    pub(super) fn histogram(
+        &mut self,
+        labels: Labels<'_>,
+        bounds_ns: &[u64],
+        counts: &[u64],
+        sum_ns: u64,
+    ) -> &mut Self {
         let mut count = 0;
-        for (bucket, more) in latency.buckets.iter().enumerate() {
+        for (bucket, more) in counts.iter().enumerate() {
             count += more;
-            let bound = match LATENCY_BOUNDS_NS.get(bucket) {
+            let bound = match bounds_ns.get(bucket) {
                 Some(&bound_ns) => seconds(bound_ns).to_string(),
                 None => "+Inf".to_owned(),
             };
             self.line("_bucket", labels, Some(&bound), count);
         }
-        self.line("_sum", labels, None, seconds(latency.sum_ns));
+        self.line("_sum", labels, None, seconds(sum_ns));
         self.line("_count", labels, None, count)
     }
 
@@ -149,13 +154,14 @@ mod tests {
 
     #[test]
     fn histograms_are_cumulative_and_in_seconds() {
-        let mut latency =
-            Latency { buckets: [0; LATENCY_BOUNDS_NS.len() + 1], sum_ns: 2_500_000_000 };
-        latency.buckets[0] = 2;
-        latency.buckets[1] = 1;
-        *latency.buckets.last_mut().unwrap() = 4;
+        let bounds_ns = [10_000, 25_000, 10_000_000_000];
         let mut text = Exposition::default();
-        text.family("h_seconds", Kind::Histogram, "H").histogram(&[("shard", "0")], &latency);
+        text.family("h_seconds", Kind::Histogram, "H").histogram(
+            &[("shard", "0")],
+            &bounds_ns,
+            &[2, 1, 0, 4],
+            2_500_000_000,
+        );
         let text = text.finish();
         for line in [
             "h_seconds_bucket{shard=\"0\",le=\"0.00001\"} 2\n",

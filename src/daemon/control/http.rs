@@ -21,7 +21,10 @@ use std::sync::atomic::Ordering::Relaxed;
 /// What there is, for whoever asks for something else.
 const ENDPOINTS: [(&str, &str); 5] = [
     ("GET /health", "whether the process is alive"),
-    ("GET /ready", "whether it takes more clients: 200, or 503 and why not"),
+    (
+        "GET /ready",
+        "whether it takes more clients: 200, or 503 and why not; says if nothing can be stored",
+    ),
     ("GET /version", "what runs here"),
     ("GET /status", "what it does, as JSON, shard by shard"),
     ("GET /metrics", "what it does, for Prometheus"),
@@ -102,7 +105,15 @@ async fn health(State(shared): Shares) -> Response {
 async fn ready(State(shared): Shares) -> Response {
     let readiness = Readiness::read(&shared);
     match readiness.reason() {
-        None => json_of(json!({ "status": readiness.label() })),
+        None => match shared.facts.outage() {
+            None => json_of(json!({ "status": readiness.label() })),
+            // It takes clients and serves them from memory; sending them elsewhere helps nobody.
+            Some(outage) => json_of(json!({
+                "status": readiness.label(),
+                "storage": "degraded",
+                "reason": outage.reason,
+            })),
+        },
         Some(reason) => (
             StatusCode::SERVICE_UNAVAILABLE,
             [(RETRY_AFTER, "1")],

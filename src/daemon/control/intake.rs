@@ -56,7 +56,7 @@ impl Outlet {
     }
 
     /// Takes one if there is one.
-    pub(super) fn take(&mut self) -> Option<Telemetry> {
+    pub(in crate::daemon) fn take(&mut self) -> Option<Telemetry> {
         let telemetry = self.receiver.try_recv().ok()?;
         self.bytes.fetch_sub(telemetry.weight() as u64, Relaxed);
         Some(telemetry)

@@ -5,12 +5,14 @@
 //! those of a shard begin with `arqonbus_shard_` and carry its number as `shard`. Whatever the
 //! tables of meters, faults and closes hold appears here by itself.
 
+mod storage;
+
 use super::Shared;
-use super::exposition::{Exposition, Kind, Labels, seconds};
+use super::exposition::{Exposition, Family, Kind, Labels, seconds};
 use super::status::{Totals, resident_bytes};
 use crate::protocol::close::CloseReason;
 use crate::protocol::fault::Fault;
-use crate::shard::meters::{Counter, Drop, Gauge, Meters, Pause};
+use crate::shard::meters::{Counter, Drop, Gauge, LATENCY_BOUNDS_NS, Latency, Meters, Pause};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// The type of the text.
@@ -21,6 +23,7 @@ pub(super) fn render(shared: &Shared) -> String {
     let mut text = Exposition::default();
     node(&mut text, shared);
     errors(&mut text, shared);
+    storage::render(&mut text, shared);
     control(&mut text, shared);
     let shards = Shards {
         meters: shared.meters.iter().map(|meters| &**meters).collect(),
@@ -218,12 +221,12 @@ impl Shards<'_> {
         let mut family =
             text.family("arqonbus_shard_delivery_latency_seconds", Kind::Histogram, help);
         self.each(|shard, meters| {
-            family.histogram(&[shard], &meters.delivery());
+            latency(&mut family, shard, &meters.delivery());
         });
         let help = "How long a turn of the poll loop worked, sleep left out";
         let mut family = text.family("arqonbus_shard_turn_duration_seconds", Kind::Histogram, help);
         self.each(|shard, meters| {
-            family.histogram(&[shard], &meters.turns());
+            latency(&mut family, shard, &meters.turns());
         });
     }
 
@@ -232,4 +235,8 @@ impl Shards<'_> {
             visit(("shard", name), meters);
         }
     }
+}
+
+fn latency(family: &mut Family<'_>, shard: (&str, &str), latency: &Latency) {
+    family.histogram(&[shard], &LATENCY_BOUNDS_NS, &latency.buckets, latency.sum_ns);
 }

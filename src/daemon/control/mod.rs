@@ -43,6 +43,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::command::Address;
 use crate::protocol::frame::Draft;
 use crate::shard::meters::Meters;
+use crate::storage;
 use backlog::Backlog;
 use status::Load;
 use std::io;
@@ -61,6 +62,8 @@ pub struct Control {
     pub telemetry: Option<TcpListener>,
     /// The meters of every shard, in the order of the shards.
     pub meters: Vec<Arc<Meters>>,
+    /// What the storage counts of itself, if there is one.
+    pub storage: Option<Arc<storage::Meters>>,
     /// What the acceptor counts.
     pub accepts: Arc<AcceptCounts>,
     /// What the shards tell. Bounded; a shard that finds it full drops the event and counts it.
@@ -95,7 +98,17 @@ pub struct Publication {
 pub struct Facts {
     about: About,
     limits: RwLock<Limits>,
+    outage: RwLock<Option<Outage>>,
     phase: AtomicU8,
+}
+
+/// A time in which nothing can be stored.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    /// Since when.
+    pub since: Now,
+    /// Why.
+    pub reason: Arc<str>,
 }
 
 /// What never changes while the process lives.
@@ -134,7 +147,8 @@ pub enum Phase {
 impl Facts {
     /// The facts of a process that is [`Phase::Starting`].
     pub fn new(about: About, limits: Limits) -> Facts {
-        Facts { about, limits: RwLock::new(limits), phase: AtomicU8::new(Phase::Starting as u8) }
+        let (limits, outage) = (RwLock::new(limits), RwLock::default());
+        Facts { about, limits, outage, phase: AtomicU8::new(Phase::Starting as u8) }
     }
 
     /// What never changes.
@@ -150,6 +164,16 @@ impl Facts {
     /// Puts other limits in force.
     pub fn set_limits(&self, limits: Limits) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Since when nothing can be stored, if that is so.
+    pub fn outage(&self) -> Option<Outage> {
+        self.outage.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says whether anything can be stored now.
+    pub fn set_outage(&self, outage: Option<Outage>) {
+        *self.outage.write().unwrap_or_else(PoisonError::into_inner) = outage;
     }
 
     /// Where the process is in its life.
@@ -225,6 +249,7 @@ impl Default for Bounds {
 /// What the tasks of the control plane share.
 struct Shared {
     meters: Vec<Arc<Meters>>,
+    storage: Option<Arc<storage::Meters>>,
     accepts: Arc<AcceptCounts>,
     facts: Arc<Facts>,
     clock: Box<dyn Fn() -> Now + Send + Sync>,
@@ -283,6 +308,7 @@ fn spawn_at(control: Control, bounds: Bounds) -> io::Result<ControlThread> {
     let shared = Arc::new(Shared {
         load: Load::new(control.meters.len()),
         meters: control.meters,
+        storage: control.storage,
         accepts: control.accepts,
         facts: control.facts,
         clock: control.clock,

@@ -5,6 +5,7 @@
 
 use super::{Phase, Shared};
 use crate::base::limits::{LANE_FULL_PERCENT, LANE_SLOTS};
+use crate::protocol::views::{StorageView, Time};
 use crate::shard::meters::{Counter, Gauge, Meters};
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -162,6 +163,7 @@ pub(super) fn status(shared: &Shared) -> Value {
         "telemetry_connections": shared.reader_count(),
         "memory_bytes": resident_bytes(),
         "storage": about.storage,
+        "storage_state": storage_state(shared),
         "listen": {
             "bus": about.bus,
             "telemetry": about.telemetry,
@@ -177,6 +179,18 @@ pub(super) fn status(shared: &Shared) -> Value {
             .map(|(shard, (meters, busy_share))| row(shard, meters, busy_share))
             .collect::<Vec<_>>(),
     })
+}
+
+/// How the storage does, if there is one beyond memory: as the command `status` tells it.
+pub(super) fn storage_state(shared: &Shared) -> Option<StorageView> {
+    if shared.facts.about.storage == "memory" {
+        return None;
+    }
+    let outage = shared.facts.outage();
+    let degraded = outage.map(|outage| (Time(outage.since.wall_us), outage.reason));
+    let pending = shared.meters.iter().map(|meters| meters.gauge(Gauge::EventsPending)).sum();
+    let lost = shared.meters.iter().map(|meters| meters.counter(Counter::EventsLost)).sum();
+    Some(StorageView::new(degraded, pending, lost))
 }
 
 /// One shard of `/status`.

@@ -304,6 +304,10 @@ fn describe(event: &Event) -> (&'static str, Value) {
         Event::SlowConsumer { client_id, waiting_bytes } => {
             ("slow_consumer", json!({ "client_id": client_id, "waiting_bytes": waiting_bytes }))
         }
+        Event::StorageDegraded { reason } => ("storage_degraded", json!({ "reason": reason })),
+        Event::StorageRestored { outage_ms, lost } => {
+            ("storage_restored", json!({ "outage_ms": outage_ms, "lost": lost }))
+        }
         Event::AgentActivity { client_id, action, place } => {
             let who = json!({ "client_id": client_id, "action": action });
             ("agent_activity", told_of(place, who))

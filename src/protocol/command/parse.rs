@@ -6,8 +6,8 @@
 use super::identity::{add_join, identity_field};
 use super::parameters::{Every, Parameters, bad_parameter, client_name, client_names, in_range};
 use super::{
-    ChannelType, Command, CreateChannel, HistoryQuery, Identity, Join, Publishers, Recover,
-    Request, RoomConfig, table,
+    AckWhen, ChannelType, Command, CreateChannel, HistoryQuery, Identity, Join, Persist,
+    Publishers, Recover, Request, RoomConfig, table,
 };
 use crate::base::limits::{
     ANNOUNCEMENT_BYTES_MAX, CLOSE_REASON_BYTES_MAX, ENTITY_METADATA_BYTES_MAX,
@@ -300,7 +300,8 @@ pub(super) fn create_room(parameters: &Parameters<'_>) -> Result<Command, Refusa
     Ok(Command::CreateRoom { room, config })
 }
 
-fn read_config(object: &str) -> Result<RoomConfig, Refusal> {
+/// Reads the text of a room's configuration: a JSON object.
+pub fn read_config(object: &str) -> Result<RoomConfig, Refusal> {
     check_length("config", object, ENTITY_METADATA_BYTES_MAX)?;
     let mut config = RoomConfig::default();
     json::try_members(object, |key, value| {
@@ -318,14 +319,36 @@ fn read_config(object: &str) -> Result<RoomConfig, Refusal> {
                 _ => return Err(bad_parameter("config.create_on_join", "must be true or false")),
             },
             "publishers" => config.publishers = Some(read_publishers(value)?),
+            "persist" => {
+                let rest = "must be \"none\", \"history\" or \"all\"";
+                config.persist = Some(read_word("config.persist", value, Persist::parse, rest)?);
+            }
+            "ack_when" => {
+                let rest = "must be \"stored\" or \"accepted\"";
+                config.ack_when = Some(read_word("config.ack_when", value, AckWhen::parse, rest)?);
+            }
             other => {
-                let known = "history_size, member_limit, create_on_join and publishers";
+                let known = "history_size, member_limit, create_on_join, publishers, persist and \
+                             ack_when";
                 return Err(unknown_member("config", other, known));
             }
         }
         Ok(())
     })?;
     Ok(config)
+}
+
+fn read_word<T>(
+    path: &str,
+    value: Value<'_>,
+    parse: fn(&str) -> Option<T>,
+    rest: &str,
+) -> Result<T, Refusal> {
+    let word = match value {
+        Value::Text(text) => parse(&text.get()),
+        _ => None,
+    };
+    word.ok_or_else(|| bad_parameter(path, rest))
 }
 
 fn read_publishers(value: Value<'_>) -> Result<Publishers, Refusal> {

@@ -232,7 +232,8 @@ const CREATE_ROOM: &[ParameterSpec] = &[
         "config",
         ParameterType::Object,
         "How the room differs from the server's defaults: history_size, member_limit, \
-         create_on_join, publishers (\"members\", \"admins\" or a list of client ids).",
+         create_on_join, publishers (\"members\", \"admins\" or a list of client ids), persist \
+         (\"none\", \"history\" or \"all\"), ack_when (\"stored\" or \"accepted\").",
     ),
 ];
 

@@ -1,5 +1,5 @@
-//! One shard as a pure machine: bytes, asks, tells, ticks and `now` in; bytes, asks, tells and
-//! telemetry out.
+//! One shard as a pure machine: bytes, asks, tells, ticks and `now` in; bytes, asks, tells, records
+//! and telemetry out.
 //!
 //! It has no socket, clock, thread, lock or trait parameter. The [driver](crate::shard::driver)
 //! gives it all of those; the simulator is another driver, with N engines in one thread.
@@ -10,9 +10,9 @@
 //! 2. [`Engine::resume`], and [`Engine::receive`] for each socket that has bytes
 //! 3. [`Engine::tick`]
 //! 4. [`Engine::run_own_lane`]
-//! 5. [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
+//! 5. [`Engine::records`] into the storage, as far as it takes them; [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
 //! 6. while [`Engine::take_dirty`] gives any, for each: [`Engine::output`] and [`Engine::wrote`]
-//! 7. [`Engine::end_turn`], and step 5 once more for what that left
+//! 7. [`Engine::end_turn`], and the lanes of step 5 once more for what that left
 //! 8. [`Engine::unblock`]
 //!
 //! *Invariants*: what a client sent is handled in order and once; after a turn no outbox holds
@@ -25,14 +25,16 @@ mod output;
 
 use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ConnId, ShardId};
-use crate::base::limits::{LANE_STAGED_MAX, Limits};
+use crate::base::limits::{LANE_STAGED_MAX, Limits, RECORDS_STAGED_BYTES_MAX};
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::Deliveries;
+use crate::broker::durable::Durability;
 use crate::broker::edge::{Edge, Facts};
 use crate::broker::home::{Bootstrap, Home, Told};
 use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
+use crate::broker::record::{Record, Snapshot};
 use crate::broker::staged::Staged;
 use crate::broker::telemetry::{Event, Telemetry};
 use crate::doors::HandshakePolicy;
@@ -105,6 +107,11 @@ pub struct Engine {
     timers: BTreeMap<u64, Vec<ConnId>>,
     traced: Vec<(PendingRef, u64)>,
     telemetry: Vec<Telemetry>,
+    /// What is to be kept and the storage has not taken yet.
+    records: Staged<Record>,
+    records_bytes_max: usize,
+    /// Events that were recorded and are neither stored nor lost.
+    events_pending: u64,
     tally: Tally,
     paused: u64,
     outbox_bytes: u64,
@@ -166,6 +173,9 @@ impl Engine {
             timers: BTreeMap::new(),
             traced: Vec::new(),
             telemetry: Vec::new(),
+            records: Staged::default(),
+            records_bytes_max: RECORDS_STAGED_BYTES_MAX,
+            events_pending: 0,
             tally: Tally::default(),
             paused: 0,
             outbox_bytes: 0,
@@ -175,6 +185,13 @@ impl Engine {
             placement,
             rng,
         }
+    }
+
+    /// Begins with what was kept of the rooms that are at home here, and keeps what comes. Called
+    /// once, before the first turn, if there is a storage.
+    pub fn begin_with(&mut self, now: Now, durability: Durability, snapshot: Snapshot) {
+        self.home.begin_with(now, durability, snapshot, &mut self.told);
+        self.stage_told(now);
     }
 
     /// Which shard it is.
@@ -317,6 +334,11 @@ impl Engine {
         timers.into_iter().chain(others.into_iter().flatten()).min()
     }
 
+    /// What waits for the storage, in order.
+    pub fn records(&mut self) -> &mut Staged<Record> {
+        &mut self.records
+    }
+
     /// What happened since this was last asked, for the control plane.
     pub fn take_telemetry(&mut self) -> std::vec::Drain<'_, Telemetry> {
         self.telemetry.drain(..)
@@ -346,6 +368,9 @@ impl Engine {
         let held = self.home.history_held();
         self.tally.set(Gauge::HistoryMessages, held.messages as u64);
         self.tally.set(Gauge::HistoryBytes, held.bytes as u64);
+        self.tally.set(Gauge::EventsPending, self.events_pending);
+        self.tally.set(Gauge::AcksWaiting, self.home.waiting_acks() as u64);
+        self.tally.set(Gauge::RecordsBytes, self.records.bytes() as u64);
         self.tally.set(Gauge::Paused, self.paused);
         self.tally.set(Gauge::OutboxBytes, self.outbox_bytes);
     }
@@ -360,6 +385,12 @@ impl Engine {
     pub fn set_staged_max(&mut self, staged_max: usize) {
         self.staged_max = staged_max;
         self.asks.set_staged_max(staged_max);
+    }
+
+    /// Another bound than [`RECORDS_STAGED_BYTES_MAX`] for what waits for the storage; for the
+    /// simulator, whose storage shall be late often.
+    pub fn set_records_bytes_max(&mut self, bytes_max: usize) {
+        self.records_bytes_max = bytes_max;
     }
 
     /// The bytes of a connection that were read and not handled, and those that were not written;
@@ -386,6 +417,7 @@ impl Engine {
         self.home.check();
         self.edge.check();
         self.tells.iter().for_each(Staged::check);
+        self.records.check();
         for (home, waiting) in self.blocked.iter().enumerate() {
             let has_room = self.asks.has_room(ShardId(home as u16));
             assert!(waiting.is_empty() || !has_room, "nobody waits for a lane that has room");
@@ -405,13 +437,16 @@ impl Engine {
     fn on_survey(&mut self, now: Now, survey: Survey) {
         let Survey { reply_to, client, topic } = survey;
         let part = match topic {
-            Topic::Status => Part::Status(Counts {
+            Topic::Status => Part::Status(Box::new(Counts {
                 clients: self.edge.client_count(),
                 rooms: self.home.room_count() as u64,
                 channels: self.home.channel_count() as u64,
                 messages_in: self.tally.counter(Counter::MessagesReceived),
                 messages_out: self.tally.counter(Counter::MessagesSent),
-            }),
+                storage: self
+                    .home
+                    .storage_view(self.events_pending, self.tally.counter(Counter::EventsLost)),
+            })),
             Topic::Rooms => self.home.rooms_part(&client, ROWS_MAX),
             Topic::Clients => self.edge.clients_part(),
             Topic::Announce(frame) => {
@@ -429,12 +464,51 @@ impl Engine {
         self.tally.add(Counter::EventsAccepted, std::mem::take(&mut self.told.accepted));
         self.tally.add(Counter::EventsDuplicate, std::mem::take(&mut self.told.duplicates));
         self.tally.add(Counter::HistoryShed, std::mem::take(&mut self.told.shed));
+        if self.home.is_durable() {
+            self.stage_records();
+        }
         for (shard, tell) in self.told.tells.drain(..) {
             self.tells[shard.index()].push_back(tell);
         }
         let at_us = now.wall_us;
         let events = self.told.telemetry.drain(..);
         self.telemetry.extend(events.map(|event| Telemetry { at_us, event }));
+    }
+
+    /// Stages what the home wants kept. What there is no room for is lost, which the home tells who
+    /// waits for it: so before its tells are staged.
+    fn stage_records(&mut self) {
+        let bytes_max = self.records_bytes_max;
+        let mut records = std::mem::take(&mut self.told.records);
+        let overdue = match self.records.bytes() < bytes_max {
+            true => self.home.take_overdue(&mut self.told),
+            false => Vec::new(),
+        };
+        for record in overdue.into_iter().chain(records.drain(..)) {
+            let is_event = matches!(record, Record::Event(_));
+            let has_room = match is_event {
+                true => self.records.bytes() < bytes_max,
+                false => self.records.bytes() < 2 * bytes_max,
+            };
+            self.events_pending += u64::from(is_event);
+            self.tally.add(Counter::Records, 1);
+            match has_room {
+                true => self.records.push_back(record),
+                false => {
+                    self.tally.add(Counter::RecordsLost, 1);
+                    self.home.lose(record, &mut self.told);
+                }
+            }
+        }
+        // Emptied, to be used again.
+        self.told.records = records;
+        let Told { stored, lost, forgotten, ack_waits, .. } = &mut self.told;
+        let over = *stored + *lost + *forgotten;
+        self.events_pending -= over;
+        self.tally.add(Counter::EventsStored, std::mem::take(stored));
+        self.tally.add(Counter::EventsLost, std::mem::take(lost));
+        self.tally.add(Counter::AckWaits, std::mem::take(ack_waits));
+        *forgotten = 0;
     }
 
     fn tell_telemetry(&mut self, now: Now, event: Event) {

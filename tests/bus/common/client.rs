@@ -117,18 +117,23 @@ pub(crate) fn knock(request: Request, bus: SocketAddr) -> Knock {
 /// Asks for a WebSocket over a connection with options of its own.
 #[track_caller]
 pub(crate) fn knock_over(stream: TcpStream, request: Request) -> Knock {
+    try_knock(stream, request).unwrap_or_else(|error| panic!("the handshake failed: {error}"))
+}
+
+/// The same of a bus that may die meanwhile.
+fn try_knock(stream: TcpStream, request: Request) -> Result<Knock, String> {
     stream.set_nodelay(true).expect("small writes can be sent at once");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout can be set");
     stream.set_write_timeout(Some(PATIENCE)).expect("a timeout can be set");
     let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
     match tungstenite::client::client_with_config(request, stream, Some(config)) {
-        Ok((socket, response)) => Knock::Open(socket, response),
+        Ok((socket, response)) => Ok(Knock::Open(socket, response)),
         Err(tungstenite::HandshakeError::Failure(Error::Http(response))) => {
             let body = response.body().as_deref().unwrap_or_default();
             let body = serde_json::from_slice(body).expect("a refusal's body is JSON");
-            Knock::Refused(response.status().as_u16(), body)
+            Ok(Knock::Refused(response.status().as_u16(), body))
         }
-        Err(error) => panic!("the handshake failed: {error}"),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -157,17 +162,28 @@ impl Client {
         Client::welcomed(knock_over(stream, request(bus, query)))
     }
 
+    /// Connects to a bus that may not be there, or die meanwhile: then there is no client.
+    pub(crate) fn try_connect(bus: SocketAddr, query: &str) -> Option<Client> {
+        let knock = try_knock(TcpStream::connect(bus).ok()?, request(bus, query)).ok()?;
+        Client::try_welcomed(knock).ok()
+    }
+
     #[track_caller]
     fn welcomed(knock: Knock) -> Client {
+        Client::try_welcomed(knock).unwrap_or_else(|end| panic!("closed unwelcomed: {end:?}"))
+    }
+
+    #[track_caller]
+    fn try_welcomed(knock: Knock) -> Result<Client, End> {
         match knock {
             Knock::Open(socket, _) => {
                 let (id, welcome, kept) = Default::default();
                 let mut client = Client { socket, id, welcome, kept };
-                let first = client.next();
+                let first = client.try_next()?;
                 assert_eq!(first["payload"]["event"], "welcome", "{}", first.text);
                 client.welcome = first["payload"].clone();
                 client.id = client.welcome["client_id"].as_str().expect("an id").to_owned();
-                client
+                Ok(client)
             }
             Knock::Refused(status, body) => panic!("{status}: {body}"),
         }

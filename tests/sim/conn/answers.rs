@@ -1,7 +1,7 @@
 //! Answers: what was granted, what was refused, and whether that can be true.
 
 use crate::conn::{Conn, Options, Replay, What, word};
-use crate::model::{Model, Publish};
+use crate::model::{Model, Publish, life_in};
 use crate::setup::VAULT;
 use crate::violation;
 use serde_json::Value;
@@ -131,6 +131,13 @@ impl Conn {
         error: &str,
         text: &str,
     ) {
+        if matches!(error, "STORAGE_UNAVAILABLE" | "STORAGE_LOST") {
+            // It was delivered all the same.
+            if model.ledger.is_none() {
+                violation!("true refusals", "there is no storage: {text}");
+            }
+            return;
+        }
         match what {
             What::Events(nonces) if is_single && nonces.len() == 1 => {
                 let publish = &mut model.publishes[nonces[0]];
@@ -173,6 +180,7 @@ impl Conn {
         let Some(sequence) = result["sequence"].as_u64() else { violation!("acks", "{text}") };
         let is_traced = result["trace"].is_array();
         let is_duplicate = result["duplicate"] == true;
+        check_safe(model, nonces[0], sequence, text);
         if result["unreported"].as_u64().is_some_and(|shards| shards > 0) {
             model.see("trace with a hop missing".to_owned());
         }
@@ -195,8 +203,10 @@ impl Conn {
         if left.is_some_and(|leave| self.leaves_done.contains(leave)) {
             violation!("left is left", "accepted after the leave {left:?}: {text}");
         }
-        // The answer to a traced event may come long after its channel is another one.
-        let life = match self.rooms.get(&room).filter(|_| !is_traced) {
+        // The answer to a traced event, or to one that had to be stored, may come long after its
+        // channel is another one.
+        let is_late = is_traced || model.ledger.is_some();
+        let life = match self.rooms.get(&room).filter(|_| !is_late) {
             Some(known) if channel == "*" => known.star.as_ref().map(|cursor| cursor.life),
             Some(known) => known.channels.get(&channel).map(|member| member.cursor.life),
             None => None,
@@ -231,6 +241,10 @@ impl Conn {
         let at = |other: &&Publish| other.place.map(|(_, at)| at);
         if kin.len() == 1 || is_settled && !kin.iter().any(|other| at(other) == Some(sequence)) {
             violation!("idempotency", "no first message has that place: {text}");
+        }
+        let before = model.conns_before;
+        if this.conn >= before && kin.iter().any(|other| other.conn < before) {
+            model.see("a repeat after a death".to_owned());
         }
         model.publishes[nonce].is_duplicate = true;
     }
@@ -272,7 +286,12 @@ impl Conn {
         let Some(member) = self.member_mut(room, channel) else { return };
         let expected = member.cursor.last.min(model.history_min).min(limit);
         let is_short = (sequences.len() as u64) < expected && result["more"] == false;
-        if is_whole && !has_ttl && (is_short || expected > 0 && last < member.cursor.last) {
+        let has_hole = model.is_short(word(result, "epoch"));
+        if is_whole
+            && !has_ttl
+            && !has_hole
+            && (is_short || expected > 0 && last < member.cursor.last)
+        {
             violation!("history", "{sequences:?} ends before {}", member.cursor.last);
         }
         if last > member.cursor.last {
@@ -338,8 +357,20 @@ impl Conn {
         match (&recover, view["recovered"] == true) {
             (None, true) => violation!("recovery", "{number} did not ask for it: {view}"),
             (Some((epoch, from)), true) => {
-                if word(view, "epoch") != epoch || was_member || sequence < *from {
+                let is_other = word(view, "epoch") != epoch;
+                let is_known = match is_other {
+                    false => true,
+                    true => model.kept_up_to(epoch).is_some_and(|last| *from <= last),
+                };
+                if life_in(word(view, "epoch")) != life_in(epoch)
+                    || !is_known
+                    || was_member
+                    || sequence < *from
+                {
                     violation!("recovery", "{number} asked for {recover:?}: {view}");
+                }
+                if is_other {
+                    model.see("recovered after a death".to_owned());
                 }
                 if missed > sequence - from {
                     violation!("recovery", "more than was missed after {from}: {view}");
@@ -352,11 +383,16 @@ impl Conn {
             (Some((epoch, from)), false) => {
                 let is_other = word(view, "epoch") != epoch;
                 let reason = view["reason"].as_str().unwrap_or("none");
+                if is_other && life_in(word(view, "epoch")) == life_in(epoch) {
+                    model.see("not recovered after a death".to_owned());
+                }
                 model.see(format!("not recovered {reason}"));
                 let is_true = match reason {
                     "epoch_changed" => is_other,
                     "unknown_sequence" => *from > sequence,
-                    "history_overrun" => sequence - from > model.history_min,
+                    "history_overrun" => {
+                        sequence - from > model.history_min || model.is_short(epoch)
+                    }
                     "too_many_bytes" => model.outbox_min < 1 << 20,
                     _ => false,
                 };
@@ -366,4 +402,19 @@ impl Conn {
             }
         }
     }
+}
+
+/// An ack of what is to be stored comes when it is.
+fn check_safe(model: &mut Model, nonce: usize, sequence: u64, text: &str) {
+    let Some(ledger) = &model.ledger else { return };
+    let Publish { room, channel, from, id, .. } = &model.publishes[nonce];
+    if model.lax_rooms.contains(room) {
+        return;
+    }
+    let identity = (room.clone(), channel.clone(), from.clone(), id.clone());
+    let is_there = |(_, at): &(String, u64)| *at == sequence;
+    if !ledger.borrow().get(&identity).is_some_and(|places| places.iter().any(is_there)) {
+        violation!("safe means safe", "nobody has stored what is acknowledged: {text}");
+    }
+    model.acked.insert(nonce);
 }

@@ -34,6 +34,23 @@ fn print_config_reads_back_to_the_same() {
 }
 
 #[test]
+fn a_password_is_never_printed_and_never_told() {
+    let flags = ["--storage=redis", "--redis-url=redis://ann:secret@h:1/2"];
+    let layers = Layers::new(&flags).file("");
+    let loaded = layers.load().unwrap();
+    let text = print_config(&loaded);
+    assert!(text.contains(r#"redis_url = "redis://ann:***@h:1/2""#), "{text}");
+    assert!(!text.contains("secret") && !format!("{loaded:?}").contains("secret"));
+    let given = crate::storage::RedisUrl::parse("redis://ann:secret@h:1/2").unwrap();
+    assert_eq!(loaded.config.redis_url, Some(given), "the password is there, if not shown");
+    // Another password is another value all the same.
+    let other = Layers::new(&["--storage=redis", "--redis-url=redis://ann:other@h:1/2"]).file("");
+    let reload = reload::reload_on(&other.host, &loaded.config, &other.args, |_| None).unwrap();
+    assert_eq!(reload.needs_restart, ["redis_url"]);
+    assert!(!format!("{reload:?}").contains("secret"));
+}
+
+#[test]
 fn help_knows_every_key() {
     let mut command = ServeArgs::augment_args(Command::new("serve"));
     command.build();

@@ -20,8 +20,8 @@ fn bad_values_are_refused_where_they_were_typed() {
         ("publish-anywhere", "admin,root", "`root` is no role"),
         ("heartbeat-ms", "99", "must be 100 to 3600000 ms, but is 99"),
         ("handshake-timeout-ms", "300_001", "must be 100 to 300000 ms, but is 300001"),
-        ("storage", "redis", "this version keeps history in memory only"),
-        ("redis-url", "redis://u:secret@h", "this version keeps history in memory only"),
+        ("storage", "redis", "nothing says where that is; give `redis_url`"),
+        ("redis-url", "http://u:secret@h", "the scheme of the URL of Redis must be"),
     ] {
         let mistakes = Layers::new(&[&format!("--{flag}={value}")]).mistakes();
         assert!(mistakes[0].starts_with(&format!("--{flag}: ")), "{mistakes:?}");
@@ -57,6 +57,16 @@ fn contradictions_name_every_key_they_are_about() {
             &["--outbox-bytes=1_000_000"],
             "",
             &["--outbox-bytes: ", "`limits.outbox_bytes`", "`limits.max_message_bytes`", "1114112"],
+        ),
+        (
+            &["--backlog-bytes=1_000_000"],
+            "",
+            &["--backlog-bytes: ", "`persistence.backlog_bytes`", "`limits.max_message_bytes`"],
+        ),
+        (
+            &["--redis-url=redis://:secret@h"],
+            "storage = 'memory'",
+            &["--redis-url: ", "`redis_url`", "`storage`"],
         ),
         (
             &[],
@@ -132,8 +142,19 @@ fn check_config_tells_every_mistake_and_its_place() {
         ("shards = 4.0", &["1:10: shards: must be a whole number, but is a float"]),
         ("pin = true", &["1:7: pin: must be a string, but is a boolean"]),
         ("telemetry = 1", &["1:13: telemetry: must be true or false, but is an integer"]),
-        ("storage = 'redis'", &["1:11: storage: this version keeps history in memory only"]),
-        ("redis_url = 'redis://h'", &["1:13: redis_url: this version keeps history"]),
+        ("storage = 'redis'", &["1:11: storage: `storage` is redis, but nothing says where"]),
+        (
+            "redis_url = 'redis://:secret@h'",
+            &["1:13: redis_url: `redis_url` is given, but `storage` is memory"],
+        ),
+        ("redis_url = 'secret'", &["1:13: redis_url: the URL of Redis has no scheme"]),
+        (
+            "[[rooms]]\nname = 'a'\npersist = 'some'\nack_when = 1",
+            &[
+                "3:11: rooms.persist: must be \"none\" or \"history\" or \"all\", but is `some`",
+                "4:12: rooms.ack_when: must be a string",
+            ],
+        ),
         ("\n  shrads = 2", &["2:3: shrads: is no key; did you mean `shards`?"]),
         ("max_rooms = 2", &["1:1: max_rooms: is no key; did you mean `limits.max_rooms`?"]),
         ("[limits]\nlisten = 2", &["2:1: limits.listen: is no key; did you mean `listen`?"]),

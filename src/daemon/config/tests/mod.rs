@@ -11,7 +11,7 @@ use crate::base::limits::Limits;
 use crate::broker::policy::Role;
 use crate::daemon::cgroup::Quota;
 use crate::daemon::host::Cores;
-use crate::protocol::command::Publishers;
+use crate::protocol::command::{AckWhen, Persist, Publishers};
 use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
 use clap::{Args, Command, FromArgMatches};
@@ -95,6 +95,14 @@ const SAMPLES: &[(&str, [&str; 3])] = &[
     ("log_level", ["warn", "debug,arqonbus=trace", "off"]),
     ("bootstrap", ["false", "true", "false"]),
     ("policy.publish_anywhere", ["user", "admin", "user"]),
+    ("persistence.persist", ["none", "history", "all"]),
+    ("persistence.key_prefix", ["a", "b.c", "d-1"]),
+    ("persistence.retention_messages", ["1", "0", "1000000"]),
+    ("persistence.retention_age_s", ["1", "0", "86400"]),
+    ("persistence.backlog_bytes", ["2000000", "3000000", "1000000000"]),
+    ("persistence.ack_timeout_ms", ["1", "2", "3"]),
+    ("persistence.replicas", ["1", "0", "2"]),
+    ("persistence.replicas_timeout_ms", ["1", "2", "3"]),
     ("turn.busy_poll_us", ["10", "0", "100000"]),
     ("turn.read_budget_bytes", ["4096", "8192", "131072"]),
     ("turn.lane_budget", ["1", "2", "4096"]),
@@ -172,6 +180,12 @@ fn the_edges_of_every_range_hold() {
         ("shards", 1, 256),
         ("stats_interval_ms", 100, 3_600_000),
         ("drain_timeout_ms", 0, 600_000),
+        ("persistence.retention_messages", 0, 1_000_000_000),
+        ("persistence.retention_age_s", 0, 3_153_600_000),
+        ("persistence.backlog_bytes", 65_536, 1 << 40),
+        ("persistence.ack_timeout_ms", 1, 600_000),
+        ("persistence.replicas", 0, 16),
+        ("persistence.replicas_timeout_ms", 1, 600_000),
         ("turn.busy_poll_us", 0, 100_000),
         ("turn.read_budget_bytes", 4_096, 4 << 20),
         ("turn.lane_budget", 1, 4_096),
@@ -337,6 +351,8 @@ history_size = 0
 member_limit = 9
 create_on_join = false
 publishers = ["alice", "bob"]
+persist = "history"
+ack_when = "accepted"
 
 [[rooms]]
 name = "news"
@@ -359,6 +375,8 @@ fn rooms_of_the_file_join_the_hard_coded_ones() {
     let config = &rooms[1].config;
     assert_eq!((config.history_size, config.member_limit), (Some(0), Some(9)));
     assert_eq!(config.create_on_join, Some(false));
+    let kept = (config.persist, config.ack_when);
+    assert_eq!(kept, (Some(Persist::History), Some(AckWhen::Accepted)));
     let named = Publishers::Clients(vec![Name::fixed("alice"), Name::fixed("bob")]);
     assert_eq!(config.publishers, Some(named));
     assert_eq!(rooms[2].config.publishers, Some(Publishers::Admins));

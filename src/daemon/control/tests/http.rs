@@ -41,11 +41,46 @@ fn every_endpoint_answers() {
     }
     assert_eq!(status["node"], "node \"one\"");
     assert_eq!(status["state"], "ready");
-    assert_eq!(status["storage"], "memory");
+    let well = serde_json::json!({"state": "ok", "pending": 0, "lost": 0});
+    assert_eq!((&status["storage"], &status["storage_state"]), (&"redis".into(), &well));
     assert_eq!(status["per_shard"][1]["clients"], 4);
     assert!(status["per_shard"][0]["busy_share"].is_number());
     assert_eq!(status["listen"]["http"], node.http.to_string());
     assert_eq!(request(node.http, "HEAD", "/health", "").code, 200);
+}
+
+#[test]
+fn a_node_that_can_store_nothing_is_ready_and_says_so() {
+    let node = Node::start();
+    node.tally(0, |tally| {
+        tally.set(Gauge::EventsPending, 3);
+        tally.set(Gauge::AcksWaiting, 2);
+        tally.add(Counter::EventsLost, 4);
+    });
+    let since = Now { mono_ns: 0, wall_us: 1_764_000_000_000_000 };
+    node.facts.set_outage(Some(Outage { since, reason: "connection refused".into() }));
+    let ready = get(node.http, "/ready");
+    assert_eq!(ready.code, 200);
+    let expected = serde_json::json!({
+        "status": "ready", "storage": "degraded", "reason": "connection refused",
+    });
+    assert_eq!(ready.json(), expected);
+    let expected = serde_json::json!({
+        "state": "degraded", "since": "2025-11-24T16:00:00.000000Z",
+        "reason": "connection refused", "pending": 3, "lost": 4,
+    });
+    assert_eq!(get(node.http, "/status").json()["storage_state"], expected);
+    for (line, value) in [
+        ("arqonbus_storage_degraded ", 1.0),
+        ("arqonbus_storage_pending ", 3.0),
+        ("arqonbus_storage_lost_total ", 4.0),
+        ("arqonbus_storage_acks_waiting ", 2.0),
+    ] {
+        assert_eq!(node.metric(line), value, "{line}");
+    }
+    node.facts.set_outage(None);
+    assert_eq!(get(node.http, "/ready").json(), serde_json::json!({"status": "ready"}));
+    assert_eq!(node.metric("arqonbus_storage_degraded "), 0.0);
 }
 
 #[test]
@@ -129,7 +164,17 @@ fn metrics_are_those_of_the_meters_and_well_formed() {
         tally.pause(Pause::OutboxFull);
         tally.set(Gauge::AskLane, 17);
     });
+    node.storage.connections.store(3, Relaxed);
+    node.storage.pending_bytes.store(1_024, Relaxed);
+    node.storage.commits[1].store(4, Relaxed);
+    node.storage.commits_us.store(7_500, Relaxed);
     for (line, value) in [
+        ("arqonbus_storage_degraded ", 0.0),
+        ("arqonbus_storage_connections_total ", 3.0),
+        ("arqonbus_storage_pending_bytes ", 1_024.0),
+        ("arqonbus_storage_commit_duration_seconds_bucket{le=\"0.001\"} ", 0.0),
+        ("arqonbus_storage_commit_duration_seconds_bucket{le=\"0.002\"} ", 4.0),
+        ("arqonbus_storage_commit_duration_seconds_sum ", 0.0075),
         ("arqonbus_active_clients ", 2.0),
         ("arqonbus_messages_received_total ", 7.0),
         ("arqonbus_messages_sent_total ", 0.0),

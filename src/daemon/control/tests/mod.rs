@@ -32,6 +32,7 @@ struct Node {
     http: SocketAddr,
     telemetry: SocketAddr,
     meters: Vec<Arc<Meters>>,
+    storage: Arc<crate::storage::Meters>,
     facts: Arc<Facts>,
     events: intake::Intake,
     published: Arc<Mutex<Vec<Publication>>>,
@@ -58,7 +59,7 @@ impl Node {
             version: "9.8.7",
             node: "node \"one\"".to_owned(),
             started: clock(),
-            storage: "memory",
+            storage: "redis",
             bus: "127.0.0.1:9100".parse().unwrap(),
             telemetry: Some(addresses.1),
             http: addresses.0,
@@ -66,6 +67,7 @@ impl Node {
         let facts = Arc::new(Facts::new(about, limits));
         facts.set_phase(Phase::Ready);
         let meters: Vec<Arc<Meters>> = (0..2).map(|_| Arc::default()).collect();
+        let storage = Arc::new(crate::storage::Meters::default());
         let (events, receiver) = intake::queue();
         let published = Arc::new(Mutex::new(Vec::new()));
         let control = Control {
@@ -73,6 +75,7 @@ impl Node {
             telemetry: Some(telemetry),
             accepts: Arc::default(),
             meters: meters.clone(),
+            storage: Some(storage.clone()),
             events: receiver,
             publish: {
                 let published = Arc::clone(&published);
@@ -90,7 +93,7 @@ impl Node {
         };
         let thread = spawn_at(control, bounds).unwrap();
         let (http, telemetry) = addresses;
-        Node { http, telemetry, meters, facts, events, published, thread }
+        Node { http, telemetry, meters, storage, facts, events, published, thread }
     }
 
     fn tally(&self, shard: usize, count: impl FnOnce(&mut Tally)) {

@@ -84,6 +84,8 @@ fn every_event_has_its_type_and_its_channel() {
             Event::MessageRefused { client_id: who.clone(), fault: Fault::NotJoined },
         ),
         ("slow_consumer", Event::SlowConsumer { client_id: who.clone(), waiting_bytes: 5 }),
+        ("storage_degraded", Event::StorageDegraded { reason: "gone".into() }),
+        ("storage_restored", Event::StorageRestored { outage_ms: 5, lost: 0 }),
         (
             "agent_activity",
             Event::AgentActivity {
@@ -98,7 +100,7 @@ fn every_event_has_its_type_and_its_channel() {
         let envelope = next(&mut reader);
         let payload = &envelope["payload"];
         assert_eq!(payload["eventType"], event_type);
-        if event_type != "channel_deleted" && event_type != "channel_created" {
+        if !event_type.starts_with("channel_") && !event_type.starts_with("storage_") {
             assert_eq!(payload["payload"]["client_id"], "ann");
         }
         let channel =

@@ -363,7 +363,7 @@ fn room_configurations_are_read() {
     };
     assert_eq!(config(json!({})), RoomConfig::default());
     let all = json!({"history_size": 1_000_000, "member_limit": 1, "create_on_join": true,
-        "publishers": ["al", "bob"]});
+        "publishers": ["al", "bob"], "persist": "history", "ack_when": "accepted"});
     assert_eq!(serde_json::to_value(config(all.clone())).unwrap(), all);
     assert_eq!(config(json!({"publishers": "admins"})).publishers, Some(Publishers::Admins));
     assert_eq!(config(json!({"publishers": "members"})).publishers, Some(Publishers::Members));
@@ -377,6 +377,9 @@ fn room_configurations_are_read() {
         ("publishers", json!("everyone")),
         ("publishers", json!(["a b"])),
         ("publishers", json!(null)),
+        ("persist", json!("some")),
+        ("persist", json!(true)),
+        ("ack_when", json!("delivered")),
         ("no_such", json!(1)),
     ] {
         let refusal = refusal("create_room", json!({"room": "a", "config": {field: bad}}));

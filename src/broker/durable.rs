@@ -1,0 +1,322 @@
+//! What is kept of a room beyond the life of its home, and how far a history is safe.
+//!
+//! [`Durability`] is what the node does if a room does not say otherwise. A history that is kept has
+//! a [`Durable`], by which its home knows what the storage has of it.
+//!
+//! **Terms.** Members get an event at once, and its record follows; so when a home dies, members may
+//! have seen the last events of an order that nobody has kept. The home that goes on with the order
+//! gives their sequences to other events, and must tell the two apart when a member asks for what it
+//! missed. So each home that goes on has a term of its own, which is a part of the epoch that members
+//! are told, and remembers how far each earlier term was kept: a sequence of an earlier term means
+//! the same to both if it is not beyond that. (As Raft compares index and term of a log's entries:
+//! Ongaro and Ousterhout, *In Search of an Understandable Consensus Algorithm*, 2014.)
+//!
+//! *Invariants*: a history that is not kept has no [`Durable`]; nothing is safe beyond the last
+//! sequence given; the holes are apart from each other and in order; nobody is told of a term but
+//! the storage hears of it before it hears of an event of that term.
+
+use crate::base::hash::Placement;
+use crate::base::limits::{HOLES_MAX, PAST_TERMS_MAX};
+use crate::broker::record::{Keep, Snapshot};
+use crate::protocol::command::{AckWhen, Persist, RoomConfig};
+use crate::protocol::names::{Name, TELEMETRY_ROOM};
+use std::sync::Arc;
+
+/// What a node keeps, and how long an ack waits for it. Set when the daemon starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Durability {
+    /// What is kept of a room that does not say so itself.
+    pub persist: Persist,
+    /// The messages kept for each channel at least; 0 is as many as its history holds.
+    pub retention_messages: u32,
+    /// Nothing older is kept, in milliseconds; 0 is no limit.
+    pub retention_age_ms: u64,
+    /// How long an ack waits before it is refused.
+    pub ack_timeout_ms: u32,
+}
+
+impl Durability {
+    /// What is kept of a room. What the bus tells about itself is kept only where a room's own
+    /// configuration says so.
+    pub fn of_room(&self, name: &Name, config: &RoomConfig) -> Persist {
+        let default = match name.as_str() == TELEMETRY_ROOM {
+            true => Persist::None,
+            false => self.persist,
+        };
+        config.persist.unwrap_or(default)
+    }
+
+    /// How much is kept of a channel whose history holds so many messages: at least the last one,
+    /// so that its order goes on.
+    pub fn keep(&self, history_size: u32) -> Keep {
+        let messages = match self.retention_messages {
+            0 => history_size,
+            messages => messages,
+        };
+        Keep { messages: messages.max(1), age_ms: self.retention_age_ms }
+    }
+}
+
+/// Whether an event is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is stored.
+    Stored,
+    /// The storage has not said.
+    Unknown,
+    /// It will never be stored.
+    Lost,
+}
+
+/// What is known of how far a history is safe.
+#[derive(Clone, Debug)]
+pub struct Durable {
+    /// How much of it is kept.
+    pub keep: Keep,
+    /// Its life, over all terms.
+    pub life: Arc<str>,
+    /// The term in which it gives sequences; 0 is the first.
+    pub term: u32,
+    /// The terms before, oldest first, each with the last sequence of it that was kept.
+    pub past: Vec<(u32, u64)>,
+    /// Whether the storage has been told of it, as it is in this term.
+    pub is_recorded: bool,
+    /// When its events are acknowledged.
+    pub ack_when: AckWhen,
+    /// Up to which sequence everything is stored, but for the holes.
+    stored: u64,
+    /// Sequences that will never be stored.
+    holes: Vec<(u64, u64)>,
+}
+
+impl Durable {
+    /// A history that begins now.
+    pub fn new(life: Arc<str>, keep: Keep, ack_when: Option<AckWhen>) -> Durable {
+        Durable {
+            keep,
+            life,
+            term: 0,
+            past: Vec::new(),
+            is_recorded: false,
+            ack_when: ack_when.unwrap_or(AckWhen::Stored),
+            stored: 0,
+            holes: Vec::new(),
+        }
+    }
+
+    /// The same history in another term, of which everything up to `last` was kept.
+    pub fn go_on(
+        mut self,
+        (before, mut past): (u32, Vec<(u32, u64)>),
+        term: u32,
+        last: u64,
+    ) -> Durable {
+        past.push((before, last));
+        past.drain(..past.len().saturating_sub(PAST_TERMS_MAX));
+        (self.term, self.past, self.stored) = (term, past, last);
+        self
+    }
+
+    /// The epoch that members are told.
+    pub fn epoch(&self) -> Arc<str> {
+        match self.term {
+            0 => self.life.clone(),
+            term => format!("{}-{term:08x}", self.life).into(),
+        }
+    }
+
+    /// Whether a sequence of an earlier term means here what it meant there.
+    pub fn knows(&self, epoch: &str, sequence: u64) -> bool {
+        let Some(rest) = epoch.strip_prefix(&*self.life) else { return false };
+        let term = match rest.strip_prefix('-') {
+            None if rest.is_empty() => Some(0),
+            None => None,
+            Some(term) => u32::from_str_radix(term, 16).ok(),
+        };
+        let past = self.past.iter().find(|(known, _)| term == Some(*known));
+        past.is_some_and(|(_, last)| sequence <= *last)
+    }
+
+    /// Whether an event is safe.
+    pub fn fate(&self, sequence: u64) -> Fate {
+        let is_in = |&(first, last): &(u64, u64)| (first..=last).contains(&sequence);
+        if self.holes.iter().any(is_in) {
+            return Fate::Lost;
+        }
+        if sequence <= self.stored { Fate::Stored } else { Fate::Unknown }
+    }
+
+    /// Everything up to a sequence is stored.
+    pub fn note_stored(&mut self, sequence: u64) {
+        self.stored = self.stored.max(sequence);
+    }
+
+    /// These will never be stored.
+    pub fn note_lost(&mut self, first: u64, last: u64) {
+        // Almost always one more of the same.
+        if let Some(newest) = self.holes.last_mut()
+            && (newest.0..=newest.1 + 1).contains(&first)
+        {
+            newest.1 = newest.1.max(last);
+            return;
+        }
+        self.holes.push((first, last));
+        self.holes.sort_unstable();
+        let mut apart: Vec<(u64, u64)> = Vec::with_capacity(self.holes.len());
+        for &(first, last) in &self.holes {
+            match apart.last_mut() {
+                Some(before) if first <= before.1 + 1 => before.1 = before.1.max(last),
+                _ => apart.push((first, last)),
+            }
+        }
+        if apart.len() > HOLES_MAX {
+            // Better to call something lost that is not than the other way round.
+            let oldest = apart.remove(0);
+            apart[0].0 = oldest.0;
+        }
+        self.holes = apart;
+    }
+
+    /// What was stored is there no more.
+    pub fn note_forgotten(&mut self) {
+        if self.stored > 0 {
+            self.note_lost(1, self.stored);
+        }
+    }
+
+    /// How many of the sequences up to `last` are neither stored nor lost.
+    pub fn open(&self, last: u64) -> u64 {
+        let beyond = |&(first, to): &(u64, u64)| {
+            let (first, to) = (first.max(self.stored + 1), to.min(last));
+            (to + 1).saturating_sub(first)
+        };
+        last.saturating_sub(self.stored) - self.holes.iter().map(beyond).sum::<u64>()
+    }
+
+    /// Asserts every invariant; for tests and the simulator.
+    pub fn check(&self, last: u64) {
+        assert!(self.stored <= last, "nothing is safe that was never given");
+        let is_apart = |pair: &[(u64, u64)]| pair[0].1 + 1 < pair[1].0;
+        assert!(self.holes.windows(2).all(is_apart), "holes are apart");
+        assert!(self.holes.iter().all(|(first, to)| first <= to && *to <= last));
+    }
+}
+
+/// A snapshot's parts for each home, in the order of the shards.
+pub fn of_homes(snapshot: Snapshot, placement: &Placement) -> Vec<Snapshot> {
+    let mut parts: Vec<Snapshot> = placement.all().map(|_| Snapshot::default()).collect();
+    for room in snapshot.rooms {
+        parts[placement.of_room(&room.name).index()].rooms.push(room);
+    }
+    for channel in snapshot.channels {
+        let home = placement.of_room(&channel.record.address.room);
+        parts[home.index()].channels.push(channel);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn durable() -> Durable {
+        Durable::new("e".into(), Keep { messages: 10, age_ms: 0 }, None)
+    }
+
+    #[test]
+    fn a_sequence_means_the_same_as_far_as_its_term_was_kept() {
+        let first = durable();
+        assert_eq!(&*first.epoch(), "e");
+        let second = durable().go_on((0, Vec::new()), 0xa, 7);
+        let third = durable().go_on((second.term, second.past.clone()), 0xb, 9);
+        assert_eq!((&*second.epoch(), &*third.epoch()), ("e-0000000a", "e-0000000b"));
+        for (epoch, sequence, expected) in [
+            ("e", 7, true),
+            ("e", 8, false),
+            ("e-0000000a", 9, true),
+            ("e-0000000a", 10, false),
+            ("e-0000000c", 1, false),
+            ("e-", 1, false),
+            ("ex", 1, false),
+            ("f", 1, false),
+        ] {
+            assert_eq!(third.knows(epoch, sequence), expected, "{epoch} {sequence}");
+        }
+        let mut durable = durable();
+        for term in 1..100 {
+            durable = self::durable().go_on((durable.term, durable.past), term, 1);
+        }
+        assert_eq!(durable.past.len(), PAST_TERMS_MAX);
+        assert!(durable.knows("e-00000062", 1) && !durable.knows("e", 1));
+    }
+
+    #[test]
+    fn what_is_lost_stays_lost_whatever_is_stored_after_it() {
+        let mut durable = durable();
+        durable.note_stored(3);
+        durable.note_lost(5, 6);
+        let fates = |durable: &Durable| (1..=8).map(|at| durable.fate(at)).collect::<Vec<_>>();
+        use Fate::{Lost, Stored, Unknown};
+        let expected = [Stored, Stored, Stored, Unknown, Lost, Lost, Unknown, Unknown];
+        assert_eq!(fates(&durable), expected);
+        assert_eq!(durable.open(8), 3);
+        durable.note_stored(7);
+        // Said twice, and late.
+        durable.note_stored(4);
+        assert_eq!(fates(&durable), [Stored, Stored, Stored, Stored, Lost, Lost, Stored, Unknown]);
+        assert_eq!((durable.open(8), durable.open(7)), (1, 0));
+    }
+
+    #[test]
+    fn what_was_forgotten_is_lost_and_what_comes_is_not() {
+        let mut durable = durable();
+        durable.note_forgotten();
+        durable.note_stored(4);
+        durable.note_lost(2, 2);
+        durable.note_forgotten();
+        durable.note_stored(6);
+        let fates: Vec<Fate> = [1, 4, 5, 6, 7].map(|at| durable.fate(at)).to_vec();
+        assert_eq!(fates, [Fate::Lost, Fate::Lost, Fate::Stored, Fate::Stored, Fate::Unknown]);
+        assert_eq!(durable.open(7), 1);
+        durable.check(7);
+    }
+
+    #[test]
+    fn losses_side_by_side_are_one_and_there_are_never_too_many() {
+        let mut durable = durable();
+        for at in [7, 5, 6, 6] {
+            durable.note_lost(at, at);
+        }
+        assert_eq!(durable.holes, [(5, 7)]);
+        for at in 0..2 * HOLES_MAX as u64 {
+            durable.note_lost(10 + 3 * at, 10 + 3 * at);
+            durable.check(1_000);
+        }
+        assert_eq!(durable.holes.len(), HOLES_MAX);
+        assert_eq!(durable.fate(5), Fate::Lost);
+    }
+
+    #[test]
+    fn at_least_the_last_message_is_kept_and_telemetry_only_on_demand() {
+        let mut durability = Durability {
+            persist: Persist::All,
+            retention_messages: 0,
+            retention_age_ms: 7,
+            ack_timeout_ms: 1,
+        };
+        assert_eq!(durability.keep(500), Keep { messages: 500, age_ms: 7 });
+        assert_eq!(durability.keep(0).messages, 1);
+        durability.retention_messages = 9;
+        assert_eq!(durability.keep(500).messages, 9);
+        let config = |persist| RoomConfig { persist, ..RoomConfig::default() };
+        for (room, persist, expected) in [
+            ("r", None, Persist::All),
+            ("r", Some(Persist::None), Persist::None),
+            (TELEMETRY_ROOM, None, Persist::None),
+            (TELEMETRY_ROOM, Some(Persist::History), Persist::History),
+        ] {
+            let kept = durability.of_room(&Name::fixed(room), &config(persist));
+            assert_eq!(kept, expected, "{room}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The storage, where there is one: what the homes know of it, and what it counts of itself.
+//!
+//! *Invariant*: without a storage none of these families is there, so that an alert on one of them
+//! says nothing about a bus that keeps nothing.
+
+use super::Shared;
+use crate::daemon::control::exposition::{Exposition, Kind};
+use crate::daemon::control::status::storage_state;
+use crate::shard::meters::{Counter, Gauge};
+use crate::storage::{COMMIT_BOUNDS_MS, Meters};
+use std::sync::atomic::Ordering::Relaxed;
+
+pub(super) fn render(text: &mut Exposition, shared: &Shared) {
+    homes(text, shared);
+    if let Some(meters) = &shared.storage {
+        itself(text, meters);
+    }
+}
+
+/// What the homes made of what they were told.
+fn homes(text: &mut Exposition, shared: &Shared) {
+    let Some(state) = storage_state(shared) else { return };
+    let sum = |counter| shared.meters.iter().map(|meters| meters.counter(counter)).sum::<u64>();
+    let waiting = shared.meters.iter().map(|meters| meters.gauge(Gauge::AcksWaiting)).sum();
+    for (name, kind, help, value) in [
+        (
+            "arqonbus_storage_degraded",
+            Kind::Gauge,
+            "Whether nothing can be stored now: 1 if so",
+            u64::from(state.since.is_some()),
+        ),
+        (
+            "arqonbus_storage_records_total",
+            Kind::Counter,
+            "Records made for the storage: events, channels, rooms",
+            sum(Counter::Records),
+        ),
+        (
+            "arqonbus_storage_stored_total",
+            Kind::Counter,
+            "Events of which the storage said that they are stored",
+            sum(Counter::EventsStored),
+        ),
+        (
+            "arqonbus_storage_lost_total",
+            Kind::Counter,
+            "Events that will never be stored",
+            state.lost,
+        ),
+        (
+            "arqonbus_storage_pending",
+            Kind::Gauge,
+            "Events that are to be stored and are not stored yet",
+            state.pending,
+        ),
+        (
+            "arqonbus_storage_ack_waits_total",
+            Kind::Counter,
+            "Acks that had to wait until their events were stored",
+            sum(Counter::AckWaits),
+        ),
+        (
+            "arqonbus_storage_acks_waiting",
+            Kind::Gauge,
+            "Acks that wait until their events are stored",
+            waiting,
+        ),
+    ] {
+        text.family(name, kind, help).sample(&[], value);
+    }
+}
+
+/// What the storage's own thread counts.
+fn itself(text: &mut Exposition, meters: &Meters) {
+    for (name, kind, help, count) in [
+        (
+            "arqonbus_storage_pending_bytes",
+            Kind::Gauge,
+            "Bytes of events that the storage keeps back until Redis has them",
+            &meters.pending_bytes,
+        ),
+        (
+            "arqonbus_storage_batches_total",
+            Kind::Counter,
+            "Batches written: the events of one channel in one round, or one other record",
+            &meters.steps,
+        ),
+        (
+            "arqonbus_storage_connections_total",
+            Kind::Counter,
+            "Connections made to Redis; all but the first are reconnects",
+            &meters.connections,
+        ),
+        (
+            "arqonbus_storage_failures_total",
+            Kind::Counter,
+            "Rounds and connections that failed; what was in them is tried again",
+            &meters.failures,
+        ),
+        (
+            "arqonbus_storage_spoilt_total",
+            Kind::Counter,
+            "Times that something foreign stood where a channel is kept",
+            &meters.spoilt,
+        ),
+        (
+            "arqonbus_storage_unreadable_total",
+            Kind::Counter,
+            "Entries and records that could not be read back at the start",
+            &meters.unreadable,
+        ),
+    ] {
+        text.family(name, kind, help).sample(&[], count.load(Relaxed));
+    }
+    let help = "How long rounds of writing took; each carries all that had come together";
+    let counts: Vec<u64> = meters.commits.iter().map(|count| count.load(Relaxed)).collect();
+    let sum_ns = meters.commits_us.load(Relaxed) * 1_000;
+    text.family("arqonbus_storage_commit_duration_seconds", Kind::Histogram, help).histogram(
+        &[],
+        &COMMIT_BOUNDS_MS.map(|ms| ms * 1_000_000),
+        &counts,
+        sum_ns,
+    );
+}

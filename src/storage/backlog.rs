@@ -1,0 +1,407 @@
+//! What waits for Redis: for each channel a lane of steps, each of them one atomic change.
+//!
+//! A round takes the first step of each lane that is due, or of its events as many as are good for
+//! one call; a step that failed comes back to where it was. So whatever fails, the steps of a
+//! channel are taken in their order, and no channel waits for another.
+//!
+//! *Invariants*: the steps of a lane are in the order in which their records came; a lane has at
+//! most one step under way, and what follows it waits; the events of one step are of one epoch;
+//! an event that is taken in is written or counted as lost, and once a channel has lost one it
+//! loses all that follow until half of the backlog is free, so that what is written after a hole
+//! is a run again. Only events are bounded: the other records of a channel replace each other.
+//!
+//! *Not here*: Redis, clocks.
+
+use crate::base::hash::{Map, Set, seeded};
+use crate::base::ids::ChannelId;
+use crate::broker::record::{ChannelRecord, EventRecord, Record, RoomRecord};
+use crate::protocol::command::Address;
+use crate::protocol::names::Name;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The events of one call: Redis serves nobody else meanwhile.
+const STEP_EVENTS_MAX: usize = 512;
+/// The bytes of the events of one call, unless one event alone has more.
+const STEP_BYTES_MAX: u64 = 1024 * 1024;
+/// The calls of one round.
+const ROUND_STEPS_MAX: usize = 1_024;
+/// The bytes of the events of one round.
+const ROUND_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// How long a channel is left alone in whose place something foreign stands.
+const REST: Duration = Duration::from_secs(1);
+
+/// One atomic change of what is kept.
+#[derive(Debug)]
+pub(super) enum Step {
+    Room(Box<RoomRecord>),
+    RoomGone(Name),
+    Channel(Box<ChannelRecord>),
+    ChannelGone,
+    /// Never empty.
+    Events(VecDeque<EventRecord>),
+}
+
+/// A step that is under way, and whose.
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) address: Arc<Address>,
+    pub(super) step: Step,
+}
+
+/// A run of events that will never be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Loss {
+    pub(super) channel: ChannelId,
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Backlog {
+    lanes: Map<Arc<Address>, Lane>,
+    /// The lanes whose first step may be taken; each stands here once.
+    due: VecDeque<Arc<Address>>,
+    /// The lanes that are left alone, and until when; the first ends first.
+    resting: VecDeque<(Instant, Arc<Address>)>,
+    /// The channels that lose what comes until there is room.
+    losing: Set<Arc<Address>>,
+    losses: BTreeMap<ChannelId, Vec<Loss>>,
+    events: u64,
+    bytes: u64,
+    bytes_max: u64,
+}
+
+#[derive(Debug, Default)]
+struct Lane {
+    steps: VecDeque<Step>,
+    state: LaneState,
+    /// Whether its last step found something foreign in its place.
+    is_spoilt: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LaneState {
+    #[default]
+    Idle,
+    Due,
+    /// Its first step is under way.
+    Busy,
+    /// It is left alone, and loses its events.
+    Resting,
+}
+
+impl Backlog {
+    pub(super) fn new(bytes_max: u64) -> Backlog {
+        let hasher = seeded(fastrand::u64(..));
+        Backlog {
+            lanes: Map::with_hasher(hasher.clone()),
+            due: VecDeque::new(),
+            resting: VecDeque::new(),
+            losing: Set::with_hasher(hasher),
+            losses: BTreeMap::new(),
+            events: 0,
+            bytes: 0,
+            bytes_max,
+        }
+    }
+
+    /// The events that wait or are under way.
+    pub(super) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// Their bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether a round would find something.
+    pub(super) fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// When the first lane that is left alone may be tried again.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.resting.front().map(|&(until, _)| until)
+    }
+
+    /// The runs that were lost since this was asked last, by channel.
+    pub(super) fn take_losses(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.losses).into_values().flatten().collect()
+    }
+
+    /// Takes a record in.
+    pub(super) fn push(&mut self, record: Record) {
+        match record {
+            Record::Event(event) => self.push_event(event),
+            Record::Room(room) => self.push_step(order_of(&room.name), Step::Room(room)),
+            Record::RoomGone(name) => self.push_step(order_of(&name), Step::RoomGone(name)),
+            Record::Channel(channel) => {
+                self.push_step(Arc::clone(&channel.address), Step::Channel(channel));
+            }
+            Record::ChannelGone(address) => self.push_step(address, Step::ChannelGone),
+        }
+    }
+
+    fn push_event(&mut self, event: EventRecord) {
+        let bytes = bytes_of(&event);
+        if self.bytes <= self.bytes_max / 2 {
+            self.losing.clear();
+        }
+        let address = Arc::clone(&event.address);
+        let lane = self.lanes.entry(Arc::clone(&address)).or_default();
+        if lane.state == LaneState::Resting || self.losing.contains(&address) {
+            return self.lose(&event);
+        }
+        // However large it is, it fits when it is alone.
+        if self.bytes > 0 && self.bytes + bytes > self.bytes_max {
+            self.losing.insert(address);
+            return self.lose(&event);
+        }
+        self.events += 1;
+        self.bytes += bytes;
+        match lane.steps.back_mut() {
+            Some(Step::Events(events)) if events[0].epoch == event.epoch => {
+                events.push_back(event);
+            }
+            _ => lane.steps.push_back(Step::Events(VecDeque::from([event]))),
+        }
+        self.settle(&address);
+    }
+
+    fn push_step(&mut self, address: Arc<Address>, step: Step) {
+        let steps = &mut self.lanes.entry(Arc::clone(&address)).or_default().steps;
+        let is_events = |step: &Step| matches!(step, Step::Events(_));
+        let mut before_end = steps.iter().rposition(is_events).map_or(0, |at| at + 1);
+        steps.retain(|old| {
+            let stays = before_end > 0 || !step.replaces(old);
+            before_end = before_end.saturating_sub(1);
+            stays
+        });
+        steps.push_back(step);
+        self.settle(&address);
+    }
+
+    /// Takes in what shall be done before all else of its lane, of which nothing is under way; a
+    /// room or a channel.
+    pub(super) fn push_first(&mut self, record: Record) {
+        let (address, step) = match record {
+            Record::Room(room) => (order_of(&room.name), Step::Room(room)),
+            Record::Channel(channel) => (Arc::clone(&channel.address), Step::Channel(channel)),
+            other => return self.push(other),
+        };
+        let lane = self.lanes.entry(Arc::clone(&address)).or_default();
+        assert_ne!(lane.state, LaneState::Busy, "nothing of the lane is under way");
+        lane.steps.push_front(step);
+        self.settle(&address);
+    }
+
+    /// Takes the steps of one round: the first of each lane that is due, in turn. True if nothing
+    /// that was due is left.
+    pub(super) fn take_round(&mut self, now: Instant) -> (Vec<Batch>, bool) {
+        while let Some(&(until, _)) = self.resting.front().filter(|(until, _)| *until <= now) {
+            let Some((_, address)) = self.resting.pop_front() else { break };
+            debug_assert!(until <= now);
+            if let Some(lane) = self.lanes.get_mut(&address) {
+                lane.state = LaneState::Idle;
+            }
+            self.settle(&address);
+        }
+        let (mut round, mut bytes, mut is_all) = (Vec::new(), 0, true);
+        while round.len() < ROUND_STEPS_MAX && bytes < ROUND_BYTES_MAX {
+            let Some(address) = self.due.pop_front() else { return (round, is_all) };
+            let Some(lane) = self.lanes.get_mut(&address) else { continue };
+            let Some(step) = lane.take_step(&mut bytes) else { continue };
+            is_all &= lane.steps.is_empty();
+            round.push(Batch { address, step });
+        }
+        (round, is_all && self.due.is_empty())
+    }
+
+    /// A step was carried out.
+    pub(super) fn done(&mut self, batch: Batch) {
+        if let Step::Events(events) = &batch.step {
+            self.forget(events);
+        }
+        if let Some(lane) = self.lanes.get_mut(&batch.address) {
+            lane.is_spoilt = false;
+        }
+        self.release(&batch.address, LaneState::Idle);
+    }
+
+    /// A step was not carried out, and shall be tried again before all that follows it.
+    pub(super) fn give_back(&mut self, batch: Batch) {
+        if let Some(lane) = self.lanes.get_mut(&batch.address) {
+            lane.put_first(batch.step);
+        }
+        self.release(&batch.address, LaneState::Idle);
+    }
+
+    /// A step was not carried out, and `first` shall be before it is tried again.
+    pub(super) fn give_back_after(&mut self, batch: Batch, first: Step) {
+        if let Some(lane) = self.lanes.get_mut(&batch.address) {
+            lane.put_first(batch.step);
+            lane.steps.push_front(first);
+        }
+        self.release(&batch.address, LaneState::Idle);
+    }
+
+    /// The events of a step are lost; what follows them goes on.
+    pub(super) fn give_up(&mut self, batch: Batch) {
+        if let Step::Events(events) = batch.step {
+            self.forget(&events);
+            events.iter().for_each(|event| self.lose(event));
+        }
+        self.release(&batch.address, LaneState::Idle);
+    }
+
+    /// Something foreign stands where the channel of this step is kept: its events are lost until
+    /// it is tried again, and the other records wait. True if that is new.
+    pub(super) fn spoil(&mut self, batch: Batch, now: Instant) -> bool {
+        let Some(lane) = self.lanes.get_mut(&batch.address) else { return false };
+        lane.put_first(batch.step);
+        let is_new = !std::mem::replace(&mut lane.is_spoilt, true);
+        let (lost, kept) = std::mem::take(&mut lane.steps)
+            .into_iter()
+            .partition(|step| matches!(step, Step::Events(_)));
+        lane.steps = kept;
+        self.lose_all(lost);
+        self.resting.push_back((now + REST, Arc::clone(&batch.address)));
+        self.release(&batch.address, LaneState::Resting);
+        is_new
+    }
+
+    /// Loses everything that waits; nothing is under way.
+    pub(super) fn lose_everything(&mut self) {
+        self.due.clear();
+        self.resting.clear();
+        let lanes: Vec<Lane> = self.lanes.drain().map(|(_, lane)| lane).collect();
+        lanes.into_iter().for_each(|lane| self.lose_all(lane.steps));
+    }
+
+    fn lose_all(&mut self, steps: VecDeque<Step>) {
+        for step in steps {
+            if let Step::Events(events) = step {
+                self.forget(&events);
+                events.iter().for_each(|event| self.lose(event));
+            }
+        }
+    }
+
+    fn lose(&mut self, event: &EventRecord) {
+        let sequence = event.frame.sequence;
+        let losses = self.losses.entry(event.channel).or_default();
+        match losses.last_mut() {
+            Some(loss) if loss.last + 1 == sequence => loss.last = sequence,
+            _ => losses.push(Loss { channel: event.channel, first: sequence, last: sequence }),
+        }
+    }
+
+    /// Counts events out.
+    fn forget(&mut self, events: &VecDeque<EventRecord>) {
+        self.events -= events.len() as u64;
+        self.bytes -= events.iter().map(bytes_of).sum::<u64>();
+    }
+
+    fn release(&mut self, address: &Arc<Address>, state: LaneState) {
+        if let Some(lane) = self.lanes.get_mut(address) {
+            assert_eq!(lane.state, LaneState::Busy, "only a step that was taken comes back");
+            lane.state = state;
+        }
+        self.settle(address);
+    }
+
+    /// Makes an idle lane due if it has a step, and forgets it if it has none.
+    fn settle(&mut self, address: &Arc<Address>) {
+        let Some(lane) = self.lanes.get_mut(address) else { return };
+        match (lane.state, lane.steps.is_empty()) {
+            (LaneState::Idle, false) => {
+                lane.state = LaneState::Due;
+                self.due.push_back(Arc::clone(address));
+            }
+            (LaneState::Idle, true) if !lane.is_spoilt => _ = self.lanes.remove(address),
+            _ => {}
+        }
+    }
+
+    /// Asserts every invariant; for tests.
+    #[cfg(test)]
+    fn check(&self, under_way: &[Batch]) {
+        let is_due = |lane: &Lane| lane.state == LaneState::Due;
+        assert_eq!(self.lanes.values().filter(|lane| is_due(lane)).count(), self.due.len());
+        let waiting = self.lanes.values().flat_map(|lane| &lane.steps);
+        let mut events = Vec::new();
+        for step in waiting.chain(under_way.iter().map(|batch| &batch.step)) {
+            if let Step::Events(some) = step {
+                assert!(some.iter().all(|event| event.epoch == some[0].epoch));
+                events.extend(some);
+            }
+        }
+        assert_eq!(events.len() as u64, self.events, "events are counted right");
+        assert_eq!(events.iter().map(|event| bytes_of(event)).sum::<u64>(), self.bytes);
+    }
+}
+
+impl Lane {
+    /// Takes the first step, or of its events as many as are good for one call.
+    fn take_step(&mut self, bytes: &mut u64) -> Option<Step> {
+        self.state = LaneState::Busy;
+        let Some(Step::Events(events)) = self.steps.front_mut() else {
+            return self.steps.pop_front();
+        };
+        let (mut count, mut step_bytes) = (0, 0);
+        for event in events.iter().take(STEP_EVENTS_MAX) {
+            step_bytes += bytes_of(event);
+            if count > 0 && step_bytes > STEP_BYTES_MAX {
+                break;
+            }
+            count += 1;
+        }
+        *bytes += step_bytes;
+        if count == events.len() {
+            return self.steps.pop_front();
+        }
+        // Only what is taken is moved: what waits behind it may be very much more.
+        Some(Step::Events(events.drain(..count).collect()))
+    }
+
+    /// Puts a step back that was taken.
+    fn put_first(&mut self, step: Step) {
+        match (step, self.steps.front_mut()) {
+            (Step::Events(taken), Some(Step::Events(events)))
+                if taken[0].epoch == events[0].epoch =>
+            {
+                taken.into_iter().rev().for_each(|event| events.push_front(event));
+            }
+            (step, _) => self.steps.push_front(step),
+        }
+    }
+}
+
+impl Step {
+    /// Whether nothing is left to do of `old` when this follows it.
+    fn replaces(&self, old: &Step) -> bool {
+        match (self, old) {
+            (_, Step::Events(_)) | (Step::Events(_), _) => false,
+            (Step::RoomGone(_), _) => true,
+            (Step::Room(_), Step::Room(_)) | (Step::Channel(_), Step::Channel(_)) => true,
+            (Step::ChannelGone, Step::Channel(_) | Step::ChannelGone) => true,
+            _ => false,
+        }
+    }
+}
+
+/// The lane of a room: that of the events to all of it.
+pub(super) fn order_of(room: &Name) -> Arc<Address> {
+    Arc::new(Address { room: room.clone(), channel: Name::every() })
+}
+
+fn bytes_of(event: &EventRecord) -> u64 {
+    event.frame.memory_bytes() as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+use super::*;
+use crate::base::ids::ShardId;
+use crate::broker::record::Keep;
+use crate::broker::room::RoomType;
+use crate::protocol::command::{ChannelType, RoomConfig};
+use crate::protocol::envelope::MessageType;
+use crate::protocol::frame::{Draft, Origin};
+
+const CHANNELS: [&str; 3] = ["a", "b", "c"];
+
+fn address(channel: &'static str) -> Arc<Address> {
+    Arc::new(Address { room: Name::fixed("r"), channel: Name::fixed(channel) })
+}
+
+fn event(number: usize, sequence: u64, length: usize) -> EventRecord {
+    let payload = format!(r#"{{"x":"{}"}}"#, "y".repeat(length));
+    let origin = Origin { received_ns: 0, ttl_ms: None };
+    let address = address(CHANNELS[number]);
+    let names = (&*address.room, &*address.channel);
+    let draft = Draft::of_server("arq_1", MessageType::Event, names, &payload, origin);
+    EventRecord {
+        channel: ChannelId::new(ShardId(0), number as u64),
+        epoch: "e".into(),
+        frame: draft.stamp(sequence, 1),
+        keep: Keep { messages: 1, age_ms: 0 },
+        address,
+    }
+}
+
+fn channel(epoch: &str) -> Record {
+    Record::Channel(Box::new(ChannelRecord {
+        address: address("a"),
+        epoch: epoch.into(),
+        term: 0,
+        past: Vec::new(),
+        channel_type: ChannelType::General,
+        created_us: 0,
+        created_by: None,
+        metadata: None,
+        guests: Vec::new(),
+        auto_created: true,
+    }))
+}
+
+fn room(paused: bool) -> Record {
+    Record::Room(Box::new(RoomRecord {
+        name: Name::fixed("r"),
+        room_type: RoomType::User,
+        paused,
+        created_us: 0,
+        created_by: None,
+        config: RoomConfig::default(),
+    }))
+}
+
+/// The steps that are taken one after the other, as words.
+fn story(backlog: &mut Backlog) -> Vec<String> {
+    let mut words = Vec::new();
+    loop {
+        let (round, _) = backlog.take_round(Instant::now());
+        backlog.check(&round);
+        if round.is_empty() {
+            return words;
+        }
+        for batch in round {
+            words.push(match &batch.step {
+                Step::Room(room) => format!("room {}", room.paused),
+                Step::RoomGone(_) => "no room".into(),
+                Step::Channel(channel) => format!("channel {}", channel.epoch),
+                Step::ChannelGone => "no channel".into(),
+                Step::Events(events) => format!("{} events", events.len()),
+            });
+            backlog.done(batch);
+        }
+    }
+}
+
+#[test]
+fn records_keep_their_place_and_replace_each_other_between_events() {
+    let mut backlog = Backlog::new(1 << 20);
+    let gone = || Record::ChannelGone(address("a"));
+    for record in [channel("1"), channel("2"), Record::Event(event(0, 1, 0)), channel("2")] {
+        backlog.push(record);
+    }
+    for record in [gone(), channel("3"), gone(), channel("4"), Record::Event(event(0, 1, 0))] {
+        backlog.push(record);
+    }
+    assert_eq!(
+        story(&mut backlog),
+        ["channel 2", "1 events", "no channel", "channel 4", "1 events"]
+    );
+    for record in [room(false), room(true), Record::RoomGone(Name::fixed("r")), room(false)] {
+        backlog.push(record);
+    }
+    assert_eq!(story(&mut backlog), ["no room", "room false"]);
+    assert!(backlog.lanes.is_empty(), "nothing is kept of lanes at rest");
+}
+
+#[test]
+fn a_full_backlog_loses_until_half_of_it_is_free() {
+    let size = bytes_of(&event(0, 1, 0));
+    let mut backlog = Backlog::new(size * 10);
+    for sequence in 1..=12 {
+        backlog.push(Record::Event(event(0, sequence, 0)));
+    }
+    let id = |number: u64| ChannelId::new(ShardId(0), number);
+    assert_eq!(backlog.take_losses(), [Loss { channel: id(0), first: 11, last: 12 }]);
+    let (mut round, _) = backlog.take_round(Instant::now());
+    let batch = round.remove(0);
+    backlog.push(Record::Event(event(0, 13, 0)));
+    backlog.push(Record::Event(event(1, 1, 0)));
+    backlog.done(batch);
+    backlog.push(Record::Event(event(0, 14, 0)));
+    let losses = backlog.take_losses();
+    assert_eq!(losses[0], Loss { channel: id(0), first: 13, last: 13 });
+    assert_eq!(losses[1], Loss { channel: id(1), first: 1, last: 1 });
+    assert_eq!(story(&mut backlog), ["1 events"]);
+    // However large one is, it is taken when nothing else waits.
+    backlog.push(Record::Event(event(2, 1, 5_000)));
+    assert_eq!(story(&mut backlog), ["1 events"]);
+    assert!(backlog.take_losses().is_empty());
+}
+
+#[test]
+fn a_spoilt_lane_loses_its_events_keeps_its_records_and_rests() {
+    let mut backlog = Backlog::new(1 << 20);
+    let now = Instant::now();
+    backlog.push(channel("1"));
+    backlog.push(Record::Event(event(0, 1, 0)));
+    let (mut round, _) = backlog.take_round(now);
+    assert!(backlog.spoil(round.remove(0), now), "that is new");
+    backlog.push(Record::Event(event(0, 2, 0)));
+    let id = ChannelId::new(ShardId(0), 0);
+    assert_eq!(backlog.take_losses(), [Loss { channel: id, first: 1, last: 2 }]);
+    assert!(backlog.take_round(now).0.is_empty());
+    assert_eq!(backlog.next_due(), Some(now + REST));
+    let (mut round, _) = backlog.take_round(now + REST);
+    assert!(matches!(round[0].step, Step::Channel(_)));
+    assert!(!backlog.spoil(round.remove(0), now + REST), "that is known");
+    let (mut round, _) = backlog.take_round(now + 2 * REST);
+    backlog.done(round.remove(0));
+    assert!(backlog.lanes.is_empty());
+}
+
+/// Whatever fails, the events of a channel are done in their order, and every event is done or
+/// told as lost, once.
+#[test]
+fn every_event_is_done_in_order_or_lost() {
+    for seed in 0..300 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut backlog = Backlog::new(rng.u64(2_000..200_000));
+        let (mut last, mut now) = ([0u64; CHANNELS.len()], Instant::now());
+        let mut done: [Vec<u64>; CHANNELS.len()] = Default::default();
+        let mut lost: [Vec<u64>; CHANNELS.len()] = Default::default();
+        let mut under_way: Vec<Batch> = Vec::new();
+        for step in 0..400 {
+            let is_ending = step > 300;
+            match rng.u32(..10) {
+                _ if is_ending && under_way.is_empty() => {
+                    now += REST;
+                    under_way = backlog.take_round(now).0;
+                }
+                0..=4 if !is_ending => {
+                    let number = rng.usize(..CHANNELS.len());
+                    for _ in 0..rng.u32(1..20) {
+                        last[number] += 1;
+                        let event = event(number, last[number], rng.usize(..400));
+                        backlog.push(Record::Event(event));
+                    }
+                }
+                5 => backlog.push(channel("e")),
+                6 if under_way.is_empty() => {
+                    now += REST / 4;
+                    under_way = backlog.take_round(now).0;
+                }
+                _ => {
+                    let Some(batch) = under_way.pop() else { continue };
+                    match rng.u32(..10) {
+                        0 if !is_ending => _ = backlog.spoil(batch, now),
+                        1..=4 if !is_ending => backlog.give_back(batch),
+                        _ => {
+                            if let Step::Events(events) = &batch.step {
+                                let number =
+                                    CHANNELS.iter().position(|&n| n == &*batch.address.channel);
+                                let sequences = events.iter().map(|event| event.frame.sequence);
+                                done[number.unwrap()].extend(sequences);
+                            }
+                            backlog.done(batch);
+                        }
+                    }
+                }
+            }
+            backlog.check(&under_way);
+            for Loss { channel, first, last } in backlog.take_losses() {
+                let ids = (0..CHANNELS.len() as u64).map(|n| ChannelId::new(ShardId(0), n));
+                lost[ids.clone().position(|id| id == channel).unwrap()].extend(first..=last);
+            }
+        }
+        assert_eq!((backlog.events(), backlog.bytes()), (0, 0), "seed {seed}");
+        for number in 0..CHANNELS.len() {
+            assert!(done[number].is_sorted(), "seed {seed}: out of order");
+            let mut all = [done[number].clone(), lost[number].clone()].concat();
+            all.sort_unstable();
+            assert_eq!(all, (1..=last[number]).collect::<Vec<_>>(), "seed {seed}");
+        }
+    }
+}

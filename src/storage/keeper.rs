@@ -1,0 +1,372 @@
+//! The storage's one thread: takes records in, writes them in rounds, and says what is safe.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `keeper` | the loop, the rounds, the news |
+//! | `bond` | the connection with the right to write |
+//! | `ends` | the start and the end |
+//!
+//! *Invariants*: records are taken in at any time, whatever Redis does; one round is under way at a
+//! time, and what it did not do is done before all that follows it in its channel; `Degraded` is
+//! told once, and `Restored` once after it, when all that had waited is stored.
+
+mod bond;
+mod ends;
+
+use crate::base::ids::{ChannelId, ShardId};
+use crate::base::time::Now;
+use crate::broker::record::{Snapshot, StorageNews};
+use crate::storage::backlog::{Backlog, Batch, Step};
+use crate::storage::holder::Holder;
+use crate::storage::intake::{INTAKE_SLOTS, Intake};
+use crate::storage::keys::Keys;
+use crate::storage::known::Known;
+use crate::storage::link::Link;
+use crate::storage::load::Unread;
+use crate::storage::meters::{Meters, add};
+use crate::storage::settings::{LEASE_MS, Settings};
+use crate::storage::trouble::Trouble;
+use crate::storage::write::Writer;
+use crate::storage::{LoadError, Unsaved};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, sleep_until};
+
+/// How often a lease is renewed.
+const RENEW: Duration = Duration::from_millis(LEASE_MS / 5);
+/// How often records are taken in while Redis is waited for; the lane holds much more than comes
+/// meanwhile, and nobody has to ring.
+const TAKE_IN: Duration = Duration::from_millis(5);
+
+/// How long the thread sleeps when it waits for nothing in particular.
+const REST_MAX: Duration = Duration::from_secs(3_600);
+
+/// Where news go.
+pub(super) type Tell = Box<dyn Fn(ShardId, StorageNews) + Send>;
+
+/// The start: everything is read back.
+#[derive(Debug)]
+pub(super) struct Load {
+    pub(super) now: Now,
+    pub(super) timeout: Duration,
+    pub(super) reply: crossbeam_channel::Sender<Result<Snapshot, LoadError>>,
+}
+
+/// The end: what is pending is written until the deadline.
+#[derive(Debug)]
+pub(super) struct Stop {
+    pub(super) deadline: Instant,
+    pub(super) reply: crossbeam_channel::Sender<Unsaved>,
+}
+
+pub(super) struct Keeper {
+    pub(super) settings: Arc<Settings>,
+    pub(super) keys: Arc<Keys>,
+    pub(super) shards: u16,
+    pub(super) tell: Tell,
+    pub(super) intake: Intake,
+    pub(super) loads: mpsc::UnboundedReceiver<Load>,
+    pub(super) stop: oneshot::Receiver<Stop>,
+    pub(super) meters: Arc<Meters>,
+    pub(super) backlog: Backlog,
+    pub(super) known: Known,
+    pub(super) holder: Arc<Holder>,
+    pub(super) state: State,
+}
+
+/// What the thread is at.
+#[derive(Default)]
+pub(super) struct State {
+    /// The connection, with the generation that is ours on it.
+    bond: Option<Bond>,
+    /// How many tries have failed since the last that did not.
+    tries: u32,
+    /// When to try again.
+    retry_at: Option<Instant>,
+    is_degraded: bool,
+    /// Nothing was read back when the process started, and it is not known what there is.
+    must_look: bool,
+    /// What there was that was not read.
+    unread: Arc<Unread>,
+    /// Another node writes in our place: nothing will be stored any more.
+    is_overtaken: bool,
+    /// How long the lease of another node was when it was last seen, and whether it has renewed it.
+    other_left_ms: Option<u64>,
+    other_lives: bool,
+    /// That the end has come.
+    stopping: Option<Stop>,
+}
+
+#[derive(Clone)]
+struct Bond {
+    link: Link,
+    generation: u64,
+    renew_at: Instant,
+}
+
+impl Keeper {
+    /// Serves until it is told to stop, or until nobody is there who could tell it.
+    pub(super) async fn run(mut self) {
+        // Before what is kept is read nothing is written, or it would be read back.
+        loop {
+            let Some(load) = self.wait_for_load().await else { return self.end().await };
+            if self.obey(load).await {
+                break;
+            }
+        }
+        self.loads.close();
+        while self.state.stopping.is_none() {
+            self.take_in();
+            match self.state.retry_at {
+                _ if self.state.is_overtaken => self.rest(None).await,
+                Some(at) if at > Instant::now() => self.rest(Some(at)).await,
+                _ => self.work().await,
+            }
+        }
+        self.end().await;
+    }
+
+    /// One thing at a time: a connection, the lease, a round.
+    async fn work(&mut self) {
+        let Some(bond) = self.state.bond.clone() else {
+            if let Err(trouble) = self.bind().await {
+                self.fail(trouble);
+            } else if !self.backlog.has_due() {
+                self.recover();
+            }
+            return;
+        };
+        let next_due = self.backlog.next_due();
+        if Instant::now() >= bond.renew_at {
+            self.renew(&bond).await;
+        } else if self.backlog.has_due() || next_due.is_some_and(|at| Instant::now() >= at) {
+            self.round(&bond).await;
+        } else {
+            let wake_at = next_due.map_or(bond.renew_at, |at| at.min(bond.renew_at));
+            self.rest(Some(wake_at)).await;
+        }
+    }
+
+    /// Sleeps until something is to be done, which is at that time at the latest.
+    async fn rest(&mut self, wake_at: Option<Instant>) {
+        let wake_at = wake_at.unwrap_or_else(|| Instant::now() + REST_MAX);
+        let is_kept_back = self.state.is_degraded;
+        let records = async {
+            self.intake.ready().await;
+            // What can't be written now is not waited for one by one.
+            if is_kept_back {
+                sleep(TAKE_IN).await;
+            }
+        };
+        tokio::select! {
+            () = records => {}
+            stop = &mut self.stop => self.state.stopping = Some(or_at_once(stop)),
+            () = sleep_until(wake_at.into()) => {}
+        }
+    }
+
+    async fn wait_for_load(&mut self) -> Option<Load> {
+        loop {
+            tokio::select! {
+                load = self.loads.recv() => return load,
+                stop = &mut self.stop => {
+                    self.state.stopping = Some(or_at_once(stop));
+                    return None;
+                }
+                () = self.intake.ready() => self.take_in(),
+            }
+        }
+    }
+
+    /// Does something that waits for Redis, for as long as `limit`, and takes records in meanwhile.
+    async fn attend<T>(&mut self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        self.attend_while(limit, &Cell::new(Instant::now()), work).await
+    }
+
+    /// The same for work of many answers, the last of which came at `answered`: it goes on for as
+    /// long as Redis is never silent for `limit`.
+    async fn attend_while<T>(
+        &mut self,
+        limit: Duration,
+        answered: &Cell<Instant>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = pin!(work);
+        loop {
+            let mut until = answered.get() + limit;
+            if let Some(stop) = &self.state.stopping {
+                until = until.min(stop.deadline);
+            }
+            if Instant::now() >= until {
+                return None;
+            }
+            let is_stopping = self.state.stopping.is_some();
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                stop = &mut self.stop, if !is_stopping => {
+                    self.state.stopping = Some(or_at_once(stop));
+                }
+                () = sleep_until(until.into()) => {}
+                () = sleep(TAKE_IN) => self.take_in(),
+            }
+        }
+    }
+
+    /// Moves what shards offered into the backlog.
+    fn take_in(&mut self) {
+        // As much as the lane holds: who fills it faster than it is emptied must not keep Redis
+        // waiting.
+        for _ in 0..INTAKE_SLOTS {
+            let Some(record) = self.intake.take() else { break };
+            self.known.note(&record);
+            self.backlog.push(record);
+        }
+        if self.state.is_overtaken {
+            self.backlog.lose_everything();
+        }
+        self.tell_losses();
+    }
+
+    /// Writes the first step of every channel that has one.
+    async fn round(&mut self, bond: &Bond) {
+        let started = Instant::now();
+        let (batches, mut is_all) = self.backlog.take_round(started);
+        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
+        let limit = self.commit_timeout()
+            + Duration::from_millis(
+                settings.replicas_timeout_ms * u64::from(settings.replicas > 0),
+            );
+        let generation = bond.generation;
+        let answered = Cell::new(started);
+        let (link, answered) = (&bond.link, &answered);
+        let unread = Arc::clone(&self.state.unread);
+        let unread = &*unread;
+        let (keys, settings) = (&*keys, &*settings);
+        let writer = Writer { link, keys, settings, generation, unread, answered };
+        let answers = self.attend_while(limit, answered, writer.round(&batches)).await;
+        let answers = answers.unwrap_or_else(|| vec![Err(no_answer(limit)); batches.len()]);
+        let mut stored = BTreeMap::<ShardId, Vec<(ChannelId, u64)>>::new();
+        let mut trouble = None;
+        for (batch, answer) in batches.into_iter().zip(answers) {
+            match answer {
+                Ok(before) => self.done(batch, before, &mut stored),
+                Err(Trouble::Missing) => {
+                    is_all = false;
+                    self.tell_channel_again(batch);
+                }
+                Err(Trouble::Foreign) => self.spoil(batch),
+                Err(other) => {
+                    if let Trouble::Fenced(generation) = other {
+                        self.holder.saw(generation);
+                    }
+                    self.backlog.give_back(batch);
+                    trouble = Some(other);
+                }
+            }
+        }
+        for (shard, channels) in stored {
+            (self.tell)(shard, StorageNews::Stored(channels));
+        }
+        self.tell_losses();
+        match trouble {
+            // Who was there, the next connection will see: it may have been this process itself.
+            Some(Trouble::Fenced(_)) if self.state.tries == 0 => {
+                self.state.bond = None;
+                self.state.tries = 1;
+            }
+            Some(trouble) => self.fail(trouble),
+            None => {
+                self.meters.count_commit(started.elapsed());
+                self.state.tries = 0;
+                if is_all {
+                    self.recover();
+                }
+            }
+        }
+    }
+
+    /// A step was carried out; if it is events, `before` was the last sequence that was there.
+    fn done(
+        &mut self,
+        batch: Batch,
+        before: u64,
+        stored: &mut BTreeMap<ShardId, Vec<(ChannelId, u64)>>,
+    ) {
+        add(&self.meters.steps, 1);
+        if let Step::Events(events) = &batch.step
+            && let (Some(oldest), Some(newest)) = (events.front(), events.back())
+        {
+            let (channel, first, last) = (oldest.channel, before + 1, oldest.frame.sequence - 1);
+            if first <= last {
+                // They were lost, or Redis has forgotten them: a master that took over may lack what
+                // the one before it had said to be stored.
+                (self.tell)(channel.home(), StorageNews::Forgotten { channel, first, last });
+            }
+            add(&self.meters.stored, events.len() as u64);
+            let channels = stored.entry(newest.channel.home()).or_default();
+            channels.push((newest.channel, newest.frame.sequence));
+        }
+        self.backlog.done(batch);
+    }
+
+    /// Redis does not know the channel of these events, though it was told of it.
+    fn tell_channel_again(&mut self, batch: Batch) {
+        let Step::Events(events) = &batch.step else { return self.backlog.give_back(batch) };
+        match self.known.channel(&batch.address, &events[0].epoch) {
+            Some(record) => self.backlog.give_back_after(batch, Step::Channel(record)),
+            // Its life is over, and nobody will read them.
+            None => self.backlog.give_up(batch),
+        }
+    }
+
+    fn spoil(&mut self, batch: Batch) {
+        let address = Arc::clone(&batch.address);
+        if self.backlog.spoil(batch, Instant::now()) {
+            add(&self.meters.spoilt, 1);
+            let (stream, meta) = (self.keys.stream(&address), self.keys.meta(&address));
+            let (channels, rooms) = (&self.keys.channels, &self.keys.rooms);
+            tracing::error!(
+                %channels, %rooms, stream, meta,
+                "something that is not of this bus stands at one of these keys; it is left as it \
+                 is, and the events of the channel are not stored; rename it"
+            );
+        }
+    }
+
+    fn tell_all(&self, news: &StorageNews) {
+        (0..self.shards).for_each(|shard| (self.tell)(ShardId(shard), news.clone()));
+    }
+
+    fn tell_losses(&mut self) {
+        for loss in self.backlog.take_losses() {
+            let (channel, first, last) = (loss.channel, loss.first, loss.last);
+            add(&self.meters.lost, last - first + 1);
+            (self.tell)(channel.home(), StorageNews::Lost { channel, first, last });
+        }
+        self.meters.pending.store(self.backlog.events(), Relaxed);
+        self.meters.pending_bytes.store(self.backlog.bytes(), Relaxed);
+    }
+
+    fn commit_timeout(&self) -> Duration {
+        Duration::from_millis(self.settings.commit_timeout_ms)
+    }
+}
+
+fn no_answer(limit: Duration) -> Trouble {
+    Trouble::Outage(format!("Redis did not answer within {} ms", limit.as_millis()))
+}
+
+/// The order to stop; at once if whoever could give it is gone.
+fn or_at_once(stop: Result<Stop, oneshot::error::RecvError>) -> Stop {
+    stop.unwrap_or_else(|_| Stop {
+        deadline: Instant::now(),
+        reply: crossbeam_channel::bounded(1).0,
+    })
+}

@@ -1,0 +1,147 @@
+//! The connection with the right to write: how it is made, kept, lost and made again.
+
+use super::{Bond, Keeper, RENEW, no_answer};
+use crate::base::time::Now;
+use crate::broker::record::StorageNews;
+use crate::storage::holder::Hold;
+use crate::storage::link::Link;
+use crate::storage::load::Reader;
+use crate::storage::meters::{Degraded, add};
+use crate::storage::trouble::Trouble;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// How long the names of what is kept may take.
+const LOOK: Duration = Duration::from_secs(30);
+/// How long is waited before the first new try, and the longest wait.
+const RETRY_MS_MIN: u64 = 50;
+const RETRY_MS_MAX: u64 = 2_000;
+
+impl Keeper {
+    /// Connects, and gets the right to write.
+    pub(super) async fn bind(&mut self) -> Result<(), Trouble> {
+        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
+        let holder = Arc::clone(&self.holder);
+        let limit = self.commit_timeout();
+        let link = self.attend(limit, Link::connect(&settings)).await;
+        let link = link.unwrap_or_else(|| Err(no_answer(limit)))?;
+        if self.meters.connections.load(Relaxed) == 0 {
+            link.warn_of_its_settings().await;
+        }
+        add(&self.meters.connections, 1);
+        let hold = self.attend(limit, holder.hold(&link, &keys, &settings)).await;
+        match hold.unwrap_or_else(|| Err(no_answer(limit)))? {
+            Hold::Held { generation, is_forgotten } => {
+                if is_forgotten {
+                    tracing::warn!(
+                        "Redis has forgotten what was kept; rooms and channels are told again"
+                    );
+                    self.tell_again();
+                    self.tell_all(&StorageNews::AllForgotten);
+                }
+                if is_forgotten {
+                    self.state.unread = Arc::default();
+                }
+                if self.state.must_look {
+                    self.look(&link, generation).await?;
+                }
+                let renew_at = Instant::now() + RENEW;
+                self.state.bond = Some(Bond { link, generation, renew_at });
+                Ok(())
+            }
+            Hold::Other { wrong, left_ms } => {
+                // A lease that is longer than it was is being renewed.
+                self.state.other_lives = self.state.other_left_ms.is_some_and(|was| left_ms > was);
+                self.state.other_left_ms = Some(left_ms);
+                Err(Trouble::Wrong(wrong))
+            }
+            Hold::Overtaken(wrong) => {
+                self.state.is_overtaken = true;
+                Err(Trouble::Wrong(wrong))
+            }
+        }
+    }
+
+    /// Notes what there is that could not be read when the process started.
+    async fn look(&mut self, link: &Link, generation: u64) -> Result<(), Trouble> {
+        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
+        let (meters, now) = (Arc::clone(&self.meters), Now { mono_ns: 0, wall_us: 0 });
+        let (settings, keys, meters) = (&*settings, &*keys, &*meters);
+        let reader = Reader { link, keys, settings, meters, generation, now };
+        let names = self.attend(LOOK, reader.names()).await;
+        let unread = names.unwrap_or_else(|| Err(no_answer(LOOK)))?;
+        let (rooms, channels) = unread.counts();
+        if rooms + channels > 0 {
+            tracing::warn!(
+                rooms,
+                channels,
+                "Redis could not be reached when this process started, so what it keeps was not \
+                 read; it is left as it is, and comes back with the next start"
+            );
+        }
+        (self.state.unread, self.state.must_look) = (Arc::new(unread), false);
+        Ok(())
+    }
+
+    /// Says to Redis that this node lives.
+    pub(super) async fn renew(&mut self, bond: &Bond) {
+        let (keys, holder) = (Arc::clone(&self.keys), Arc::clone(&self.holder));
+        let limit = self.commit_timeout();
+        let answer = self.attend(limit, holder.renew(&bond.link, &keys)).await;
+        match answer.unwrap_or_else(|| Err(no_answer(limit))) {
+            Ok(true) => {
+                if let Some(bond) = &mut self.state.bond {
+                    bond.renew_at = Instant::now() + RENEW;
+                }
+            }
+            // Whose it is now, the next connection will see.
+            Ok(false) => self.state.bond = None,
+            Err(trouble) => self.fail(trouble),
+        }
+    }
+
+    /// Gives the connection up, and says that nothing can be stored until another is there.
+    pub(super) fn fail(&mut self, trouble: Trouble) {
+        let reason: Arc<str> = trouble.to_string().into();
+        add(&self.meters.failures, 1);
+        self.state.bond = None;
+        let wait_ms = (RETRY_MS_MIN << self.state.tries.min(10)).min(RETRY_MS_MAX);
+        self.state.tries += 1;
+        // Half of it is left to chance, so that nodes do not come back all at once.
+        let wait = Duration::from_millis(wait_ms / 2 + fastrand::u64(..=wait_ms / 2));
+        self.state.retry_at = Some(Instant::now() + wait);
+        let before = self.meters.degraded();
+        // That nothing can be stored, who is told the news tells; that the reason is another now,
+        // only this does.
+        if before.as_ref().is_some_and(|before| before.reason != reason) {
+            tracing::warn!(%reason, "still nothing can be stored");
+        }
+        let since = before.map_or_else(Instant::now, |before| before.since);
+        self.meters.set_degraded(Some(Degraded { since, reason: Arc::clone(&reason) }));
+        if !std::mem::replace(&mut self.state.is_degraded, true) {
+            self.tell_all(&StorageNews::Degraded(reason));
+        }
+        if self.state.is_overtaken {
+            tracing::error!("nothing will be stored any more by this process");
+            self.backlog.lose_everything();
+            self.tell_losses();
+        }
+    }
+
+    /// All that had waited is stored.
+    pub(super) fn recover(&mut self) {
+        (self.state.tries, self.state.retry_at) = (0, None);
+        if std::mem::take(&mut self.state.is_degraded) {
+            self.meters.set_degraded(None);
+            self.tell_all(&StorageNews::Restored);
+        }
+    }
+
+    /// Redis has forgotten everything: rooms and channels come before all that waits.
+    fn tell_again(&mut self) {
+        for record in self.known.all() {
+            self.backlog.push_first(record);
+        }
+    }
+}

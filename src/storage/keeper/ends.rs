@@ -1,0 +1,118 @@
+//! The start, when everything is read back, and the end, when everything is written.
+
+use super::{Keeper, Load, RENEW, Stop};
+use crate::base::time::Now;
+use crate::broker::record::Snapshot;
+use crate::storage::load::Reader;
+use crate::storage::settings::LEASE_MS;
+use crate::storage::trouble::{Trouble, Wrong};
+use crate::storage::{LoadError, Unsaved};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::time::{sleep_until, timeout_at};
+
+/// How long is waited between two tries to read.
+const PAUSE: Duration = Duration::from_millis(50);
+
+impl Keeper {
+    /// Reads everything back. False if nothing must be written, as a person must do something.
+    pub(super) async fn obey(&mut self, Load { now, timeout, reply }: Load) -> bool {
+        let answer = self.load(now, timeout).await;
+        let may_write = !matches!(answer, Err(LoadError::Wrong(_)));
+        self.state.must_look = answer.is_err();
+        // Nobody waits any more if the process gave up.
+        let _ = reply.send(answer);
+        may_write
+    }
+
+    /// Connects within `timeout`, gets the right to write, and reads everything.
+    async fn load(&mut self, now: Now, timeout: Duration) -> Result<Snapshot, LoadError> {
+        let started = Instant::now();
+        // A node that died holds the right for a lease.
+        let lease_over = started + timeout.max(Duration::from_millis(LEASE_MS + LEASE_MS / 5));
+        loop {
+            let trouble = match self.read(now).await {
+                Ok(snapshot) => {
+                    self.known.note_all(&snapshot);
+                    self.recover();
+                    return Ok(snapshot);
+                }
+                Err(trouble) => trouble,
+            };
+            let until = match &trouble {
+                Trouble::Wrong(Wrong::AnotherWriter { .. }) if !self.state.other_lives => {
+                    lease_over
+                }
+                Trouble::Wrong(wrong) => return Err(LoadError::Wrong(wrong.clone())),
+                // It will come, and what it reads is what is asked for.
+                loading if loading.is_loading() => Instant::now() + timeout,
+                _ => started + timeout,
+            };
+            if let Trouble::Fenced(generation) = trouble {
+                self.holder.saw(generation);
+            }
+            self.state.bond = None;
+            let pause = Instant::now() + PAUSE;
+            if self.state.stopping.is_some() || pause >= until {
+                self.fail(trouble.clone());
+                return Err(match trouble {
+                    Trouble::Wrong(wrong) => LoadError::Wrong(wrong),
+                    other => LoadError::Unreachable(other.to_string()),
+                });
+            }
+            self.attend(PAUSE, std::future::pending::<()>()).await;
+        }
+    }
+
+    /// Reads everything, on the connection that is there or a new one.
+    async fn read(&mut self, now: Now) -> Result<Snapshot, Trouble> {
+        if self.state.bond.is_none() {
+            self.bind().await?;
+        }
+        let Some(bond) = self.state.bond.clone() else {
+            return Err(Trouble::Outage("no connection".into()));
+        };
+        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
+        let meters = Arc::clone(&self.meters);
+        let generation = bond.generation;
+        let link = &bond.link;
+        let reader =
+            Reader { link, keys: &keys, settings: &settings, meters: &meters, generation, now };
+        let mut all = pin!(reader.all());
+        // Every answer has its own limit, and there may be many of them: the whole has none.
+        loop {
+            if let Some(answer) = self.attend(RENEW, all.as_mut()).await {
+                return answer;
+            }
+            if self.state.stopping.is_some() {
+                return Err(Trouble::Outage("the storage was stopped".into()));
+            }
+            self.renew(&bond).await;
+        }
+    }
+
+    /// Writes what is pending until the deadline, and gives the right to write back.
+    pub(super) async fn end(mut self) {
+        let Some(Stop { deadline, .. }) = self.state.stopping else { return };
+        self.take_in();
+        while self.backlog.has_due() && Instant::now() < deadline && !self.state.is_overtaken {
+            match self.state.retry_at.filter(|&at| at > Instant::now()) {
+                Some(at) => sleep_until(at.min(deadline).into()).await,
+                None => self.work().await,
+            }
+            self.take_in();
+        }
+        if let Some(bond) = &self.state.bond {
+            // The lease ends by itself if this fails.
+            let release = self.holder.release(&bond.link, &self.keys);
+            let grace = deadline.max(Instant::now() + PAUSE);
+            let _ = timeout_at(grace.into(), release).await;
+        }
+        if let Some(stop) = self.state.stopping {
+            let unsaved = Unsaved { events: self.backlog.events() };
+            // Nobody waits any more if the process gave up.
+            let _ = stop.reply.send(unsaved);
+        }
+    }
+}

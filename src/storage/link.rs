@@ -1,0 +1,229 @@
+//! One connection to Redis, of whichever kind, and the scripts that are called over it.
+//!
+//! A connection that failed is thrown away, not mended: what it may still do later is done in the
+//! name of an older writer, and refused.
+//!
+//! *Not here*: timeouts of calls, which the caller knows.
+
+use crate::storage::settings::Settings;
+use crate::storage::trouble::{Trouble, Wrong, check_version};
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
+    RedisError, ServerErrorKind, TlsMode, Value, cmd,
+};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+/// How often the cluster client follows a slot that has moved.
+const CLUSTER_RETRIES: u32 = 3;
+
+/// A connection.
+#[derive(Clone)]
+pub(super) enum Link {
+    /// To one server.
+    One(MultiplexedConnection),
+    /// To the masters of a cluster.
+    Many(ClusterConnection),
+}
+
+/// A script, by which Redis changes several keys at once.
+pub(super) struct Script {
+    code: &'static str,
+    digest: String,
+}
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal;)*) => {
+        $(pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(include_str!(concat!("scripts/", $file, ".lua"))));)*
+    };
+}
+
+scripts! {
+    APPEND = "append";
+    CHANNEL = "channel";
+    CHANNEL_GONE = "channel_gone";
+    CLAIM = "claim";
+    HOLD = "hold";
+    INDEX = "index";
+    RENEW = "renew";
+}
+
+impl Script {
+    fn new(code: &'static str) -> Script {
+        Script { code, digest: redis::Script::new(code).get_hash().to_owned() }
+    }
+
+    /// A call of it; what follows the keys are its arguments.
+    pub(super) fn call(&self, keys: &[&str]) -> Cmd {
+        let mut call = cmd("EVALSHA");
+        call.arg(&self.digest).arg(keys.len()).arg(keys);
+        call
+    }
+}
+
+impl Link {
+    /// Connects, and looks whether what is there can be worked with.
+    pub(super) async fn connect(settings: &Settings) -> Result<Link, Trouble> {
+        let url = &settings.url;
+        let timeout = Duration::from_millis(settings.commit_timeout_ms);
+        if let Some(master) = &url.master {
+            let link = Link::One(of_sentinels(&url.servers, master, timeout).await?);
+            link.check().await?;
+            return Ok(link);
+        }
+        let mut trouble = Trouble::Outage("no server is named".to_owned());
+        for server in &url.servers {
+            match of_server(server.clone(), timeout).await {
+                Ok(connection) => {
+                    let link = Link::One(connection);
+                    let is_cluster = link.check().await?;
+                    if !is_cluster && url.servers.len() > 1 {
+                        let sentence = format!(
+                            "the URL of Redis names several servers, but {} is not one of a \
+                             cluster; name one",
+                            server.addr()
+                        );
+                        return Err(Trouble::Wrong(Wrong::Url(sentence)));
+                    }
+                    return if is_cluster { of_cluster(settings).await } else { Ok(link) };
+                }
+                Err(error) => trouble = of_connecting(error, server),
+            }
+        }
+        Err(trouble)
+    }
+
+    /// Whether the version is new enough; gives whether it is a node of a cluster.
+    async fn check(&self) -> Result<bool, Trouble> {
+        let about: String = self.ask(cmd("INFO").arg("server")).await?;
+        check_version(field(&about, "redis_version").unwrap_or_default())?;
+        Ok(field(&about, "redis_mode") == Some("cluster"))
+    }
+
+    /// Tells the operator of settings by which Redis may lose what it was given.
+    pub(super) async fn warn_of_its_settings(&self) {
+        // Who may not ask is not told.
+        let memory: String = self.ask(cmd("INFO").arg("memory")).await.unwrap_or_default();
+        let disk: String = self.ask(cmd("INFO").arg("persistence")).await.unwrap_or_default();
+        if let Some(policy) = field(&memory, "maxmemory_policy")
+            && policy != "noeviction"
+            && field(&memory, "maxmemory").is_some_and(|bytes| bytes != "0")
+        {
+            tracing::warn!(
+                policy,
+                "Redis deletes keys when its memory is full, and with them what is kept; set \
+                 maxmemory-policy noeviction"
+            );
+        }
+        if field(&disk, "aof_enabled") == Some("0") {
+            tracing::warn!(
+                "Redis keeps no append-only file: what it was given last is gone when it dies; \
+                 set appendonly yes"
+            );
+        }
+    }
+
+    /// Sends one command and gives its answer.
+    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Trouble> {
+        Ok(self.query(command).await?)
+    }
+
+    /// Calls a script, which is told to Redis first if it does not know it.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        call: &Cmd,
+    ) -> Result<T, Trouble> {
+        match self.query(call).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                let _: Value = self.ask(cmd("SCRIPT").arg("LOAD").arg(script.code)).await?;
+                self.ask(call).await
+            }
+            answer => Ok(answer?),
+        }
+    }
+
+    /// Calls a script that says in a word whether it did it; gives the number it says besides.
+    pub(super) async fn change(&self, script: &Script, call: &Cmd) -> Result<u64, Trouble> {
+        let (word, number): (String, u64) = self.run(script, call).await?;
+        match word.as_str() {
+            "done" => Ok(number),
+            "fenced" => Err(Trouble::Fenced(number)),
+            "missing" => Err(Trouble::Missing),
+            _ => Err(Trouble::Outage(format!("a script answered {word:?}"))),
+        }
+    }
+
+    async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
+        match self {
+            Link::One(connection) => command.query_async(&mut connection.clone()).await,
+            Link::Many(connection) => command.query_async(&mut connection.clone()).await,
+        }
+    }
+}
+
+/// A line of what Redis says of itself.
+fn field<'a>(about: &'a str, name: &str) -> Option<&'a str> {
+    about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+async fn of_server(
+    server: ConnectionInfo,
+    timeout: Duration,
+) -> Result<MultiplexedConnection, RedisError> {
+    let client = Client::open(server)?;
+    client.get_multiplexed_async_connection_with_config(&config(timeout)).await
+}
+
+/// A connection to the master that sentinels name. The login of the URL is for the master.
+async fn of_sentinels(
+    sentinels: &[ConnectionInfo],
+    master: &str,
+    timeout: Duration,
+) -> Result<MultiplexedConnection, RedisError> {
+    let mut node = SentinelNodeConnectionInfo::default();
+    if let Some(first) = sentinels.first() {
+        node = node.set_redis_connection_info(first.redis_settings().clone());
+        if matches!(first.addr(), ConnectionAddr::TcpTls { .. }) {
+            node = node.set_tls_mode(TlsMode::Secure);
+        }
+    }
+    let addresses = sentinels.iter().map(|sentinel| sentinel.addr().clone()).collect();
+    let kind = SentinelServerType::Master;
+    let mut client = SentinelClient::build::<ConnectionAddr>(addresses, master, Some(node), kind)?;
+    client.get_async_connection_with_config(&config(timeout)).await
+}
+
+async fn of_cluster(settings: &Settings) -> Result<Link, Trouble> {
+    let timeout = Duration::from_millis(settings.commit_timeout_ms);
+    let client = ClusterClient::builder(settings.url.servers.clone())
+        .retries(CLUSTER_RETRIES)
+        .connection_timeout(timeout)
+        .response_timeout(timeout)
+        .build()?;
+    Ok(Link::Many(client.get_async_connection().await?))
+}
+
+/// What went wrong while connecting, with the name of the server.
+fn of_connecting(error: RedisError, server: &ConnectionInfo) -> Trouble {
+    match Trouble::from(error) {
+        Trouble::Outage(said) => Trouble::Outage(format!("{}: {said}", server.addr())),
+        other => other,
+    }
+}
+
+/// A connection that waits for an answer as long as the caller does.
+fn config(timeout: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(timeout))
+        .set_response_timeout(None)
+        .set_write_backpressure_boundary(WRITE_BUFFER_BYTES)
+}
+
+/// The bytes that are gathered before they are written to the socket.
+const WRITE_BUFFER_BYTES: usize = 256 * 1024;

@@ -1,0 +1,78 @@
+//! What the storage counts of itself, for whoever tells of it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// The upper bounds of the classes of how long a round took, in milliseconds; one more is above.
+pub const COMMIT_BOUNDS_MS: [u64; 12] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000];
+
+/// What the storage counts. Read by any thread at any time.
+#[derive(Debug, Default)]
+pub struct Meters {
+    /// Events stored.
+    pub stored: AtomicU64,
+    /// Steps carried out: the events of one channel in one round, or one other record.
+    pub steps: AtomicU64,
+    /// Rounds that ended well.
+    pub rounds: AtomicU64,
+    /// Rounds and connections that failed.
+    pub failures: AtomicU64,
+    /// Connections made.
+    pub connections: AtomicU64,
+    /// Events that will never be stored.
+    pub lost: AtomicU64,
+    /// Channels in whose place something foreign was found.
+    pub spoilt: AtomicU64,
+    /// Entries and records that could not be read back.
+    pub unreadable: AtomicU64,
+    /// Events that wait or are under way.
+    pub pending: AtomicU64,
+    /// Their bytes.
+    pub pending_bytes: AtomicU64,
+    /// Rounds by how long they took, in the classes of [`COMMIT_BOUNDS_MS`].
+    pub commits: [AtomicU64; COMMIT_BOUNDS_MS.len() + 1],
+    /// How long they took together, in microseconds.
+    pub commits_us: AtomicU64,
+    is_degraded: AtomicBool,
+    degraded: RwLock<Option<Degraded>>,
+}
+
+/// That nothing can be stored.
+#[derive(Clone, Debug)]
+pub struct Degraded {
+    /// Since when.
+    pub since: Instant,
+    /// Why, in words for a person.
+    pub reason: Arc<str>,
+}
+
+impl Meters {
+    /// Whether nothing can be stored now.
+    pub fn is_degraded(&self) -> bool {
+        self.is_degraded.load(Relaxed)
+    }
+
+    /// Since when, and why.
+    pub fn degraded(&self) -> Option<Degraded> {
+        self.degraded.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_degraded(&self, degraded: Option<Degraded>) {
+        self.is_degraded.store(degraded.is_some(), Relaxed);
+        *self.degraded.write().unwrap_or_else(PoisonError::into_inner) = degraded;
+    }
+
+    pub(super) fn count_commit(&self, took: Duration) {
+        let ms = took.as_millis() as u64;
+        let class = COMMIT_BOUNDS_MS.partition_point(|&bound| bound <= ms);
+        add(&self.commits[class], 1);
+        add(&self.commits_us, took.as_micros() as u64);
+        add(&self.rounds, 1);
+    }
+}
+
+/// Counts; only the storage's thread does.
+pub(super) fn add(counter: &AtomicU64, count: u64) {
+    counter.store(counter.load(Relaxed) + count, Relaxed);
+}

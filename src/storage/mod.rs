@@ -1,0 +1,199 @@
+//! The storage: keeps in Redis Streams what homes record, and says what is safe.
+//!
+//! One thread with a small runtime of its own. Shards hand [`Record`]s over by a call that never
+//! waits; the thread writes all that has come together, in rounds: the events of one channel are
+//! one call of a script, the calls of a round go out at once, and what comes meanwhile makes the
+//! next round. So the busier the bus, the larger the rounds. What is safe, and what can't be kept,
+//! is told to the channel's home as [`StorageNews`].
+//!
+//! # Keys
+//!
+//! All begin with a prefix, `arqonbus` unless said otherwise. What belongs to a channel has its
+//! name in braces, so that it is in one slot of a cluster.
+//!
+//! | key | type | what it holds |
+//! |---|---|---|
+//! | `PREFIX:{room:channel}:stream` | stream | the events; `*` for the channel is the order of a whole room |
+//! | `PREFIX:{room:channel}:meta` | hash | `epoch`, `term` and `past`, `type`, `created_us`, `created_by`, `metadata`, `guests`, `auto_created`; `last` and `last_us`, the sequence and the time of the last event; `top`, the id of the last entry; `writer`, the generation that wrote last |
+//! | `PREFIX:{bus}:channels` | set | `room:channel` of every channel |
+//! | `PREFIX:{bus}:rooms` | hash | the name of every room, and in JSON what is known of it |
+//! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write |
+//!
+//! An entry has the id `time-sequence`, the time in milliseconds, and the fields `epoch`,
+//! `sequence`, `id`, `from` and `message`, the whole envelope as it went over the wire. So
+//! `XREVRANGE 'arqonbus:{science:general}:stream' + - COUNT 10` shows what was said last, and a
+//! worker follows with `XREAD BLOCK`. Sequences grow by one within an epoch. A hole is what was
+//! lost while Redis was away; another epoch is another life of the channel, whose sequences begin
+//! anew while the ids of the entries go on.
+//!
+//! # Order and failures
+//!
+//! The order is the home's, not Redis's. A script appends all of its events or none, and passes
+//! over what is there already, so a call whose answer was lost is simply made again; and nothing of
+//! a channel is written before what failed of it. A call of an older connection or of another node
+//! is refused (`holder`), whenever it arrives. While Redis takes nothing, records wait in order
+//! (`backlog`); events that find no room are lost, from there on until there is room, and told.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `settings` | what it is told once; the URL |
+//! | `intake` | the lane that shards put records into |
+//! | `backlog` | what waits, by channel, in order (pure) |
+//! | `keeper` | the thread: rounds, retries, news |
+//! | `write`, `load` | one round of writing; reading everything back |
+//! | `holder` | the right to write under a prefix |
+//! | `link`, `scripts/` | the connection, and what Redis does at once |
+//! | `codec`, `keys` | how things stand in Redis, and where |
+//! | `known` | rooms and channels, to be told again to a Redis that has forgotten them |
+//! | `trouble` | what went wrong, and what follows |
+//! | `meters` | what is counted |
+//!
+//! *Invariants*: nobody waits for the storage but the start and the end of the process; events of a
+//! channel are stored in the order of their sequence, each once; what was told as stored is in the
+//! stream, and on so many replicas as were asked for; every event that was taken is told as stored
+//! or as lost, unless the process ends; nothing that is not ours is changed or deleted.
+//!
+//! *Not here*: who gives sequences, what clients are told, several writing nodes.
+
+mod backlog;
+mod codec;
+mod holder;
+mod intake;
+mod keeper;
+mod keys;
+mod known;
+mod link;
+mod load;
+mod meters;
+mod settings;
+mod trouble;
+mod write;
+
+pub use intake::{INTAKE_BYTES_MAX, INTAKE_SLOTS, RecordSender};
+pub use meters::{COMMIT_BOUNDS_MS, Degraded, Meters};
+pub use settings::{LEASE_MS, RedisUrl, Settings, UrlError};
+pub use trouble::Wrong;
+
+use crate::base::ids::ShardId;
+use crate::base::time::Now;
+#[cfg(doc)]
+use crate::broker::record::Record;
+use crate::broker::record::{Snapshot, StorageNews};
+use keeper::{Keeper, Load, State, Stop};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long the thread may take beyond its deadline to give the right to write back.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// The storage's thread.
+#[derive(Debug)]
+pub struct Storage {
+    loads: mpsc::UnboundedSender<Load>,
+    stop: oneshot::Sender<Stop>,
+    meters: Arc<Meters>,
+    thread: JoinHandle<()>,
+}
+
+/// Why nothing was read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoadError {
+    /// Redis can't be reached; the bus can go on without, and the storage goes on trying.
+    Unreachable(String),
+    /// Waiting changes nothing: the process should not start.
+    Wrong(Wrong),
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LoadError::Unreachable(said) => write!(f, "Redis can't be reached ({said})"),
+            LoadError::Wrong(wrong) => wrong.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// What was not stored when the storage ended.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsaved {
+    /// The events that waited.
+    pub events: u64,
+}
+
+/// Starts the storage for a node of `shards` shards. It writes nothing until [`Storage::load`] has
+/// been called. `news` is called on the storage's thread, and must not wait.
+pub fn start(
+    settings: Settings,
+    shards: u16,
+    news: Box<dyn Fn(ShardId, StorageNews) + Send>,
+) -> io::Result<(Storage, RecordSender)> {
+    settings.check().map_err(|sentence| io::Error::new(io::ErrorKind::InvalidInput, sentence))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // The client's TLS takes the provider of the process; who set one before keeps it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (sender, intake) = intake::lane();
+    let (loads, loads_in) = mpsc::unbounded_channel();
+    let (stop, stop_in) = oneshot::channel();
+    let meters = Arc::new(Meters::default());
+    let keeper = Keeper {
+        keys: Arc::new(keys::Keys::new(&settings.prefix)),
+        shards,
+        tell: news,
+        intake,
+        loads: loads_in,
+        stop: stop_in,
+        meters: Arc::clone(&meters),
+        backlog: backlog::Backlog::new(settings.backlog_bytes),
+        known: known::Known::new(),
+        holder: Arc::new(holder::Holder::new()),
+        state: State::default(),
+        settings: Arc::new(settings),
+    };
+    let thread = std::thread::Builder::new().name("storage".to_owned()).spawn(move || {
+        runtime.block_on(keeper.run());
+        // A name server that does not answer must not hold up the end.
+        runtime.shutdown_background();
+    })?;
+    Ok((Storage { loads, stop, meters, thread }, sender))
+}
+
+impl Storage {
+    /// Connects within `timeout`, checks what is there, and reads everything back. Called once, when
+    /// the process starts; waits for the end of it. If another node has just died, it waits until that
+    /// one's right to write has run out, for about [`LEASE_MS`]. `now` is the time that what expires
+    /// is measured by.
+    pub fn load(&self, now: Now, timeout: Duration) -> Result<Snapshot, LoadError> {
+        let ended = || LoadError::Unreachable("the storage has ended".to_owned());
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.loads.send(Load { now, timeout, reply }).map_err(|_| ended())?;
+        answer.recv().map_err(|_| ended())?
+    }
+
+    /// What it counts.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.meters
+    }
+
+    /// Writes what waits, for as long as `timeout`, and ends.
+    pub fn stop(self, timeout: Duration) -> Unsaved {
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        let deadline = Instant::now() + timeout;
+        // If the thread is gone, so is what it had not stored.
+        let _ = self.stop.send(Stop { deadline, reply });
+        let pending = || self.meters.pending.load(std::sync::atomic::Ordering::Relaxed);
+        match answer.recv_timeout(timeout + STOP_GRACE) {
+            Ok(unsaved) => {
+                let _ = self.thread.join();
+                unsaved
+            }
+            Err(_) => Unsaved { events: pending() },
+        }
+    }
+}

@@ -1,0 +1,20 @@
+-- Becomes the one who writes under the prefix, with a number higher than any before.
+-- KEYS: who writes
+-- ARGV: token, node, lease in ms, the number to be passed, '1' if this token has held it before,
+--       a token whose process is known to be dead
+local held = redis.call('HMGET', KEYS[1], 'token', 'node', 'generation', 'until_ms')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local is_mine = held[1] == ARGV[1]
+if held[1] and not is_mine then
+  if ARGV[5] == '1' then return {'overtaken', held[2] or '', '0', ''} end
+  local left = tonumber(held[4] or 0) - now
+  if left > 0 and held[1] ~= ARGV[6] then
+    return {'other', held[2] or '', string.format('%.0f', left), held[1]}
+  end
+end
+local generation = math.max(tonumber(held[3] or 0), tonumber(ARGV[4])) + 1
+redis.call('HSET', KEYS[1], 'token', ARGV[1], 'node', ARGV[2],
+  'generation', string.format('%.0f', generation),
+  'until_ms', string.format('%.0f', now + ARGV[3]))
+return {'held', is_mine and 'again' or 'new', string.format('%.0f', generation), ''}

@@ -1,0 +1,223 @@
+//! What went wrong with Redis, and what follows from it.
+//!
+//! *Invariant*: no sentence made here holds a password: the client's errors name hosts and what
+//! Redis said, never the login.
+
+use redis::{ErrorKind, RedisError};
+use std::fmt;
+
+/// What went wrong, by what is to be done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// Redis can't be reached, or takes nothing now: try again later. In words for a person.
+    Outage(String),
+    /// Waiting changes nothing: a person must do something.
+    Wrong(Wrong),
+    /// What stands at this key is not ours: others are not concerned.
+    Foreign,
+    /// A later writer, of this number, has been here.
+    Fenced(u64),
+    /// The channel is not known there, or in another life.
+    Missing,
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Outage(said) => f.write_str(said),
+            Trouble::Wrong(wrong) => wrong.fmt(f),
+            Trouble::Foreign => f.write_str("a key under the prefix holds something else"),
+            Trouble::Fenced(_) => f.write_str("a later writer was at a channel"),
+            Trouble::Missing => f.write_str("Redis has forgotten a channel"),
+        }
+    }
+}
+
+impl Trouble {
+    /// Whether Redis is there, and only has to read its own files first.
+    pub(super) fn is_loading(&self) -> bool {
+        matches!(self, Trouble::Outage(said) if said.starts_with("LOADING "))
+    }
+}
+
+/// What keeps the storage from working until a person does something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// User or password.
+    Login(String),
+    /// The number of the database.
+    Database(String),
+    /// What the user may do.
+    Permission(String),
+    /// The version; this is it.
+    TooOld(String),
+    /// What stands at a key under the prefix is not ours.
+    ForeignKey {
+        /// The key.
+        key: String,
+        /// What is there.
+        found: String,
+        /// What should be.
+        wanted: &'static str,
+    },
+    /// Another node writes under the prefix; this one.
+    AnotherWriter {
+        /// Its name.
+        node: String,
+        /// The prefix.
+        prefix: String,
+    },
+    /// The URL does not fit what is there.
+    Url(String),
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Wrong::Login(said) => {
+                write!(f, "Redis refuses the user or the password of its URL ({said}); correct it")
+            }
+            Wrong::Database(said) => {
+                write!(
+                    f,
+                    "Redis has no such database ({said}); correct the number at the end of its URL"
+                )
+            }
+            Wrong::Permission(said) => {
+                write!(
+                    f,
+                    "the user of the URL of Redis may not do what is needed ({said}); allow it"
+                )
+            }
+            Wrong::TooOld(version) => {
+                write!(f, "Redis {version} is too old; {MAJOR_MIN}.{MINOR_MIN} or newer is needed")
+            }
+            Wrong::ForeignKey { key, found, wanted } => write!(
+                f,
+                "the key {key} holds a {found} where a {wanted} of this bus is kept, and was left \
+                 as it is; rename it, or choose another prefix"
+            ),
+            Wrong::AnotherWriter { node, prefix } => write!(
+                f,
+                "the node {node} writes under the prefix {prefix} already; stop it, or choose \
+                 another prefix"
+            ),
+            Wrong::Url(sentence) => f.write_str(sentence),
+        }
+    }
+}
+
+/// The oldest version that has all that is used: `XTRIM … MINID` is the newest of it.
+const MAJOR_MIN: u32 = 6;
+const MINOR_MIN: u32 = 2;
+
+/// Whether a version is new enough.
+pub(super) fn check_version(version: &str) -> Result<(), Trouble> {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    match found >= (MAJOR_MIN, MINOR_MIN) {
+        true => Ok(()),
+        false => Err(Trouble::Wrong(Wrong::TooOld(version.to_owned()))),
+    }
+}
+
+/// The codes of errors after which the same may succeed.
+const OUTAGES: [&str; 15] = [
+    "OOM",
+    "READONLY",
+    "LOADING",
+    "MISCONF",
+    "CLUSTERDOWN",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "TRYAGAIN",
+    "BUSY",
+    "MOVED",
+    "ASK",
+    "UNBLOCKED",
+    "FAILOVER",
+    "NOSCRIPT",
+    "BUSYKEY",
+];
+
+impl From<RedisError> for Trouble {
+    fn from(error: RedisError) -> Trouble {
+        let said = said(&error);
+        let code = code_of(&error);
+        match (error.kind(), code.as_deref()) {
+            (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
+                Trouble::Wrong(Wrong::Login(said))
+            }
+            (_, Some("NOPERM")) => Trouble::Wrong(Wrong::Permission(said)),
+            (_, Some("WRONGTYPE")) => Trouble::Foreign,
+            _ if is_about_database(&said) => Trouble::Wrong(Wrong::Database(said)),
+            _ => Trouble::Outage(said),
+        }
+    }
+}
+
+fn is_about_database(said: &str) -> bool {
+    let said = said.to_ascii_lowercase();
+    ["db index", "switch database", "select is not allowed"]
+        .iter()
+        .any(|words| said.contains(words))
+}
+
+/// The code of an error that Redis answered. What went wrong within a script older versions wrap
+/// into an `ERR` that names it further on.
+fn code_of(error: &RedisError) -> Option<String> {
+    let code = error.code()?;
+    let inner = error.detail().filter(|_| code == "ERR").and_then(|detail| {
+        let codes = OUTAGES.iter().chain(&["WRONGTYPE", "NOPERM"]);
+        codes.copied().find(|code| detail.contains(&format!("-{code} ")))
+    });
+    Some(inner.unwrap_or(code).to_owned())
+}
+
+/// What the error says, in one line.
+fn said(error: &RedisError) -> String {
+    let text = match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => {
+            // Redis 7 says where in the script it happened, which is nothing to the reader.
+            let detail = detail.split(" script: ").next().unwrap_or(detail);
+            format!("{code} {detail}")
+        }
+        _ => error.to_string(),
+    };
+    text.replace(['\r', '\n'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use redis::make_extension_error;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for version in ["6.2.0", "6.2", "7.0.15", "10.0.0", "8.0-rc1"] {
+            assert_eq!(check_version(version), Ok(()), "{version}");
+        }
+        for version in ["5.0.14", "6.0.20", "6.1.240", "", "x"] {
+            assert!(check_version(version).is_err(), "{version}");
+        }
+    }
+
+    #[test]
+    fn errors_are_known_by_their_codes() {
+        let of = |code: &str, detail: &str| {
+            Trouble::from(make_extension_error(code.into(), Some(detail.into())))
+        };
+        assert_eq!(of("WRONGTYPE", "Operation against"), Trouble::Foreign);
+        let within = "Error running script (call to f_1): @user_script:3: -WRONGTYPE Operation";
+        assert_eq!(of("ERR", within), Trouble::Foreign);
+        assert!(matches!(of("OOM", "command not allowed"), Trouble::Outage(_)));
+        assert!(!of("OOM", "command not allowed").is_loading());
+        assert!(of("LOADING", "Redis is loading the dataset in memory").is_loading());
+        assert!(matches!(of("WRONGPASS", "invalid"), Trouble::Wrong(Wrong::Login(_))));
+        assert!(matches!(of("NOAUTH", "required"), Trouble::Wrong(Wrong::Login(_))));
+        assert!(matches!(
+            of("ERR", "DB index is out of range"),
+            Trouble::Wrong(Wrong::Database(_))
+        ));
+    }
+}

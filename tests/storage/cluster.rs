@@ -1,0 +1,102 @@
+//! The same against a cluster of three masters, and behind sentinels.
+
+use crate::desk::{Desk, Line, SOON, read_back, room};
+use crate::redis::{Redis, cli};
+use arqonbus::broker::record::Record;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Three masters that are a cluster.
+fn cluster() -> Vec<Redis> {
+    let options = ["--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+    let nodes: Vec<Redis> = (0..3).map(|_| Redis::with(&options)).collect();
+    let created = Command::new("redis-cli")
+        .args(["--cluster", "create"])
+        .args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())))
+        .arg("--cluster-yes")
+        .output()
+        .unwrap();
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stdout));
+    let end = Instant::now() + SOON;
+    let is_ready = |node: &Redis| node.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok");
+    while !nodes.iter().all(is_ready) {
+        assert!(Instant::now() < end, "the cluster does not come up");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    nodes
+}
+
+#[test]
+fn a_cluster_keeps_each_channel_in_one_slot_and_all_of_them() {
+    let mut nodes = cluster();
+    // One of its nodes is enough to find it.
+    let (desk, _) = Desk::at(&nodes[0].url());
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"];
+    let mut lines: Vec<Line> =
+        names.iter().enumerate().map(|(n, name)| Line::new(n as u64, "r", name)).collect();
+    desk.offer(Record::Room(Box::new(room("r"))));
+    for line in &mut lines {
+        desk.create(line);
+        desk.say(line, 50);
+    }
+    lines.iter().for_each(|line| desk.wait_stored(line));
+    for node in &nodes {
+        let keys: u64 = node.cli(&["DBSIZE"]).parse().unwrap();
+        assert!(keys >= 2, "{keys} keys on one of three nodes");
+    }
+    // One master dies and comes back empty: the other two thirds go on, and then all.
+    nodes[2].kill();
+    lines.iter_mut().for_each(|line| desk.say(line, 10));
+    desk.wait("degraded", |news| !news.degraded.is_empty());
+    nodes[2].restart();
+    lines.iter().for_each(|line| desk.wait_stored(line));
+    assert!(desk.news().lost.is_empty());
+    desk.stop();
+
+    let every = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port()));
+    let (desk, snapshot) = Desk::at(&format!("redis://{}", every.collect::<Vec<_>>().join(",")));
+    for line in &lines {
+        let found = read_back(&snapshot, line);
+        let whole = (1..=60).collect::<Vec<_>>();
+        assert!(whole.ends_with(&found) && found.len() >= 10, "{}: {found:?}", line.address);
+    }
+    desk.abandon();
+}
+
+#[test]
+fn sentinels_name_the_master() {
+    let master = Redis::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sentinel.conf");
+    let port = crate::redis::free_port();
+    let text = format!(
+        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {} 1\n",
+        folder.path().display(),
+        master.port()
+    );
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new("redis-server");
+    let _sentinel =
+        Killed(command.arg(&file).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap());
+    let end = Instant::now() + SOON;
+    while cli(port, &["PING"]) != "PONG" && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let (desk, _) = Desk::at(&format!("redis+sentinel://127.0.0.1:{port}/main"));
+    let mut line = Line::new(1, "r", "c");
+    desk.create(&line);
+    desk.say(&mut line, 10);
+    desk.wait_stored(&line);
+    assert_eq!(master.cli(&["XLEN", &line.stream()]), "10");
+    desk.abandon();
+}
+
+/// A process that ends with its test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

@@ -1,0 +1,16 @@
+//! The storage against real Redis servers: what it promises, whatever happens to them.
+
+#![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
+
+#[path = "../redis/mod.rs"]
+mod redis;
+
+mod cluster;
+mod desk;
+mod failures;
+mod ledger;
+mod loading;
+mod refusals;
+mod speed;
+mod tls;
+mod writing;

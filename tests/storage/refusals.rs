@@ -1,0 +1,167 @@
+//! What a node must not start with: a clear sentence says it, and nothing is changed.
+
+use crate::desk::{Desk, Line, settings};
+use crate::redis::Redis;
+use arqonbus::storage::{LoadError, RedisUrl, Wrong};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+fn refused(url: &str) -> Wrong {
+    let desk = Desk::open(settings(url));
+    let answer = desk.load();
+    desk.abandon();
+    match answer {
+        Err(LoadError::Wrong(wrong)) => {
+            assert!(!wrong.to_string().contains("s3cret"), "{wrong}");
+            wrong
+        }
+        other => panic!("{url} is not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_wrong_login_is_refused() {
+    let redis = Redis::with(&["--save", "", "--requirepass", "right"]);
+    for url in [redis.url(), format!("redis://:s3cret@127.0.0.1:{}", redis.port())] {
+        let wrong = refused(&url);
+        assert!(matches!(wrong, Wrong::Login(_)), "{wrong}");
+    }
+    let (desk, _) = Desk::at(&format!("redis://:right@127.0.0.1:{}", redis.port()));
+    desk.abandon();
+    let open = Redis::start();
+    let wrong = refused(&format!("redis://:s3cret@127.0.0.1:{}", open.port()));
+    assert!(matches!(wrong, Wrong::Login(_)), "{wrong}");
+}
+
+#[test]
+fn a_user_who_may_not_is_refused() {
+    let redis = Redis::start();
+    redis.cli(&["ACL", "SETUSER", "ann", "on", ">pw", "~*", "+info", "+ping", "+client"]);
+    let wrong = refused(&format!("redis://ann:pw@127.0.0.1:{}", redis.port()));
+    assert!(matches!(wrong, Wrong::Permission(_)), "{wrong}");
+}
+
+#[test]
+fn a_database_that_is_not_there_is_refused() {
+    let redis = Redis::start();
+    let wrong = refused(&format!("{}/99", redis.url()));
+    assert!(matches!(wrong, Wrong::Database(_)), "{wrong}");
+    let (desk, _) = Desk::at(&format!("{}/3", redis.url()));
+    desk.abandon();
+    assert_eq!(redis.cli(&["-n", "3", "EXISTS", "arqonbus:{bus}:writer"]), "1");
+}
+
+#[test]
+fn foreign_keys_are_refused_and_stay() {
+    let line = Line::new(1, "r", "c");
+    let keys = ["arqonbus:{bus}:writer", "arqonbus:{bus}:rooms", "arqonbus:{bus}:channels"];
+    for key in keys.map(str::to_owned).into_iter().chain([line.stream(), line.meta()]) {
+        let redis = Redis::start();
+        let (desk, _) = Desk::at(&redis.url());
+        let mut line = line.clone();
+        desk.create(&line);
+        desk.say(&mut line, 1);
+        desk.wait_stored(&line);
+        desk.abandon();
+        redis.cli(&["DEL", &key]);
+        redis.cli(&["SET", &key, "precious"]);
+        let wrong = refused(&redis.url());
+        assert!(wrong.to_string().contains(&key), "{wrong}");
+        assert!(matches!(wrong, Wrong::ForeignKey { .. }), "{wrong}");
+        assert_eq!(redis.cli(&["GET", &key]), "precious");
+    }
+}
+
+#[test]
+fn a_second_writer_is_refused_while_the_first_lives() {
+    let redis = Redis::start();
+    let (first, _) = Desk::at(&redis.url());
+    let wrong = refused(&redis.url());
+    assert!(matches!(&wrong, Wrong::AnotherWriter { node, .. } if node == "arqonbus"), "{wrong}");
+    let mut line = Line::new(1, "r", "c");
+    first.create(&line);
+    first.say(&mut line, 1);
+    first.wait_stored(&line);
+    // Another prefix is another bus.
+    let mut other = settings(&redis.url());
+    other.prefix = "other".into();
+    let other = Desk::open(other);
+    other.load().unwrap();
+    other.abandon();
+    // Who ends well leaves at once.
+    first.stop();
+    let started = Instant::now();
+    let (second, _) = Desk::at(&redis.url());
+    assert!(started.elapsed() < Duration::from_secs(1));
+    second.abandon();
+}
+
+#[test]
+fn a_writer_that_was_overtaken_writes_nothing_more() {
+    let redis = Redis::start();
+    let (old, _) = Desk::at(&redis.url());
+    let mut line = Line::new(1, "r", "c");
+    old.create(&line);
+    old.say(&mut line, 10);
+    old.wait_stored(&line);
+    // The old one hangs for longer than its lease: then another may take its place.
+    redis.cli(&["HSET", "arqonbus:{bus}:writer", "until_ms", "0"]);
+    let (new, snapshot) = Desk::at(&redis.url());
+    assert_eq!(snapshot.channels[0].last, 10);
+    let mut theirs = line.clone();
+    old.say(&mut line, 5);
+    old.wait("the loss", |news| news.lost_of(&line) == [11, 12, 13, 14, 15]);
+    assert!(old.news().degraded[0].contains("writes under the prefix arqonbus"));
+    assert!(old.storage().meters().is_degraded());
+    old.say(&mut line, 1);
+    old.wait("the loss", |news| news.lost_of(&line).last() == Some(&16));
+    new.say(&mut theirs, 2);
+    new.wait_stored(&theirs);
+    assert_eq!(redis.cli(&["XLEN", &line.stream()]), "12");
+    assert!(new.news().degraded.is_empty());
+    old.abandon();
+    new.abandon();
+}
+
+#[test]
+fn a_redis_that_is_too_old_is_refused() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut socket, _) = listener.accept().unwrap();
+        let mut bytes = [0; 4096];
+        while let Ok(length @ 1..) = socket.read(&mut bytes) {
+            let text = String::from_utf8_lossy(&bytes[..length]).to_uppercase();
+            for word in text.split("\r\n") {
+                let about = "# Server\r\nredis_version:6.0.16\r\nredis_mode:standalone\r\n";
+                let answer = match word {
+                    "INFO" => format!("${}\r\n{about}\r\n", about.len()),
+                    "CLIENT" | "SELECT" => "+OK\r\n".to_owned(),
+                    _ => continue,
+                };
+                socket.write_all(answer.as_bytes()).unwrap();
+            }
+        }
+    });
+    let wrong = refused(&format!("redis://127.0.0.1:{port}"));
+    assert_eq!(wrong, Wrong::TooOld("6.0.16".into()));
+    assert!(wrong.to_string().contains("6.2"), "{wrong}");
+    server.join().unwrap();
+}
+
+#[test]
+fn several_servers_that_are_no_cluster_are_refused() {
+    let redis = Redis::start();
+    let wrong = refused(&format!("{},127.0.0.1:1", redis.url()));
+    assert!(matches!(wrong, Wrong::Url(_)), "{wrong}");
+}
+
+#[test]
+fn settings_that_can_not_be_are_refused() {
+    let mut settings = settings("redis://127.0.0.1");
+    settings.prefix = "a b".into();
+    let error = arqonbus::storage::start(settings, 1, Box::new(|_, _| {})).unwrap_err();
+    assert!(error.to_string().contains("prefix"), "{error}");
+    assert!(RedisUrl::parse("http://127.0.0.1").is_err());
+}
