@@ -25,7 +25,7 @@ fn kills() -> u32 {
 fn start(redis: &Redis, more: &[&str]) -> Daemon {
     let url = redis.url();
     let mut flags = vec!["--storage", "redis", "--redis-url", &url, "--shards", "2"];
-    flags.extend(["--history-size", "100000", "--history-bytes", "0"]);
+    flags.extend(["--history-size", "1000000", "--history-bytes", "0"]);
     flags.extend(more);
     Daemon::start(&flags)
 }
