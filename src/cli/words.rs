@@ -223,9 +223,13 @@ impl std::fmt::Display for Refused {
 
 impl Refused {
     /// Whether the same request may be granted a moment later: the client was too fast, or the
-    /// bus is busy or going away.
+    /// bus is busy or going away. What a storage has lost stays lost, however often it is sent.
     pub(super) fn is_passing(&self) -> bool {
-        self.code == 503 || self.error == "RATE_LIMITED"
+        match &*self.error {
+            "RATE_LIMITED" => true,
+            "STORAGE_LOST" => false,
+            _ => self.code == 503,
+        }
     }
 }
 
@@ -344,6 +348,13 @@ mod tests {
             (r#"{"status":"error","code":429,"error":"RATE_LIMITED"}"#, 429, "RATE_LIMITED", true),
             (r#"{"status":"error","code":429,"error":"JOIN_LIMIT"}"#, 429, "JOIN_LIMIT", false),
             (r#"{"status":"error","code":503,"error":"DRAINING"}"#, 503, "DRAINING", true),
+            (
+                r#"{"status":"error","code":503,"error":"STORAGE_UNAVAILABLE"}"#,
+                503,
+                "STORAGE_UNAVAILABLE",
+                true,
+            ),
+            (r#"{"status":"error","code":503,"error":"STORAGE_LOST"}"#, 503, "STORAGE_LOST", false),
             (r#"{"status":"error"}"#, 0, "UNKNOWN", false),
         ] {
             let text = envelope(payload);
