@@ -25,6 +25,7 @@ pub mod edge;
 pub mod history;
 pub mod home;
 pub mod lane;
+pub mod peers;
 pub mod pending;
 pub mod policy;
 pub mod record;

@@ -157,7 +157,8 @@ impl Node {
                 let waiting = (0..config.shards).map(|_| VecDeque::new()).collect();
                 let (needed, quit) = crossbeam_channel::bounded(0);
                 let (lanes, stop) = (lanes.clone(), stop.clone());
-                let courier = Courier { news, lanes, notice, waiting, stop, quit };
+                let placement = placement.clone();
+                let courier = Courier { news, lanes, placement, notice, waiting, stop, quit };
                 Some(RunningStorage { end, needed, courier: courier.spawn()? })
             }
         };

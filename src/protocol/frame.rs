@@ -49,7 +49,7 @@ pub struct Origin {
 }
 
 /// A message that lacks its sequence and its time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Draft {
     bytes: Vec<u8>,
     names: Names,
@@ -101,6 +101,10 @@ impl fmt::Display for RestoreError {
 impl std::error::Error for RestoreError {}
 
 impl Draft {
+    /// What stands before the time, and what stands between it and the sequence.
+    pub const HEAD: (&'static str, &'static str) =
+        (r#"{"version":"1.0","timestamp":""#, r#"","metadata":{"sequence":"#);
+
     /// Everything of `envelope` that its edge knows. `from` is the true sender.
     pub fn new(envelope: &Envelope<'_>, from: &str, origin: Origin) -> Draft {
         Draft::assemble(
@@ -162,6 +166,12 @@ impl Draft {
     /// How long it is, in bytes.
     pub fn length(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// What follows the sequence in the text of the message. Whoever else gives sequence and time
+    /// writes [`Draft::HEAD`] with the time in it, the digits of the sequence, and this.
+    pub fn tail(&self) -> &[u8] {
+        &self.bytes[HEAD_ROOM..]
     }
 
     /// The message's id.

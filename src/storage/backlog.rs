@@ -143,6 +143,7 @@ impl Backlog {
                 self.push_step(Arc::clone(&channel.address), Step::Channel(channel));
             }
             Record::ChannelGone(address) => self.push_step(address, Step::ChannelGone),
+            Record::Peer(_) => unreachable!("a storage that is not shared has no peers"),
         }
     }
 

@@ -15,6 +15,7 @@ mod ends;
 
 use crate::base::ids::{ChannelId, ShardId};
 use crate::base::time::Now;
+use crate::broker::peers::To;
 use crate::broker::record::{Snapshot, StorageNews};
 use crate::storage::backlog::{Backlog, Batch, Step};
 use crate::storage::holder::Holder;
@@ -48,7 +49,7 @@ const TAKE_IN: Duration = Duration::from_millis(5);
 const REST_MAX: Duration = Duration::from_secs(3_600);
 
 /// Where news go.
-pub(super) type Tell = Box<dyn Fn(ShardId, StorageNews) + Send>;
+pub(super) type Tell = Box<dyn Fn(To, StorageNews) + Send>;
 
 /// The start: everything is read back.
 #[derive(Debug)]
@@ -68,7 +69,6 @@ pub(super) struct Stop {
 pub(super) struct Keeper {
     pub(super) settings: Arc<Settings>,
     pub(super) keys: Arc<Keys>,
-    pub(super) shards: u16,
     pub(super) tell: Tell,
     pub(super) intake: Intake,
     pub(super) loads: mpsc::UnboundedReceiver<Load>,
@@ -272,7 +272,7 @@ impl Keeper {
             }
         }
         for (shard, channels) in stored {
-            (self.tell)(shard, StorageNews::Stored(channels));
+            (self.tell)(To::Shard(shard), StorageNews::Stored(channels));
         }
         self.tell_losses();
         match trouble {
@@ -307,7 +307,10 @@ impl Keeper {
             if first <= last {
                 // They were lost, or Redis has forgotten them: a master that took over may lack what
                 // the one before it had said to be stored.
-                (self.tell)(channel.home(), StorageNews::Forgotten { channel, first, last });
+                (self.tell)(
+                    To::Shard(channel.home()),
+                    StorageNews::Forgotten { channel, first, last },
+                );
             }
             add(&self.meters.stored, events.len() as u64);
             let channels = stored.entry(newest.channel.home()).or_default();
@@ -341,14 +344,14 @@ impl Keeper {
     }
 
     fn tell_all(&self, news: &StorageNews) {
-        (0..self.shards).for_each(|shard| (self.tell)(ShardId(shard), news.clone()));
+        (self.tell)(To::All, news.clone());
     }
 
     fn tell_losses(&mut self) {
         for loss in self.backlog.take_losses() {
             let (channel, first, last) = (loss.channel, loss.first, loss.last);
             add(&self.meters.lost, last - first + 1);
-            (self.tell)(channel.home(), StorageNews::Lost { channel, first, last });
+            (self.tell)(To::Shard(channel.home()), StorageNews::Lost { channel, first, last });
         }
         self.meters.pending.store(self.backlog.events(), Relaxed);
         self.meters.pending_bytes.store(self.backlog.bytes(), Relaxed);

@@ -74,8 +74,8 @@ pub use meters::{COMMIT_BOUNDS_MS, Degraded, Meters};
 pub use settings::{LEASE_MS, RedisUrl, Settings, UrlError};
 pub use trouble::Wrong;
 
-use crate::base::ids::ShardId;
 use crate::base::time::Now;
+use crate::broker::peers::To;
 #[cfg(doc)]
 use crate::broker::record::Record;
 use crate::broker::record::{Snapshot, StorageNews};
@@ -127,12 +127,11 @@ pub struct Unsaved {
     pub events: u64,
 }
 
-/// Starts the storage for a node of `shards` shards. It writes nothing until [`Storage::load`] has
+/// Starts the storage of a node. It writes nothing until [`Storage::load`] has
 /// been called. `news` is called on the storage's thread, and must not wait.
 pub fn start(
     settings: Settings,
-    shards: u16,
-    news: Box<dyn Fn(ShardId, StorageNews) + Send>,
+    news: Box<dyn Fn(To, StorageNews) + Send>,
 ) -> io::Result<(Storage, RecordSender)> {
     settings.check().map_err(|sentence| io::Error::new(io::ErrorKind::InvalidInput, sentence))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -144,7 +143,6 @@ pub fn start(
     let meters = Arc::new(Meters::default());
     let keeper = Keeper {
         keys: Arc::new(keys::Keys::new(&settings.prefix)),
-        shards,
         tell: news,
         intake,
         loads: loads_in,

@@ -35,6 +35,8 @@ pub struct Settings {
     pub load_messages: u32,
     /// The most bytes of messages read for a channel at the start.
     pub load_bytes: u64,
+    /// Whether several nodes share what is kept, and are one bus.
+    pub is_shared: bool,
 }
 
 impl Settings {
@@ -50,6 +52,7 @@ impl Settings {
             replicas_timeout_ms: 1_000,
             load_messages: 500,
             load_bytes: 16 * 1024 * 1024,
+            is_shared: false,
         }
     }
 

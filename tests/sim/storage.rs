@@ -257,6 +257,7 @@ impl Storage {
                 self.end(&(address.room.to_string(), address.channel.to_string()));
             }
             Record::Event(event) => return Some(self.keep_event(event)),
+            Record::Peer(record) => panic!("there are no peers: {record:?}"),
         }
         None
     }

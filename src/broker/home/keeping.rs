@@ -103,6 +103,7 @@ impl Home {
                 self.acks.degrade(Degraded { since_us: now.wall_us, reason }, told);
             }
             StorageNews::Restored => self.acks.restore(),
+            StorageNews::Peer(news) => self.on_peers(now, news, told),
             StorageNews::Lost { channel, first, last }
             | StorageNews::Forgotten { channel, first, last } => {
                 self.note_lost(channel, first, last, told);
@@ -125,6 +126,7 @@ impl Home {
                 let sequence = event.frame.sequence;
                 self.note_lost(event.channel, sequence, sequence, told);
             }
+            Record::Peer(record) => self.lose_of_peers(*record, told),
             // It is recorded again before the next event of it can be.
             Record::Channel(channel) => {
                 let Some(id) = self.id_of(&channel.address) else { return };

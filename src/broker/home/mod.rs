@@ -12,6 +12,7 @@
 mod keeping;
 mod membership;
 mod publish;
+mod shared;
 mod wishes;
 
 use crate::base::hash::Map;

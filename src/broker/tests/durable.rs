@@ -43,6 +43,7 @@ impl Shelf {
                 assert_eq!(channel.epoch, event.epoch);
                 frames.push(event.frame);
             }
+            Record::Peer(record) => panic!("there are no peers: {record:?}"),
         }
     }
 
@@ -95,6 +96,7 @@ impl Bus {
             Record::Channel(channel) => format!("channel {}", channel.address),
             Record::ChannelGone(address) => format!("channel {address} gone"),
             Record::Event(event) => format!("event {} {}", event.address, event.frame.sequence),
+            Record::Peer(record) => panic!("there are no peers: {record:?}"),
         });
         let words = words.collect();
         records.into_iter().for_each(|record| shelf.take(record));

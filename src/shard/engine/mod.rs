@@ -485,7 +485,7 @@ impl Engine {
             false => Vec::new(),
         };
         for record in overdue.into_iter().chain(records.drain(..)) {
-            let is_event = matches!(record, Record::Event(_));
+            let is_event = record.is_event();
             let has_room = match is_event {
                 true => self.records.bytes() < bytes_max,
                 false => self.records.bytes() < 2 * bytes_max,
