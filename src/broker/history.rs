@@ -153,6 +153,66 @@ impl History {
         self.check_ends();
     }
 
+    /// Takes an event in that has got its place elsewhere: the next one.
+    pub fn follow(&mut self, frame: &Arc<Frame>) {
+        assert_eq!(frame.sequence, self.last + 1, "what follows is the next");
+        self.last = frame.sequence;
+        self.last_us = self.last_us.max(frame.timestamp_us);
+        let hash = self.hasher.hash_one(frame.identity());
+        // More may be remembered here than where it got its place.
+        while self.find(hash, frame.identity()).is_some() {
+            self.evict();
+        }
+        self.keep(hash, frame);
+        if let Some(durable) = &mut self.durable {
+            durable.note_stored(self.last);
+        }
+        self.check_ends();
+    }
+
+    /// A copy that goes on in another term.
+    pub(super) fn fork(&self, term: u32, bytes_max: usize) -> History {
+        let mut fork = History::new(self.epoch.clone(), self.size, bytes_max, self.hasher.clone());
+        let durable = self.durable.as_ref().map(|durable| {
+            let before = (durable.term, durable.past.clone());
+            Box::new(Durable::clone(durable).go_on(before, term, self.last))
+        });
+        let epoch = durable.as_ref().map_or_else(|| self.epoch.clone(), |durable| durable.epoch());
+        let frames: Vec<Arc<Frame>> = self.ring.iter().map(|kept| kept.frame.clone()).collect();
+        fork.restore(epoch, self.last, self.last_us, &frames);
+        (fork.durable, fork.rank) = (durable, self.rank);
+        fork
+    }
+
+    /// Its order goes on in another term.
+    pub(super) fn go_on_in(&mut self, term: u32, past: Vec<(u32, u64)>) {
+        if let Some(durable) = &mut self.durable {
+            (durable.term, durable.past) = (term, past);
+            self.epoch = durable.epoch();
+        }
+    }
+
+    /// An empty history is that of another life.
+    pub(super) fn rename(&mut self, epoch: Arc<str>) {
+        assert!(self.last == 0, "only what is empty can get another epoch");
+        self.epoch = epoch;
+    }
+
+    /// Whether its places are given by a storage that several nodes share.
+    pub fn is_shared(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| durable.is_shared)
+    }
+
+    /// How many messages are kept.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// The message of an identity, if it is kept.
+    pub fn first_of(&self, identity: &[u8]) -> Option<&Arc<Frame>> {
+        self.find(self.hasher.hash_one(identity), identity)
+    }
+
     /// Keeps `size` messages of `bytes_max` bytes together from now on.
     pub fn resize(&mut self, size: u32, bytes_max: usize) {
         self.size = size;

@@ -22,6 +22,7 @@ pub mod delivery;
 pub mod directory;
 pub mod durable;
 pub mod edge;
+pub mod elsewhere;
 pub mod history;
 pub mod home;
 pub mod lane;

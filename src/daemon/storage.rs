@@ -85,6 +85,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
             0 => u64::MAX,
             bytes => u64::from(bytes),
         },
+        is_shared: persistence.many_nodes,
         ..storage::Settings::new(url)
     };
     let shown = settings.url.to_string();

@@ -4,11 +4,16 @@
 //! sequence; every channel belongs to exactly one room of this home; who is a member of a channel
 //! is in its room. [`Home::check`] asserts them.
 //!
-//! *Where storage joins in*: `keeping` makes the records of what is to be kept, and hears what the
-//! storage says of them. An event gets its place in [`History::append`](super::history), and
-//! everything after it follows from the frame that returns. A journal shared by several nodes
-//! takes that call's place as the one who gives the sequence; nothing behind it needs to know.
+//! | file | what it does |
+//! |---|---|
+//! | `membership` | joining and leaving |
+//! | `publish` | an event gets its place, and is spread |
+//! | `wishes` | questions about rooms, and changes of them |
+//! | `keeping` | the records of what is to be kept, and what the storage says of them |
+//! | `shared` | what it hears of the peers of its node, and tells them |
+//! | `following` | channels whose places are given by a storage that nodes share |
 
+mod following;
 mod keeping;
 mod membership;
 mod publish;
@@ -26,6 +31,7 @@ use crate::broker::directory::Directory;
 use crate::broker::durable::Durability;
 use crate::broker::history::{Held, History};
 use crate::broker::lane::{Answer, Ask, DisconnectAsk, Part, PrivateAsk, RoomAnswer, Tell};
+use crate::broker::peers::{PeerId, PeerNote, PeerRecord};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::Record;
 use crate::broker::retention::Retention;
@@ -37,6 +43,7 @@ use crate::protocol::names::{self, Name, PRIVATE_CHANNEL};
 use crate::protocol::reply::Stamp;
 use crate::protocol::views::{RoomView, Time};
 use ahash::RandomState;
+use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -114,6 +121,8 @@ pub struct Home {
     unrecorded: BTreeSet<ChannelId>,
     /// The rooms whose records were lost.
     unrecorded_rooms: BTreeSet<Name>,
+    /// What is there of the other nodes, if there are any.
+    shared: Option<Box<Shared>>,
     /// The records that were lost of what is gone and was not made anew, by its address.
     unsaid: BTreeMap<String, Record>,
     hasher: RandomState,
@@ -150,6 +159,7 @@ impl Home {
             acks: Acks::default(),
             unrecorded: BTreeSet::new(),
             unrecorded_rooms: BTreeSet::new(),
+            shared: None,
             unsaid: BTreeMap::new(),
             hasher,
             rng,
@@ -256,11 +266,8 @@ impl Home {
     pub fn on_ask(&mut self, now: Now, ask: Ask, told: &mut Told) {
         match ask {
             Ask::Publish(publish) => self.publish(now, publish, told),
-            Ask::Claim(claim) => {
-                let granted = self.directory.claim(claim.client_id, claim.conn);
-                told.tell(claim.conn.shard, Tell::Claimed { conn: claim.conn.conn, granted });
-            }
-            Ask::Release(client_id, conn) => self.directory.release(&client_id, conn),
+            Ask::Claim(claim) => self.claim(now, claim.client_id, claim.conn, told),
+            Ask::Release(client_id, conn) => self.release(&client_id, conn, told),
             Ask::Join(ask) => self.join(now, *ask, told),
             Ask::Leave(ask) => self.leave(now, *ask, told),
             Ask::Gone(conn) => self.gone(now, conn, told),
@@ -289,11 +296,12 @@ impl Home {
     /// too long.
     pub fn expire(&mut self, now: Now, told: &mut Told) {
         self.acks.expire(now, told);
+        self.expire_shared(now, told);
         while let Some(&(since_ms, id)) = self.awaited.front()
             && since_ms + u64::from(self.limits.empty_channel_ttl_ms) <= now.mono_ms()
         {
             self.awaited.pop_front();
-            self.await_no_longer(id, told);
+            self.await_no_longer(now, id, told);
         }
         while let Some(entry) = self.expiries.first_entry() {
             if *entry.key() > now.mono_ms() {
@@ -310,7 +318,9 @@ impl Home {
         let expiry_ms = self.expiries.keys().next().copied();
         let ttl_ms = u64::from(self.limits.empty_channel_ttl_ms);
         let awaited_ms = self.awaited.front().map(|(since_ms, _)| since_ms + ttl_ms);
-        expiry_ms.into_iter().chain(awaited_ms).chain(self.acks.next_due_ms()).min()
+        let shared_ms = self.shared.as_ref().and_then(|shared| shared.next_due_ms());
+        let others_ms = self.acks.next_due_ms().into_iter().chain(shared_ms);
+        expiry_ms.into_iter().chain(awaited_ms).chain(others_ms).min()
     }
 
     /// Asserts every invariant; for tests and the simulator.
@@ -325,6 +335,7 @@ impl Home {
         }
         assert_eq!(self.retention.total(), total, "what is held is counted right");
         self.check_kept();
+        self.shared.iter().for_each(|shared| shared.check());
         for channel in self.channels.values() {
             channel.check();
             assert_eq!(channel.id.home(), self.shard);
@@ -366,7 +377,7 @@ impl Home {
             created_at: Time(room.created_us),
             created_by: room.created_by.clone(),
             config: room.config.clone(),
-            participant_count: room.people.len() as u64,
+            participant_count: room.people.len() as u64 + self.residents(room.name()),
         }
     }
 
@@ -399,6 +410,9 @@ impl Home {
     }
 
     fn remove_room(&mut self, name: &Name, told: &mut Told) {
+        if let Some(id) = self.rooms.get(name).map(|room| room.id) {
+            self.unfollow(id, told);
+        }
         if let Some(room) = self.rooms.remove(name) {
             self.unrecorded_rooms.remove(name);
             self.forget_kept(room.id, &room.history, Record::RoomGone(name.clone()), told);
@@ -462,6 +476,7 @@ impl Home {
     }
 
     fn remove_channel(&mut self, id: ChannelId, told: &mut Told) {
+        self.unfollow(id, told);
         let Some(channel) = self.channels.remove(&id) else { return };
         let address = &channel.address;
         self.forget_kept(id, &channel.history, Record::ChannelGone(address.clone()), told);
@@ -497,6 +512,8 @@ impl Home {
         if due_ms > now.mono_ms() {
             channel.expiry_noted = true;
             self.expiries.entry(due_ms).or_default().push(id);
+        } else if self.is_needed_elsewhere(id) {
+            self.note_if_empty(now, id);
         } else {
             self.remove_channel(id, told);
         }
@@ -522,10 +539,13 @@ impl Home {
     }
 
     /// The time is over for members to come back.
-    fn await_no_longer(&mut self, id: ChannelId, told: &mut Told) {
-        if let Some(channel) = self.channels.get(&id) {
-            if channel.is_awaited {
-                self.remove_channel(id, told);
+    fn await_no_longer(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        let is_needed = self.is_needed_elsewhere(id);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            match std::mem::take(&mut channel.is_awaited) {
+                true if is_needed => self.note_if_empty(now, id),
+                true => self.remove_channel(id, told),
+                false => {}
             }
             return;
         }
@@ -550,6 +570,9 @@ impl Home {
             let due_ms = since_ms + u64::from(self.limits.empty_channel_ttl_ms);
             let id = channel.id;
             if due_ms <= noted_ms {
+                if self.is_needed_elsewhere(id) {
+                    continue;
+                }
                 self.remove_channel(id, told);
                 return true;
             }
@@ -572,6 +595,7 @@ impl Home {
                 && room.people.is_empty()
         };
         let longest = self.expiries.values().flatten().take(EMPTY_LOOKED_AT_MAX);
+        let longest = longest.filter(|id| !self.is_needed_elsewhere(**id));
         let Some(id) = longest.into_iter().find(is_last).copied() else { return false };
         self.remove_channel(id, told);
         true
@@ -600,9 +624,14 @@ impl Home {
     fn disconnect(&self, ask: DisconnectAsk, told: &mut Told) {
         let DisconnectAsk { client_id, reason, conn, question } = ask;
         let holder = self.directory.holder(&client_id);
-        let outcome = match holder {
-            Some(_) => Ok(RoomAnswer::Disconnected(client_id)),
-            None => Err(Refusal::of_field(
+        let peer = self.peer_of(&client_id).filter(|_| holder.is_none());
+        if let Some(peer) = peer {
+            let (client_id, reason) = (client_id.clone(), reason.clone());
+            send(peer, PeerNote::Disconnect { client_id, reason }, told);
+        }
+        let outcome = match holder.is_some() || peer.is_some() {
+            true => Ok(RoomAnswer::Disconnected(client_id)),
+            false => Err(Refusal::of_field(
                 Fault::ClientNotFound,
                 "parameters.client_id",
                 format!("No client {client_id} is connected."),
@@ -617,14 +646,18 @@ impl Home {
     }
 
     fn private(&self, ask: PrivateAsk, told: &mut Told) {
-        let mut missing = Vec::new();
+        let (mut missing, mut far) = (Vec::new(), BTreeMap::<PeerId, Vec<Name>>::new());
         for target in ask.targets {
-            match self.directory.holder(&target) {
-                Some(holder) => {
+            match (self.directory.holder(&target), self.peer_of(&target)) {
+                (Some(holder), _) => {
                     told.tell(holder.shard, Tell::Deliver(holder.conn, ask.frame.clone()));
                 }
-                None => missing.push(target),
+                (None, Some(peer)) => far.entry(peer).or_default().push(target),
+                (None, None) => missing.push(target),
             }
+        }
+        for (peer, targets) in far {
+            send(peer, PeerNote::Private { targets, frame: ask.frame.clone() }, told);
         }
         let part = Part::Missing(missing);
         let part = Tell::Part { pending: ask.reply_to.pending, shard: self.shard, part };
@@ -660,6 +693,11 @@ impl Home {
     }
 }
 
+/// Says something to a peer.
+fn send(peer: PeerId, note: PeerNote, told: &mut Told) {
+    told.records.push(Record::Peer(Box::new(PeerRecord::Send(peer, note))));
+}
+
 /// How many empty channels are looked at for one whose room can go with it.
 const EMPTY_LOOKED_AT_MAX: usize = 64;
 
@@ -673,6 +711,19 @@ fn history_of<'h>(
     match channels.get_mut(&id) {
         Some(channel) => Some(&mut channel.history),
         None => Some(&mut rooms.get_mut(whole_rooms.get(&id)?)?.history),
+    }
+}
+
+/// The address under that id: a channel's, or that of a whole room.
+fn address_of(
+    id: ChannelId,
+    channels: &Map<ChannelId, Channel>,
+    whole_rooms: &Map<ChannelId, Name>,
+    rooms: &Map<Name, Room>,
+) -> Option<Arc<Address>> {
+    match channels.get(&id) {
+        Some(channel) => Some(channel.address.clone()),
+        None => Some(rooms.get(whole_rooms.get(&id)?)?.every.clone()),
     }
 }
 

@@ -35,6 +35,7 @@ impl Home {
             });
             let verdict = verdict.and_then(|()| is_for_events(channel));
             match verdict {
+                Ok(()) if channel.history.is_shared() => self.submit(now, id, publish, told),
                 Ok(()) => {
                     let Channel { address, history, .. } = channel;
                     let place = append(now, publish, id, address, history, retention, told);
@@ -51,6 +52,7 @@ impl Home {
             return refuse(publish, None, not_found(), told);
         };
         match may_publish(Some(room), &publish) {
+            Ok(()) if room.history.is_shared() => self.submit(now, id, publish, told),
             Ok(()) => {
                 let (every, history) = (&room.every, &mut room.history);
                 let place = append(now, publish, id, every, history, retention, told);
@@ -206,7 +208,12 @@ fn not_found() -> Refusal {
     )
 }
 
-fn refuse(publish: Publish, address: Option<&Address>, refusal: Refusal, told: &mut Told) {
+pub(super) fn refuse(
+    publish: Publish,
+    address: Option<&Address>,
+    refusal: Refusal,
+    told: &mut Told,
+) {
     let Some(conn) = publish.from else { return };
     let named = match &publish.to {
         Target::Named(named) => Some(&**named),

@@ -90,6 +90,8 @@ pub struct Persistence {
     pub persist: Persist,
     /// What the names of everything kept begin with.
     pub key_prefix: Name,
+    /// Whether the nodes that share it are one bus.
+    pub many_nodes: bool,
     /// The messages kept of each channel at least; 0 is as many as its history holds.
     pub retention_messages: u32,
     /// Nothing older is kept, in seconds; 0 is no limit.
@@ -109,6 +111,7 @@ impl Default for Persistence {
         Persistence {
             persist: Persist::All,
             key_prefix: Name::fixed("arqonbus"),
+            many_nodes: false,
             retention_messages: 0,
             retention_age_s: 0,
             backlog_bytes: 256 * 1024 * 1024,
@@ -127,6 +130,7 @@ impl Persistence {
             retention_messages: self.retention_messages,
             retention_age_ms: u64::from(self.retention_age_s) * 1_000,
             ack_timeout_ms: self.ack_timeout_ms,
+            is_shared: self.many_nodes,
         }
     }
 }

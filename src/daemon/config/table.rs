@@ -371,7 +371,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         flag: "key-prefix",
         path: "persistence.key_prefix",
-        doc: "What the keys in Redis begin with; one node writes to one prefix.",
+        doc: "What the keys in Redis begin with; one bus writes to one prefix.",
         default: None,
         is_live: false,
         field: &Word {
@@ -382,6 +382,15 @@ pub(super) static KEYS: &[Key] = &[
             parse: parse_name,
             show: Name::to_string,
         },
+    },
+    Key {
+        flag: "many-nodes",
+        path: "persistence.many_nodes",
+        doc: "Whether all nodes with the same Redis and `key_prefix` are one bus; each of them has to \
+              say so.",
+        default: None,
+        is_live: false,
+        field: &Switch { at: at!(Config, persistence.many_nodes) },
     },
     kept!(retention_messages "retention-messages" from 0 to 1_000_000_000 "messages", 0 is "as many as the history holds":
         "Messages that Redis keeps of each channel at least."),

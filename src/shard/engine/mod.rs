@@ -34,7 +34,8 @@ use crate::broker::durable::Durability;
 use crate::broker::edge::{Edge, Facts};
 use crate::broker::home::{Bootstrap, Home, Told};
 use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
-use crate::broker::record::{Record, Snapshot};
+use crate::broker::peers::{PeerNews, PeerNote};
+use crate::broker::record::{Record, Snapshot, StorageNews};
 use crate::broker::staged::Staged;
 use crate::broker::telemetry::{Event, Telemetry};
 use crate::doors::HandshakePolicy;
@@ -267,6 +268,7 @@ impl Engine {
         self.tally.add(Counter::Asks, 1);
         match ask {
             Ask::Survey(survey) => self.on_survey(now, *survey),
+            Ask::Storage(news) => self.on_storage(now, *news),
             Ask::Traced(report) => {
                 self.edge.on_traced(now, report, &mut self.deliveries);
                 self.deliver(now);
@@ -434,11 +436,21 @@ impl Engine {
         assert!(self.mail.letters().is_empty(), "mail lives for one turn");
     }
 
+    fn on_storage(&mut self, now: Now, news: StorageNews) {
+        match news {
+            StorageNews::Peer(PeerNews::Note(PeerNote::Announce { room: None, frame })) => {
+                self.edge.announce(&frame, &mut self.deliveries);
+                self.deliver(now);
+            }
+            news => self.home.on_ask(now, Ask::Storage(Box::new(news)), &mut self.told),
+        }
+    }
+
     fn on_survey(&mut self, now: Now, survey: Survey) {
         let Survey { reply_to, client, topic } = survey;
         let part = match topic {
             Topic::Status => Part::Status(Box::new(Counts {
-                clients: self.edge.client_count(),
+                clients: self.edge.client_count() + self.once(self.home.clients_elsewhere()),
                 rooms: self.home.room_count() as u64,
                 channels: self.home.channel_count() as u64,
                 messages_in: self.tally.counter(Counter::MessagesReceived),
@@ -452,11 +464,20 @@ impl Engine {
             Topic::Announce(frame) => {
                 let clients = self.edge.announce(&frame, &mut self.deliveries);
                 self.deliver(now);
-                Part::Announced(clients)
+                let far = match self.shard == ShardId(0) {
+                    true => self.home.announce_to_peers(None, &frame, &mut self.told),
+                    false => 0,
+                };
+                Part::Announced(clients + far)
             }
         };
         let tell = Tell::Part { pending: reply_to.pending, shard: self.shard, part };
         self.told.tell(reply_to.shard, tell);
+    }
+
+    /// What is known to all homes of a node and counts once.
+    fn once(&self, count: u64) -> u64 {
+        if self.shard == ShardId(0) { count } else { 0 }
     }
 
     /// Stages what the home wants told.
