@@ -8,9 +8,8 @@
 //! Who is a member where, and which client ids are taken, every home is told: so a question about a
 //! channel is answered by its home at once, on whichever node.
 //!
-//! *Invariants*: the submissions of a home to one channel have tickets that grow by one, from 1 for
-//! each time it attaches; each of them is told as placed or as lost, unless the process ends; what
-//! arrives of a channel is the next of its order, or [`PeerNews::Attached`] comes before it.
+//! *Invariants*: the submissions of a home have tickets that grow, none of which is given twice; each
+//! of them is told as placed or as lost, unless the process ends; what arrives of a channel is the next of its order, or [`PeerNews::Attached`] comes before it.
 
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::broker::policy::ClientCard;
@@ -103,7 +102,7 @@ pub struct Submission {
     pub address: Arc<Address>,
     /// The life that its sequence shall belong to.
     pub life: Arc<str>,
-    /// Its number among those of this home to this channel.
+    /// Its number among those of this home.
     pub ticket: u64,
     /// The last sequence of the channel that its home had seen: among those after it an event of the
     /// same sender and id may be, and then this one is a repeat.

@@ -1,49 +1,35 @@
-//! The channels of a bus of several nodes that this home follows: how it begins to, how events get
-//! their places there, and how it goes on alone while nothing can be stored.
+//! The channels of a bus of several nodes that this home follows, and how it begins to.
 //!
 //! A home **follows** a channel while it has members of it, and a while after. What needs the channel
-//! before the storage has said how it stands is **parked**, in order, and done then. An event is
-//! **submitted**; members get it when it arrives, in the one order of all nodes.
+//! before the storage has said how it stands is **parked**, in order, and done then; if the storage
+//! says nothing, the home goes on alone (`ordering`).
 //!
-//! While nothing can be stored the home goes on from memory, in a **fork** of the history: a copy
-//! that goes on in a term of its own, in which this home gives the places. What it gives there is
-//! submitted all the same. With the first that arrives afterwards the fork is given up, and its
-//! members are told by a gap notice that the order is another one; what they have seen in the fork
-//! they do not get again. (So a node that can't reach the storage serves its clients, and promises
-//! them nothing: availability before consistency, as in Gilbert and Lynch, *Brewer's Conjecture*,
-//! 2002, and told.)
-//!
-//! *Invariants*: what is parked waits for a channel that is not known yet, and not for long; tickets
-//! grow by one; an event reaches the members of this node once; a fork is there only while nothing
-//! can be stored, or until the first that arrives after it.
+//! *Invariants*: what is parked waits for a channel that is not known yet, and not for long; what
+//! has members here is followed.
 
 use crate::base::ids::{ChannelId, ConnRef};
 use crate::base::limits::{FOLLOW_IDLE_MS, PARKED_MAX};
 use crate::base::time::Now;
-use crate::broker::history::{History, Verdict};
+use crate::broker::home::membership::connecting_question;
+use crate::broker::home::ordering::{Fork, Open};
 use crate::broker::home::publish::refuse;
 use crate::broker::home::shared::Due;
 use crate::broker::home::{Home, Told, address_of, history_bytes_max, history_of};
-use crate::broker::lane::{
-    Accepted, Answer, Ask, Fanout, JoinAsk, Listeners, PendingRef, Publish, Tell,
-};
-use crate::broker::peers::{Arrival, Attach, PeerRecord, Place, Submission};
+use crate::broker::lane::{Answer, Ask, JoinAsk, Tell};
+use crate::broker::peers::{Attach, PeerRecord};
 use crate::broker::record::{KeptChannel, Record};
 use crate::protocol::fault::{Fault, Refusal};
-use crate::protocol::frame::{Draft, Frame};
-use crate::protocol::reply;
-use serde_json::json;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// A channel that is followed, or is about to be.
 #[derive(Debug)]
 pub(super) struct Following {
     state: State,
-    tickets_given: u64,
+    /// The storage has said how it stands, since it was asked for it.
+    pub(super) is_attached: bool,
     /// The submissions that have not come back, in the order of their tickets.
-    open: VecDeque<Open>,
-    fork: Option<Box<Fork>>,
+    pub(super) open: VecDeque<Open>,
+    pub(super) fork: Option<Box<Fork>>,
     /// Who waits for it to be made.
     made_for: Option<ConnRef>,
 }
@@ -55,23 +41,6 @@ enum State {
         parked: VecDeque<Ask>,
     },
     Known,
-}
-
-/// A submission that has not come back.
-#[derive(Debug)]
-struct Open {
-    ticket: u64,
-    from: Option<ConnRef>,
-    trace: Option<u32>,
-    draft: Arc<Draft>,
-    /// The members of this node have it.
-    is_delivered: bool,
-}
-
-/// What is kept of a history while its home goes on in another one.
-#[derive(Debug)]
-struct Fork {
-    real: History,
 }
 
 impl Following {
@@ -122,7 +91,7 @@ impl Home {
         let Some(shared) = &mut self.shared else { return true };
         let (state, made_for) = (State::Awaited { parked: VecDeque::new() }, None);
         let (open, fork) = (VecDeque::new(), None);
-        shared.following.insert(id, Following { state, tickets_given: 0, open, fork, made_for });
+        shared.following.insert(id, Following { state, is_attached: false, open, fork, made_for });
         shared.awaited.insert(id);
         if self.acks.degraded().is_some() {
             self.go_alone(now, id, told);
@@ -213,6 +182,7 @@ impl Home {
     ) {
         let Some(following) = self.following_mut(id) else { return };
         let was_awaited = !following.is_known();
+        following.is_attached = true;
         if !is_new {
             following.made_for = None;
         }
@@ -250,270 +220,7 @@ impl Home {
         self.shed(told);
     }
 
-    /// Submits an event that may be published.
-    pub(super) fn submit(&mut self, now: Now, id: ChannelId, publish: Publish, told: &mut Told) {
-        if !self.follow(now, id, told) {
-            return self.park(id, Ask::Publish(publish), told);
-        }
-        self.note_idle(now, id);
-        if self.acks.degraded().is_some() {
-            self.fork_and_tell(now, id, told);
-        }
-        let Publish { draft, from, ack, trace, .. } = publish;
-        let wants_ack = from.filter(|_| ack || trace.is_some());
-        let Home { shared, channels, whole_rooms, rooms, acks, .. } = self;
-        let Some(address) = address_of(id, channels, whole_rooms, rooms) else { return };
-        let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
-        let Some(following) = shared.as_mut().and_then(|shared| shared.following.get_mut(&id))
-        else {
-            return;
-        };
-        let accepted = |conn: ConnRef, frame, sequence, duplicate| {
-            let trace = trace.map(|pending| (pending, now.mono_ns, 0));
-            let (conn, home) = (conn.conn, id.home());
-            Accepted { conn, frame, sequence, duplicate, trace, address: address.clone(), home }
-        };
-        if following.fork.is_none()
-            && let Some(first) = history.first_of(draft.identity())
-        {
-            told.duplicates += 1;
-            if let Some(conn) = wants_ack {
-                let accepted = accepted(conn, first.clone(), first.sequence, true);
-                told.tell(conn.shard, Tell::Accepted(Box::new(accepted)));
-            }
-            return;
-        }
-        let Some(durable) = &history.durable else { return };
-        following.tickets_given += 1;
-        let ticket = following.tickets_given;
-        let submission = Submission {
-            channel: id,
-            address: address.clone(),
-            life: durable.life.clone(),
-            ticket,
-            seen: following.fork.as_ref().map_or(history.last(), |fork| fork.real.last()),
-            draft: Arc::new(draft),
-            at_us: now.wall_us,
-            keep: durable.keep,
-        };
-        let draft = Arc::clone(&submission.draft);
-        told.records.push(Record::Peer(Box::new(PeerRecord::Submit(Box::new(submission)))));
-        if let Some(conn) = wants_ack {
-            // Its place is not known yet; only its id and its sender are looked at.
-            let frame = Draft::clone(&draft).stamp(ticket, now.wall_us);
-            acks.wait(now, id, (conn.shard, accepted(conn, frame, ticket, false)), told);
-        }
-        let is_delivered = following.fork.is_some();
-        let open = Open { ticket, from, trace, draft: Arc::clone(&draft), is_delivered };
-        following.open.push_back(open);
-        if is_delivered {
-            self.append_to_fork(now, id, &draft, from, told);
-        }
-    }
-
-    /// Gives an event a place in a fork, and spreads it.
-    fn append_to_fork(
-        &mut self,
-        now: Now,
-        id: ChannelId,
-        draft: &Draft,
-        from: Option<ConnRef>,
-        told: &mut Told,
-    ) {
-        let Home { channels, whole_rooms, rooms, retention, .. } = self;
-        let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
-        let before = history.held();
-        let verdict = history.append(draft.clone(), now.wall_us);
-        retention.account(id, before, history);
-        if let Verdict::Fresh(frame) = verdict {
-            told.accepted += 1;
-            self.spread_arrival(id, frame, from, None, told);
-        }
-        self.shed(told);
-    }
-
-    /// Submissions have got their places.
-    pub(super) fn on_placed(&mut self, id: ChannelId, places: &[Place], told: &mut Told) {
-        told.stored += places.len() as u64;
-        let spread = match (self.channels.get(&id), self.whole_rooms.get(&id)) {
-            (Some(channel), _) => Some(channel.spread()),
-            (None, name) => name.and_then(|name| self.rooms.get(name)).map(|room| &room.spread),
-        };
-        let shards = spread.map_or(0, |spread| spread.shards().count() as u16);
-        for place in places {
-            told.duplicates += u64::from(place.is_duplicate);
-            self.acks.note_placed(id, place, shards, told);
-        }
-        // A repeat does not come back.
-        let repeats = places.iter().filter(|place| place.is_duplicate);
-        let repeats: Vec<u64> = repeats.map(|place| place.ticket).collect();
-        if let Some(following) = self.following_mut(id)
-            && !repeats.is_empty()
-        {
-            following.open.retain(|open| !repeats.contains(&open.ticket));
-        }
-    }
-
-    /// Submissions will never get a place.
-    pub(super) fn on_unplaced(
-        &mut self,
-        id: ChannelId,
-        (first, last): (u64, u64),
-        told: &mut Told,
-    ) {
-        told.lost += last + 1 - first;
-        self.acks.note_lost(id, (first, last), told);
-        if let Some(following) = self.following_mut(id) {
-            following.open.retain(|open| !(first..=last).contains(&open.ticket));
-        }
-    }
-
-    /// The next events of a channel.
-    pub(super) fn on_arrived(
-        &mut self,
-        now: Now,
-        id: ChannelId,
-        events: Vec<Arrival>,
-        told: &mut Told,
-    ) {
-        if let Some(base) = self.end_fork(id) {
-            self.tell_new_order(now, id, base + 1, told);
-        }
-        for Arrival { mut frame, ticket } in events {
-            let Home { shared, channels, whole_rooms, rooms, retention, .. } = self;
-            let following = shared.as_mut().and_then(|shared| shared.following.get_mut(&id));
-            let (Some(following), Some(history)) =
-                (following, history_of(id, channels, whole_rooms, rooms))
-            else {
-                return;
-            };
-            let open = ticket.and_then(|ticket| following.take_open(ticket));
-            if let (Some(open), Some(frame)) = (&open, Arc::get_mut(&mut frame)) {
-                frame.received_ns = open.draft.origin().received_ns;
-            }
-            let before = history.held();
-            history.follow(&frame);
-            retention.account(id, before, history);
-            if open.as_ref().is_none_or(|open| !open.is_delivered) {
-                told.accepted += u64::from(open.is_some());
-                let from = open.as_ref().and_then(|open| open.from);
-                let trace = open.as_ref().and_then(|open| open.trace);
-                self.spread_arrival(id, frame, from, trace, told);
-            }
-        }
-        self.shed(told);
-    }
-
-    /// The order of a channel goes on in another term.
-    pub(super) fn on_term(&mut self, id: ChannelId, term: u32, past: Vec<(u32, u64)>) {
-        let fork = self.following_mut(id).and_then(|following| following.fork.take());
-        if let Some(mut fork) = fork {
-            fork.real.go_on_in(term, past);
-            if let Some(following) = self.following_mut(id) {
-                following.fork = Some(fork);
-            }
-        } else if let Some(history) = self.history_mut(id) {
-            history.go_on_in(term, past);
-        }
-    }
-
-    fn spread_arrival(
-        &mut self,
-        id: ChannelId,
-        frame: Arc<Frame>,
-        from: Option<ConnRef>,
-        trace: Option<u32>,
-        told: &mut Told,
-    ) {
-        let spread = match (self.channels.get(&id), self.whole_rooms.get(&id)) {
-            (Some(channel), _) => Some(channel.spread()),
-            (None, name) => name.and_then(|name| self.rooms.get(name)).map(|room| &room.spread),
-        };
-        let trace =
-            from.zip(trace).map(|(conn, pending)| PendingRef { shard: conn.shard, pending });
-        let audience = Listeners::Members;
-        let fanout = Fanout { channel: id, frame, from, audience, trace };
-        for shard in spread.into_iter().flat_map(|spread| spread.shards()) {
-            told.tell(shard, Tell::Fanout(fanout.clone()));
-        }
-    }
-
-    /// Goes on in a fork, of which the storage hears before it is given what is said there. What has
-    /// not come back is said there first.
-    pub(super) fn fork_and_tell(&mut self, now: Now, id: ChannelId, told: &mut Told) {
-        let Some(base) = self.fork(id) else { return };
-        let Some(address) = address_of(id, &self.channels, &self.whole_rooms, &self.rooms) else {
-            return;
-        };
-        let Some(history) = self.history_mut(id) else { return };
-        let Some(durable) = &history.durable else { return };
-        let life = durable.life.clone();
-        let fork = PeerRecord::Fork { channel: id, address, life, base };
-        told.records.push(Record::Peer(Box::new(fork)));
-        let mut undelivered = Vec::new();
-        for open in self.following_mut(id).into_iter().flat_map(|known| &mut known.open) {
-            if !std::mem::replace(&mut open.is_delivered, true) {
-                undelivered.push((Arc::clone(&open.draft), open.from));
-            }
-        }
-        for (draft, from) in undelivered {
-            self.append_to_fork(now, id, &draft, from, told);
-        }
-    }
-
-    /// Goes on in a fork; gives where it begins, if there was none.
-    fn fork(&mut self, id: ChannelId) -> Option<u64> {
-        let term = self.rng.u32(1..);
-        let bytes_max = history_bytes_max(&self.limits);
-        let Home { shared, channels, whole_rooms, rooms, retention, .. } = self;
-        let following = shared.as_mut()?.following.get_mut(&id)?;
-        let history = history_of(id, channels, whole_rooms, rooms)?;
-        if following.fork.is_some() {
-            return None;
-        }
-        let base = history.last();
-        let fork = history.fork(term, bytes_max);
-        let before = history.held();
-        let real = std::mem::replace(history, fork);
-        retention.account(id, before, history);
-        following.fork = Some(Box::new(Fork { real }));
-        Some(base)
-    }
-
-    /// Gives a fork up; gives where it began, if there was one.
-    fn end_fork(&mut self, id: ChannelId) -> Option<u64> {
-        let Home { shared, channels, whole_rooms, rooms, retention, .. } = self;
-        let fork = shared.as_mut()?.following.get_mut(&id)?.fork.take()?;
-        let history = history_of(id, channels, whole_rooms, rooms)?;
-        let (before, rank) = (history.held(), history.rank);
-        *history = fork.real;
-        history.rank = rank;
-        retention.account(id, before, history);
-        Some(history.last())
-    }
-
-    /// Tells the members of a channel that its order is another one than they have seen, from a
-    /// sequence on.
-    fn tell_new_order(&mut self, now: Now, id: ChannelId, first: u64, told: &mut Told) {
-        let Some(address) = address_of(id, &self.channels, &self.whole_rooms, &self.rooms) else {
-            return;
-        };
-        let Some(history) = self.history_mut(id) else { return };
-        let payload = json!({
-            "event": "gap",
-            "channel": address.channel,
-            "first": first,
-            "last": history.last().max(first),
-            "count": null,
-            "reason": "order_changed",
-            "epoch": &**history.epoch(),
-        });
-        let text = reply::notice(self.stamp(now), (&address.room, &address.channel), payload);
-        let frame = Frame::of_text(&text, now.mono_ns);
-        self.spread_arrival(id, frame, None, None, told);
-    }
-
-    fn unpark(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+    pub(super) fn unpark(&mut self, now: Now, id: ChannelId, told: &mut Told) {
         let Some(shared) = &mut self.shared else { return };
         shared.awaited.remove(&id);
         let Some(following) = shared.following.get_mut(&id) else { return };
@@ -586,7 +293,7 @@ impl Home {
         }
     }
 
-    fn following_mut(&mut self, id: ChannelId) -> Option<&mut Following> {
+    pub(super) fn following_mut(&mut self, id: ChannelId) -> Option<&mut Following> {
         self.shared.as_mut()?.following.get_mut(&id)
     }
 
@@ -603,20 +310,31 @@ impl Home {
         }
         // Who is refused is refused by the join itself.
         let Some(ids) = self.joined_by(now, &ask, told) else { return Some(ask) };
-        for id in ids {
-            if !self.follow(now, id, told) {
+        // All at once, so that it is waited no longer than for one.
+        let unknown = ids.into_iter().fold(None, |unknown, id| match self.follow(now, id, told) {
+            true => unknown,
+            false => unknown.or(Some(id)),
+        });
+        match unknown {
+            Some(id) => {
                 self.park(id, Ask::Join(Box::new(ask)), told);
-                return None;
+                None
             }
+            None => Some(ask),
         }
-        Some(ask)
     }
 
     /// What a client would be a member of; nothing if it is refused.
     fn joined_by(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Option<Vec<ChannelId>> {
         let address = &ask.join.address;
         if address.channel.is_every() {
+            let is_new = !self.rooms.contains_key(&address.room);
             self.ensure_room(now, &address.room, &ask.client, told).ok()?;
+            if is_new && let Some(id) = self.rooms.get(&address.room).map(|room| room.id) {
+                self.await_members(now, id);
+                self.follow(now, id, told);
+                self.note_maker(id, ask.conn);
+            }
             let room = self.rooms.get(&address.room)?;
             let channels = room.channels.values().copied();
             let visible = channels.filter(|id| self.channels[id].admits(&ask.client));
@@ -636,15 +354,6 @@ impl Home {
     }
 }
 
-impl Following {
-    /// The submission of a ticket, which has come back. What was before it and has not come back
-    /// never will: it was a repeat.
-    fn take_open(&mut self, ticket: u64) -> Option<Open> {
-        while self.open.pop_front_if(|open| open.ticket < ticket).is_some() {}
-        self.open.pop_front_if(|open| open.ticket == ticket)
-    }
-}
-
 fn refuse_parked(ask: Ask, told: &mut Told) {
     let refusal = Refusal::new(
         Fault::StorageUnavailable,
@@ -654,8 +363,7 @@ fn refuse_parked(ask: Ask, told: &mut Told) {
         Ask::Publish(publish) => refuse(publish, None, refusal, told),
         Ask::Join(ask) => {
             let JoinAsk { conn, join, question, .. } = *ask;
-            let question =
-                question.unwrap_or_else(|| super::membership::connecting_question(&join.address));
+            let question = question.unwrap_or_else(|| connecting_question(&join.address));
             let answer = Answer { conn: conn.conn, question, outcome: Err(refusal) };
             told.tell(conn.shard, Tell::Answer(Box::new(answer)));
         }

@@ -295,7 +295,8 @@ impl Home {
 
     fn join_room(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Result<Entry, Refusal> {
         let address = &ask.join.address;
-        let created = !self.rooms.contains_key(&address.room);
+        let known = self.rooms.get(&address.room).map(|room| room.id);
+        let created = known.is_none_or(|id| self.take_maker(id, ask.conn));
         self.ensure_room(now, &address.room, &ask.client, told)?;
         self.has_room_for(&address.room, ask.conn)?;
         self.has_room_in_every_channel(&address.room, ask.conn, &ask.client)?;

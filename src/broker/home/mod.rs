@@ -11,11 +11,13 @@
 //! | `wishes` | questions about rooms, and changes of them |
 //! | `keeping` | the records of what is to be kept, and what the storage says of them |
 //! | `shared` | what it hears of the peers of its node, and tells them |
-//! | `following` | channels whose places are given by a storage that nodes share |
+//! | `following` | the channels of other nodes that it follows |
+//! | `ordering` | events whose places are given by a storage that nodes share |
 
 mod following;
 mod keeping;
 mod membership;
+mod ordering;
 mod publish;
 mod shared;
 mod wishes;

@@ -37,6 +37,7 @@ pub(super) struct Shared {
     /// Those that will be looked at for having no members.
     pub(super) idle: BTreeSet<ChannelId>,
     pub(super) elsewhere: Elsewhere,
+    pub(super) tickets_given: u64,
     claims: Map<Name, ConnRef>,
     due: BTreeMap<u64, Vec<Due>>,
     /// Records that were lost and shall be made again.
@@ -61,6 +62,7 @@ impl Shared {
             awaited: BTreeSet::new(),
             idle: BTreeSet::new(),
             elsewhere: Elsewhere::new(hasher.clone()),
+            tickets_given: 0,
             claims: Map::with_hasher(hasher.clone()),
             due: BTreeMap::new(),
             unsaid: Vec::new(),
@@ -428,7 +430,9 @@ impl Home {
             return;
         }
         let id = self.place_for(now, record.clone());
-        self.share(id);
+        // The room may be new with it.
+        let room = self.rooms.get(&record.address.room).map(|room| room.id);
+        room.into_iter().chain([id]).for_each(|id| self.share(id));
         self.adopt(id, &record);
         if let Some(history) = self.history_mut(id)
             && let Some(durable) = &mut history.durable
@@ -437,9 +441,13 @@ impl Home {
             let epoch = durable.epoch();
             history.rename(epoch);
         }
-        if known.is_none() && self.channels.contains_key(&id) {
-            self.note_if_empty(now, id);
-            self.open_to_room(now, id, told);
+        match known {
+            Some(_) => {}
+            None if self.channels.contains_key(&id) => {
+                self.note_if_empty(now, id);
+                self.open_to_room(now, id, told);
+            }
+            None => self.await_members(now, id),
         }
     }
 

@@ -59,8 +59,9 @@ impl Shelf {
 }
 
 fn durability(persist: Persist) -> Durability {
-    let (retention_messages, retention_age_ms) = (0, 0);
-    Durability { persist, retention_messages, retention_age_ms, ack_timeout_ms: TIMEOUT_MS }
+    let (retention_messages, retention_age_ms, is_shared) = (0, 0, false);
+    let ack_timeout_ms = TIMEOUT_MS;
+    Durability { persist, retention_messages, retention_age_ms, ack_timeout_ms, is_shared }
 }
 
 /// A bus that begins with what is on the shelf; the room `lab` with the channel `bench` is
@@ -122,12 +123,12 @@ impl Bus {
     }
 
     /// Sends an event with an ack; its id.
-    fn send(&mut self, client: &Client, address: &str) -> String {
+    pub(super) fn send(&mut self, client: &Client, address: &str) -> String {
         self.say(client, "event", address, json!({}), json!({"ack": true}))
     }
 
     /// Sends an event again under the same id.
-    fn send_again(&mut self, client: &Client, address: &str, id: &str) {
+    pub(super) fn send_again(&mut self, client: &Client, address: &str, id: &str) {
         let (_, text) = self.message(client, "event", address, json!({}), json!({"ack": true}));
         let mut message: Value = serde_json::from_str(&text).unwrap();
         message["id"] = json!(id);
@@ -135,7 +136,7 @@ impl Bus {
     }
 
     /// What became of an ack, in a few words.
-    fn ack(&mut self, client: &Client, id: &str) -> String {
+    pub(super) fn ack(&mut self, client: &Client, id: &str) -> String {
         match self.reply(client, id) {
             None => "waits".to_owned(),
             Some(reply) if reply["status"] == "success" => {

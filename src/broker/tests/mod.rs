@@ -6,6 +6,7 @@ mod arrivals;
 mod durable;
 mod echo;
 mod limits;
+mod nodes;
 mod open_fates;
 mod secrets;
 
@@ -27,7 +28,9 @@ use crate::protocol::decode::decode;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +52,8 @@ struct Bus {
     telemetry: Vec<Event>,
     /// What is to be kept and no test has looked at.
     records: Vec<Record>,
+    /// What several nodes share, if this is one of them, and which it is.
+    shared: Option<(Rc<RefCell<nodes::Store>>, usize)>,
     slots: u32,
     sent: u32,
 }
@@ -101,6 +106,7 @@ impl Bus {
             heard,
             telemetry,
             records,
+            shared: None,
             slots,
             sent,
         }
@@ -268,7 +274,7 @@ impl Bus {
                     self.ask(to, ask);
                 }
             }
-            if is_quiet {
+            if is_quiet && !self.trade() {
                 break;
             }
         }
