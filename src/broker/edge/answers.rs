@@ -339,6 +339,7 @@ impl Edge {
             messages_out: counts.messages_out,
             storage: self.facts.storage,
             storage_state: counts.storage,
+            peers: counts.peers,
             unanswered_shards,
         }
     }

@@ -17,13 +17,14 @@ use crate::broker::elsewhere::Elsewhere;
 use crate::broker::home::following::Following;
 use crate::broker::home::{Home, Told};
 use crate::broker::lane::Tell;
-use crate::broker::peers::{PeerId, PeerNews, PeerNote, PeerRecord};
+use crate::broker::peers::{Peer, PeerId, PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{ChannelRecord, KeptChannel, Record, RoomRecord};
 use crate::broker::room::RoomType;
 use crate::protocol::command::Address;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::{Name, PRIVATE_CHANNEL};
+use crate::protocol::views::NodeView;
 use ahash::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -312,6 +313,13 @@ impl Home {
     /// Whether peers are told who is in a room.
     fn is_for_peers(&self, room: &Name) -> bool {
         self.rooms.get(room).is_some_and(|room| room.history.is_shared())
+    }
+
+    /// The other nodes, if there may be any.
+    pub fn peers_view(&self) -> Option<Vec<NodeView>> {
+        let peers = self.shared.as_ref()?.elsewhere.peers.iter();
+        let view = |peer: &Peer| NodeView { node: peer.node.clone(), clients: peer.clients };
+        Some(peers.map(view).collect())
     }
 
     /// How many clients are on other nodes.

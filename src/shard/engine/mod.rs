@@ -458,6 +458,7 @@ impl Engine {
                 storage: self
                     .home
                     .storage_view(self.events_pending, self.tally.counter(Counter::EventsLost)),
+                peers: self.home.peers_view().filter(|_| self.shard == ShardId(0)),
             })),
             Topic::Rooms => self.home.rooms_part(&client, ROWS_MAX),
             Topic::Clients => self.edge.clients_part(),
