@@ -17,6 +17,7 @@ mod events;
 mod foreign_clients;
 mod history;
 mod lifecycle;
+mod nodes;
 mod presence;
 mod private;
 #[path = "../redis/mod.rs"]
