@@ -56,16 +56,20 @@ use peer::{Desk, Part, Peer};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use table::Addresses;
-use wire::{Message, Note, Say, decode, encode};
+use wire::{Message, Note, ROW_CHANNELS_MAX, Say, decode, encode};
 
 /// How often a node says that it lives, and at most tells which peers there are.
 const BEAT_MS: u64 = 1_000;
 /// A time between two ticks in which this node can't have heard what was said to it.
 const STALL_MS: u64 = LEASE_MS / 2;
+/// The bytes of rows at which a message is full: with the longest row on top it stays under 256 KiB.
+const ROWS_BYTES: usize = 192 * 1024;
 /// The bytes that are taken at once, about.
 const TAKE_BYTES: usize = 1024 * 1024;
 /// The bytes of notes that may wait to be taken; more are lost.
 const NOTES_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+const _: () = assert!(ROWS_BYTES + ROW_CHANNELS_MAX * 136 + 8 * 1024 < 256 * 1024);
 
 /// Who shall hear a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +119,7 @@ impl Census {
         Census {
             token,
             node,
-            own: Own::default(),
+            own: Own::new(ROWS_BYTES),
             peers: BTreeMap::new(),
             addresses: Addresses::new(seed),
             is_connected: false,

@@ -9,7 +9,7 @@
 use crate::broker::policy::ClientCard;
 use crate::protocol::command::Address;
 use crate::protocol::names::Name;
-use crate::storage::census::table::{Change, Cursor, ROWS_BYTES, Table};
+use crate::storage::census::table::{Change, Cursor, Table};
 use crate::storage::census::wire::{ROW_CHANNELS_MAX, Row, Say};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// The changes that may wait to be said. If there are more, nobody is told them one by one.
 const MARKED_MAX: usize = 256 * 1024;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Own {
     table: Table,
     /// The last changes that were said, or will never be.
@@ -25,6 +25,8 @@ pub(super) struct Own {
     marked: BTreeMap<Name, Marked>,
     marked_count: usize,
     snapshots: VecDeque<Snapshot>,
+    /// The bytes of rows at which a message is full.
+    rows_bytes: usize,
 }
 
 /// What has changed of a client.
@@ -51,6 +53,18 @@ impl Marked {
 }
 
 impl Own {
+    /// Of a node without clients, whose messages are full at so many bytes of rows.
+    pub(super) fn new(rows_bytes: usize) -> Own {
+        Own {
+            table: Table::default(),
+            number: 0,
+            marked: BTreeMap::new(),
+            marked_count: 0,
+            snapshots: VecDeque::new(),
+            rows_bytes,
+        }
+    }
+
     /// A client is a member or is none.
     pub(super) fn on_member(
         &mut self,
@@ -101,7 +115,7 @@ impl Own {
     /// The next changes to be said to everyone.
     pub(super) fn take_changes(&mut self) -> Option<Say> {
         let (mut rows, mut bytes) = (Vec::new(), 0);
-        while bytes < ROWS_BYTES
+        while bytes < self.rows_bytes
             && let Some(mut first) = self.marked.first_entry()
         {
             let marked = first.get_mut();
@@ -138,7 +152,7 @@ impl Own {
     /// The next part of a snapshot, and for whom. Those who wait have their turns.
     pub(super) fn take_part(&mut self) -> Option<(String, Say)> {
         let Snapshot { token, ask, number, part, cursor } = self.snapshots.pop_front()?;
-        let (rows, cursor): (Vec<Row>, _) = self.table.rows(cursor.as_ref());
+        let (rows, cursor): (Vec<Row>, _) = self.table.rows(cursor.as_ref(), self.rows_bytes);
         let say = Say::Part { ask, number, part, is_last: cursor.is_none(), rows };
         if cursor.is_some() {
             let rest = Snapshot { token: token.clone(), ask, number, part: part + 1, cursor };

@@ -11,6 +11,8 @@ use fastrand::Rng;
 const STEP_MS: u64 = 50;
 /// The longest that a message is on its way.
 const DELAY_MS: u64 = 300;
+/// So little that most tables need several messages.
+const ROWS_BYTES: usize = 400;
 
 const CLIENTS: [&str; 6] = ["ann", "bob", "cyd", "dan", "eve", "fay"];
 const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
@@ -47,6 +49,7 @@ struct World {
     sent: u64,
     /// In percent.
     loss: u32,
+    delay_ms: u64,
 }
 
 fn now(ms: u64) -> Now {
@@ -69,8 +72,10 @@ fn lines(table: &Table) -> Lines {
 
 impl Node {
     fn new(number: u64) -> Node {
+        let mut census = Census::new(format!("t{number}"), format!("n{number}"), number);
+        census.own = Own::new(ROWS_BYTES);
         Node {
-            census: Census::new(format!("t{number}"), format!("n{number}"), number),
+            census,
             model: BTreeMap::new(),
             shown: Vec::new(),
             heard_ms: BTreeMap::new(),
@@ -139,9 +144,10 @@ impl World {
         let mut rng = Rng::with_seed(seed);
         let count = rng.u64(3..=5);
         let loss = rng.u32(1..30);
+        let delay_ms = if rng.bool() { DELAY_MS } else { 0 };
         let nodes = (0..count).map(Node::new).collect();
-        let now_ms = 10_000;
-        World { rng, now_ms, nodes, flights: Vec::new(), born: count, sent: 0, loss }
+        let flights = Vec::new();
+        World { rng, now_ms: 10_000, nodes, flights, born: count, sent: 0, loss, delay_ms }
     }
 
     fn connect(&mut self, at: usize, is_connected: bool) {
@@ -204,7 +210,7 @@ impl World {
                 _ => 1,
             };
             for _ in 0..copies {
-                let late_ms = if self.loss > 0 { self.rng.u64(..=DELAY_MS) } else { 0 };
+                let late_ms = if self.loss > 0 { self.rng.u64(..=self.delay_ms) } else { 0 };
                 self.sent += 1;
                 let at_ms = self.now_ms + late_ms;
                 let (from, bytes) = (from.to_owned(), outgoing.bytes.clone());
@@ -242,10 +248,11 @@ impl World {
             node.census.tick(now(self.now_ms));
             node.read_news(self.now_ms);
             let from = node.census.token.clone();
-            if self.rng.u32(..4) > 0 || is_quiet {
-                self.nodes[at].census.take_outgoing().into_iter().for_each(|out| {
-                    self.send(&from, out);
-                });
+            // What is not taken now has changed when it is.
+            for _ in 0..if is_quiet { 100 } else { self.rng.u32(..6) } {
+                let node = &mut self.nodes[at];
+                let next = node.is_connected.then(|| node.census.next_outgoing()).flatten();
+                next.into_iter().for_each(|out| self.send(&from, out));
             }
         }
         // What is said in answer comes in the next step.

@@ -16,12 +16,6 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// The bytes of rows at which no more of them are put into one message: with the longest row on top
-/// it stays under 256 KiB.
-pub(super) const ROWS_BYTES: usize = 192 * 1024;
-
-const _: () = assert!(ROWS_BYTES + ROW_CHANNELS_MAX * 136 + 8 * 1024 < 256 * 1024);
-
 #[derive(Debug, Default)]
 pub(super) struct Table {
     clients: BTreeMap<Name, Client>,
@@ -151,8 +145,13 @@ impl Table {
         Row { id: id.clone(), here, joined, left }
     }
 
-    /// The next rows of all that there are, and how far they reach; `None` if that is the end.
-    pub(super) fn rows(&self, from: Option<&Cursor>) -> (Vec<Row>, Option<Cursor>) {
+    /// The next rows of all that there are, until they have so many bytes, and how far they reach;
+    /// `None` if that is the end.
+    pub(super) fn rows(
+        &self,
+        from: Option<&Cursor>,
+        bytes_max: usize,
+    ) -> (Vec<Row>, Option<Cursor>) {
         let start = from.map_or(Bound::Unbounded, |from| Bound::Included(&from.client_id));
         let (mut rows, mut bytes) = (Vec::new(), 0);
         for (id, client) in self.clients.range::<Name, _>((start, Bound::Unbounded)) {
@@ -160,7 +159,7 @@ impl Table {
                 from.filter(|from| from.client_id == *id).and_then(|from| from.after.as_ref());
             let mut at = read.map_or(0, |read| client.channels.partition_point(|at| at <= read));
             loop {
-                if bytes >= ROWS_BYTES {
+                if bytes >= bytes_max {
                     let after = at.checked_sub(1).map(|last| Arc::clone(&client.channels[last]));
                     return (rows, Some(Cursor { client_id: id.clone(), after }));
                 }
