@@ -407,3 +407,33 @@ fn garbled_messages_are_counted_and_change_nothing() {
     b.on_message(START, &good);
     assert!(is_same(&a, &b));
 }
+
+#[test]
+fn a_table_that_changes_while_it_is_read_loses_nothing_that_stays() {
+    let mut table = table::Table::default();
+    let (ann, bob) = (card("ann", None), card("bob", None));
+    let channel = |n: usize| address("r", &format!("c{n:04}"));
+    (0..1_000).for_each(|n| table.join(&channel(n), &ann, &mut |_| {}));
+    table.join(&channel(0), &bob, &mut |_| {});
+    let (mut read, mut addresses) = (table::Table::default(), Addresses::new(1));
+    let (mut cursor, mut parts) = (None, 0);
+    loop {
+        let (rows, next) = table.rows(cursor.as_ref(), 1);
+        rows.into_iter().for_each(|row| read.apply(row, &mut addresses, &mut |_| {}));
+        // What goes is before the place, at it, and behind it.
+        [0, 1, 2, 3, 250, 255, 256, 510].iter().filter(|_| parts == 0).for_each(|&n| {
+            table.leave(&channel(n), &ann.client_id, &mut |_| {});
+        });
+        parts += 1;
+        cursor = next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(parts, 5, "four rows of the one, one of the other");
+    let mut wrong = Vec::new();
+    table.compare(&read, &mut |change| wrong.push(change));
+    let is_old = |change: &table::Change| matches!(change, table::Change::Member { client, is_member: true, .. } if **client == *ann);
+    assert!(wrong.iter().all(is_old), "nothing is missing: {wrong:?}");
+    assert_eq!(wrong.len(), 6, "what went after it was read");
+}
