@@ -1,8 +1,9 @@
 //! Names of rooms, channels and clients. A name that exists as a value is a valid one.
 
 use crate::base::limits::NAME_BYTES_MAX;
-use serde::{Serialize, Serializer};
-use std::borrow::Borrow;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -169,6 +170,14 @@ impl fmt::Debug for Name {
 impl Serialize for Name {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
+    }
+}
+
+/// By the rule; `*` is refused.
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        Name::parse(&text).map_err(|why| D::Error::custom(format!("the name {text:?} {why}")))
     }
 }
 

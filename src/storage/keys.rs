@@ -15,6 +15,10 @@ pub(super) struct Keys {
     pub(super) rooms: String,
     /// The hash that says who writes.
     pub(super) writer: String,
+    /// The hash of the client ids of all nodes: id to token.
+    pub(super) clients: String,
+    /// What the keys begin with that say which nodes live; a token follows.
+    pub(super) leases: String,
 }
 
 impl Keys {
@@ -24,6 +28,8 @@ impl Keys {
             channels: format!("{prefix}:{BUS}:channels"),
             rooms: format!("{prefix}:{BUS}:rooms"),
             writer: format!("{prefix}:{BUS}:writer"),
+            clients: format!("{prefix}:{BUS}:clients"),
+            leases: format!("{prefix}:{BUS}:node:"),
         }
     }
 

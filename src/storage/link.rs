@@ -48,9 +48,12 @@ scripts! {
     CHANNEL = "channel";
     CHANNEL_GONE = "channel_gone";
     CLAIM = "claim";
+    FREE_IDS = "free_ids";
     HOLD = "hold";
     INDEX = "index";
     RENEW = "renew";
+    SWEEP_IDS = "sweep_ids";
+    TAKE_IDS = "take_ids";
 }
 
 impl Script {
