@@ -61,12 +61,11 @@
 
 mod backlog;
 // Until the hub of several nodes calls them.
-#[allow(dead_code)]
 mod census;
-#[allow(dead_code)]
 mod claims;
 mod codec;
 mod holder;
+mod hub;
 mod intake;
 mod keeper;
 mod keys;
@@ -88,7 +87,8 @@ use crate::broker::peers::To;
 #[cfg(doc)]
 use crate::broker::record::Record;
 use crate::broker::record::{Snapshot, StorageNews};
-use keeper::{Keeper, Load, State, Stop};
+use hub::Hub;
+use keeper::{Keeper, Load, State, Stop, Tell};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -150,25 +150,57 @@ pub fn start(
     let (loads, loads_in) = mpsc::unbounded_channel();
     let (stop, stop_in) = oneshot::channel();
     let meters = Arc::new(Meters::default());
-    let keeper = Keeper {
-        keys: Arc::new(keys::Keys::new(&settings.prefix)),
-        tell: news,
+    let database = settings.url.servers.first().map_or(0, |server| server.redis_settings().db());
+    let keys = Arc::new(keys::Keys::new(&settings.prefix, database));
+    let (settings, counts) = (Arc::new(settings), Arc::clone(&meters));
+    let orders = (loads_in, stop_in);
+    let thread = match settings.is_shared {
+        true => {
+            let hub = Hub::new(settings, keys, news, intake, orders, counts);
+            spawn(runtime, move || hub.run())
+        }
+        false => {
+            let keeper = keeper(settings, keys, news, intake, orders, counts);
+            spawn(runtime, move || keeper.run())
+        }
+    }?;
+    Ok((Storage { loads, stop, meters, thread }, sender))
+}
+
+/// Who writes alone.
+fn keeper(
+    settings: Arc<Settings>,
+    keys: Arc<keys::Keys>,
+    tell: Tell,
+    intake: intake::Intake,
+    (loads, stop): (mpsc::UnboundedReceiver<Load>, oneshot::Receiver<Stop>),
+    meters: Arc<Meters>,
+) -> Keeper {
+    Keeper {
+        keys,
+        tell,
         intake,
-        loads: loads_in,
-        stop: stop_in,
-        meters: Arc::clone(&meters),
+        loads,
+        stop,
+        meters,
         backlog: backlog::Backlog::new(settings.backlog_bytes),
         known: known::Known::new(),
         holder: Arc::new(holder::Holder::new()),
         state: State::default(),
-        settings: Arc::new(settings),
-    };
-    let thread = std::thread::Builder::new().name("storage".to_owned()).spawn(move || {
-        runtime.block_on(keeper.run());
+        settings,
+    }
+}
+
+/// Has a thread do it.
+fn spawn<W: Future<Output = ()>>(
+    runtime: tokio::runtime::Runtime,
+    work: impl FnOnce() -> W + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("storage".to_owned()).spawn(move || {
+        runtime.block_on(work());
         // A name server that does not answer must not hold up the end.
         runtime.shutdown_background();
-    })?;
-    Ok((Storage { loads, stop, meters, thread }, sender))
+    })
 }
 
 impl Storage {
