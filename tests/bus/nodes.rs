@@ -2,7 +2,7 @@
 //! client is connected to and whichever of them dies.
 
 use crate::common::{Client, Daemon, eventually};
-use crate::durable::{ADDRESS, DURABLE, kills, start, under_load};
+use crate::durable::{DURABLE, kills, start, under_load};
 use crate::redis::Redis;
 use serde_json::{Value, json};
 use std::thread;
@@ -77,7 +77,7 @@ fn two_nodes_are_one_bus() {
 #[test]
 fn what_a_client_missed_it_gets_from_any_node() {
     let redis = Redis::start();
-    let (mut one, two) = (node(&redis, "one"), node(&redis, "two"));
+    let (one, two) = (node(&redis, "one"), node(&redis, "two"));
     let (mut ann, mut bob) = (two.client("ann"), one.client("bob"));
     ann.join("lab:bench");
     let joined = bob.command("join_channel", json!({"channel": "lab:bench"}));
@@ -155,7 +155,7 @@ fn what_was_acknowledged_survives_the_death_of_nodes() {
     });
     assert_eq!(outcome.seen.began_anew, 0, "what it missed can always be said");
     outcome.check(&format!("{} kills of nodes", kills()), node(&redis, "auditor"));
-    nodes.into_iter().flatten().for_each(Daemon::stop);
+    nodes.into_iter().flatten().for_each(|node| drop(node.stop()));
 }
 
 #[test]
@@ -180,5 +180,5 @@ fn what_was_acknowledged_on_any_node_survives_the_death_of_redis() {
         nodes.pop().unwrap()
     });
     outcome.check(&format!("{} kills of Redis under two nodes", kills()), node(&redis, "auditor"));
-    nodes.into_iter().for_each(Daemon::stop);
+    nodes.into_iter().for_each(|node| drop(node.stop()));
 }
