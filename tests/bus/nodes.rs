@@ -38,10 +38,12 @@ fn two_nodes_are_one_bus() {
         assert_eq!(participants(client, "lab:bench"), ["ann", "bob"]);
         let listed = client.command("list_channels", json!({"room": "lab"}));
         assert_eq!(listed["channels"][0]["participants"], 2, "{listed}");
-        let status = client.command("status", json!({}));
-        assert_eq!(status["clients"], 2, "{status}");
-        let other = if status["node"] == "one" { "two" } else { "one" };
-        assert_eq!(status["peers"], json!([{"node": other, "clients": 1}]));
+        eventually("the status is that of both", || {
+            let status = client.command("status", json!({}));
+            let other = if status["node"] == "one" { "two" } else { "one" };
+            let peers = json!([{"node": other, "clients": 1}]);
+            (status["clients"] == 2 && status["peers"] == peers).then_some(())
+        });
         let history = client.command("history", json!({"channel": "lab:bench"}));
         assert_eq!(history["messages"].as_array().unwrap().len(), 2);
     }

@@ -18,7 +18,7 @@ use crate::storage::meters::{Degraded, add};
 use crate::storage::settings::LEASE_MS;
 use crate::storage::trouble::{Trouble, Wrong};
 use redis::aio::PubSubSink;
-use redis::cmd;
+use redis::{Cmd, Value, cmd};
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -37,8 +37,6 @@ pub(super) struct Bond {
     pub(super) link: Link,
     pub(super) ears: PubSubSink,
     pub(super) generation: u64,
-    /// The other nodes that live.
-    pub(super) others: Arc<Vec<String>>,
     pub(super) renew_at: Instant,
 }
 
@@ -47,7 +45,8 @@ struct Agreed {
     generation: u64,
     /// How often the catalogue was changed.
     changes: u64,
-    others: Vec<String>,
+    /// Whether the others have thought that this node was dead, or have never known it.
+    is_new: bool,
 }
 
 impl Hub {
@@ -72,7 +71,7 @@ impl Hub {
             let answer = self.attend(limit, ears.subscribe(names)).await;
             answer.ok_or_else(|| no_answer(limit))??;
         }
-        let agreed = self.agree(&link, LEASE_MS).await?;
+        let agreed = self.agree(&link).await?;
         let listing = self.look(&link, agreed.generation).await?;
         if self.state.ears.is_none() {
             return Err(Trouble::Outage("the connection was lost at once".into()));
@@ -86,30 +85,26 @@ impl Hub {
             }
         }
         self.rejoin(&link).await?;
-        let (generation, others) = (agreed.generation, Arc::new(agreed.others));
+        let generation = agreed.generation;
         let renew_at = Instant::now() + RENEW;
-        self.state.bond = Some(Bond { link, ears, generation, others, renew_at });
+        self.state.bond = Some(Bond { link, ears, generation, renew_at });
         Ok(())
     }
 
-    /// Says that this node lives, and hears who else does; a lease of 0 ms is the end of it.
-    async fn agree(&mut self, link: &Link, lease_ms: u64) -> Result<Agreed, Trouble> {
+    /// Says that this node lives, and hears who else does.
+    async fn agree(&mut self, link: &Link) -> Result<Agreed, Trouble> {
         let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
-        let (token, limit) = (Arc::clone(&self.token), self.commit_timeout());
+        let limit = self.commit_timeout();
         let mut dead = String::new();
         loop {
-            let mut call = SHARE.call(&[&keys.writer, &keys.nodes]);
-            call.arg(&*token).arg(&settings.node).arg(lease_ms).arg(self.state.floor);
-            call.arg(&dead).arg(keys.node(&token));
+            let call = self.agreement(LEASE_MS, &dead);
             let answer = self.attend(limit, link.run(&SHARE, &call)).await;
-            let (word, node, number, text, mut others): (String, String, u64, String, Vec<String>) =
-                answer
-                    .unwrap_or_else(|| Err(no_answer(limit)))
-                    .map_err(|trouble| foreign(trouble, &keys.writer, "hash"))?;
+            let (word, node, number, text): (String, String, u64, String) = answer
+                .unwrap_or_else(|| Err(no_answer(limit)))
+                .map_err(|trouble| foreign(trouble, &keys.writer, "hash"))?;
             if word == SHARED {
-                others.retain(|other| **other != *token);
-                let changes = text.parse().unwrap_or(0);
-                return Ok(Agreed { generation: number, changes, others });
+                let (changes, is_new) = (text.parse().unwrap_or(0), node == "new");
+                return Ok(Agreed { generation: number, changes, is_new });
             }
             if dead != text && is_dead(&text) {
                 dead = text;
@@ -143,7 +138,7 @@ impl Hub {
 
     /// Says that this node lives, and whether it hears.
     pub(super) async fn renew(&mut self, bond: &Bond) {
-        let agreed = match self.agree(&bond.link, LEASE_MS).await {
+        let agreed = match self.agree(&bond.link).await {
             Ok(agreed) => agreed,
             Err(trouble) => return self.fail(trouble),
         };
@@ -155,22 +150,26 @@ impl Hub {
         }
         let Some(bond) = &mut self.state.bond else { return };
         bond.renew_at = Instant::now() + RENEW;
-        if agreed.generation != bond.generation {
-            // Somebody wrote alone meanwhile.
-            self.state.bond = None;
-            return;
-        }
-        bond.others = Arc::new(agreed.others);
-        if agreed.changes < self.catalogue.changes {
-            // Redis has forgotten it: all is looked through.
+        let is_other = agreed.generation != bond.generation;
+        if is_other || agreed.is_new || agreed.changes < self.catalogue.changes {
+            // Somebody wrote alone meanwhile, or Redis or the others have forgotten this node: all is
+            // looked through.
             self.state.bond = None;
         }
     }
 
     /// Says that this node has ended well.
-    pub(super) async fn leave(&mut self, link: &Link) {
+    pub(super) async fn leave(&self, link: &Link) {
         // The lease ends by itself if this fails.
-        let _ = self.agree(link, 0).await;
+        let _ = link.run::<Value>(&SHARE, &self.agreement(0, "")).await;
+    }
+
+    /// The call by which nodes agree; `dead` is the token of a process that is.
+    fn agreement(&self, lease_ms: u64, dead: &str) -> Cmd {
+        let mut call = SHARE.call(&[&self.keys.writer, &self.keys.nodes]);
+        call.arg(&*self.token).arg(&self.settings.node).arg(lease_ms).arg(self.state.floor);
+        call.arg(dead).arg(self.keys.node(&self.token));
+        call
     }
 
     /// Publishes what nodes tell each other.
@@ -208,7 +207,6 @@ impl Hub {
             meters: &meters,
             generation: bond.generation,
             token: &token,
-            others: &bond.others,
             now: self.now(),
             answered: &answered,
         };

@@ -76,8 +76,6 @@ pub(super) struct Caller<'a> {
     pub(super) generation: u64,
     /// This node.
     pub(super) token: &'a str,
-    /// The other nodes that live.
-    pub(super) others: &'a [String],
     pub(super) now: Now,
     /// When the last answer came.
     pub(super) answered: &'a Cell<Instant>,
@@ -105,11 +103,14 @@ impl Caller<'_> {
             (Step::Room(room), _) => self.room(room).await,
             (Step::RoomGone(name), _) => self.room_gone(name).await,
             (Step::Channel(channel), _) => self.channel(channel, job.is_listed).await,
-            (Step::ChannelGone, _) => self.channel_gone(address).await,
+            (Step::ChannelGone, _) => {
+                self.channel_gone(address, &format!("channel_gone {address}")).await
+            }
             (Step::Task(Task::Detach(_)), None) => self.detach(address).await,
             (Step::Task(Task::Attach(_)), Some(trail)) => {
                 let mut ears = self.ears.clone();
                 ears.subscribe(self.keys.push(address)).await?;
+                self.forget_the_dead(address).await?;
                 self.read(trail, &trail.attach.record, job.is_listed).await
             }
             (Step::Task(Task::Sync), Some(trail)) => self.sync(address, trail, job).await,
@@ -136,7 +137,8 @@ impl Caller<'_> {
     }
 
     async fn room_gone(&self, name: &Name) -> Result<Answer, Trouble> {
-        self.channel_gone(&order_of(name)).await?;
+        // That its own order is gone with it goes without saying.
+        self.channel_gone(&order_of(name), "").await?;
         let news = format!("room_gone {name}");
         self.list(&self.keys.rooms, &news, &["HDEL", name]).await
     }
@@ -150,10 +152,10 @@ impl Caller<'_> {
         }
     }
 
-    async fn channel_gone(&self, address: &Arc<Address>) -> Result<Answer, Trouble> {
+    async fn channel_gone(&self, address: &Arc<Address>, news: &str) -> Result<Answer, Trouble> {
         let (stream, meta) = (self.keys.stream(address), self.keys.meta(address));
         let mut call = REMOVE.call(&[&stream, &meta, &self.keys.followers(address)]);
-        call.arg(self.generation).arg(self.others);
+        call.arg(self.generation).arg(self.others(&self.keys.nodes).await?);
         let (word, fields): (String, HashMap<String, String>) = self.run(&REMOVE, &call).await?;
         match word.as_str() {
             "followed" => Ok(match read_channel(address, &fields) {
@@ -161,11 +163,32 @@ impl Caller<'_> {
                 Err(_) => Answer::Done,
             }),
             "fenced" => Err(fenced(fields.keys().next())),
-            _ => {
-                let news = format!("channel_gone {address}");
-                self.list(&self.keys.channels, &news, &["SREM", &address.to_string()]).await
-            }
+            _ => self.list(&self.keys.channels, news, &["SREM", &address.to_string()]).await,
         }
+    }
+
+    /// The other nodes that stand in a hash.
+    async fn others(&self, key: &str) -> Result<Vec<String>, Trouble> {
+        let mut nodes: Vec<String> = self.link.ask(cmd("HKEYS").arg(key)).await?;
+        self.answered.set(Instant::now());
+        nodes.retain(|node| node != self.token);
+        Ok(nodes)
+    }
+
+    /// Forgets that nodes followed a channel that do not live any more.
+    async fn forget_the_dead(&self, address: &Address) -> Result<(), Trouble> {
+        let key = self.keys.followers(address);
+        let mut dead = self.others(&key).await?;
+        if dead.is_empty() {
+            return Ok(());
+        }
+        // Who follows lives before it does, so whoever is not among them lives no more.
+        let live = self.others(&self.keys.nodes).await?;
+        dead.retain(|node| !live.contains(node));
+        if !dead.is_empty() {
+            self.link.ask::<u64>(cmd("HDEL").arg(&key).arg(dead)).await?;
+        }
+        Ok(())
     }
 
     async fn detach(&self, address: &Address) -> Result<Answer, Trouble> {

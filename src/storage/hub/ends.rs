@@ -67,11 +67,8 @@ impl Hub {
         }
         if let Some(bond) = self.state.bond.clone() {
             let grace = deadline.max(Instant::now() + PAUSE);
-            // What ends here needs no deadline of its own.
-            let stop = self.state.stopping.take();
             let _ = timeout_at(grace.into(), self.say_goodbye(&bond.link)).await;
             let _ = timeout_at(grace.into(), self.leave(&bond.link)).await;
-            self.state.stopping = stop;
         }
         if let Some(stop) = self.state.stopping {
             let unsaved = Unsaved { events: self.backlog.events() };
