@@ -146,7 +146,7 @@ fn what_was_acknowledged_survives_the_death_of_nodes() {
         for round in 0..kills() {
             thread::sleep(Duration::from_millis(rng.u64(100..1_500)));
             let at = rng.usize(..nodes.len());
-            let mut old = nodes[at].take().unwrap();
+            let old = nodes[at].take().unwrap();
             old.kill();
             thread::sleep(Duration::from_millis(rng.u64(0..500)));
             let new = node(&redis, &format!("n{at}-{round}"));
