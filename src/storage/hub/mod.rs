@@ -15,6 +15,7 @@
 //! | `outcome` | what came of it, and who is told |
 //! | `follow` | the channels that are followed |
 //! | `follower` | one channel's order as it comes in (pure) |
+//! | `recent` | what was told last, by which repeats are known (pure) |
 //! | `push` | what Redis tells those who follow (pure) |
 //! | `catalogue` | the rooms and channels that there are |
 //! | `gossip` | what nodes tell each other |
@@ -36,6 +37,7 @@ mod follower;
 mod gossip;
 mod outcome;
 mod push;
+mod recent;
 
 use crate::base::hash::{Map, seeded};
 use crate::base::time::Now;
@@ -110,6 +112,8 @@ struct State {
     /// How long the lease of one who writes alone was when it was last seen, and whether it grows.
     other_left_ms: Option<u64>,
     other_lives: bool,
+    /// When all that is followed is looked through, in case a push was lost on its way.
+    check_at: Option<Instant>,
     /// When this node last heard itself.
     heard_at: Option<Instant>,
     /// What is to be published, and where.
