@@ -1,7 +1,7 @@
 //! The channels that this node follows: how far, and for which of its homes.
 
 use super::follower::{Follower, Next};
-use super::push::{Mark, Push};
+use super::push::Mark;
 use super::recent::{Known, Recent};
 use crate::base::ids::ChannelId;
 use crate::base::time::Now;
@@ -71,6 +71,8 @@ pub(super) struct Following {
     /// As it was found last.
     record: Option<Box<ChannelRecord>>,
     pub(super) follower: Follower,
+    /// What came together, until it is told.
+    pub(super) told: Option<Vec<Next>>,
     /// The time of the last event when the channel was read.
     last_us: u64,
     /// What was told last.
@@ -117,6 +119,7 @@ impl Following {
             number,
             record: None,
             follower: Follower::new(),
+            told: None,
             last_us: 0,
             recent: Recent::new(0),
             recheck: None,
@@ -180,11 +183,6 @@ impl Following {
     /// The channel was found like this, and goes on.
     pub(super) fn note(&mut self, record: Box<ChannelRecord>) {
         self.record = Some(record);
-    }
-
-    /// A push came.
-    pub(super) fn on_push(&mut self, push: Push, told: &mut Vec<Next>) {
-        self.follower.on_push(push, told);
     }
 
     /// What comes next as a home is told it. What can't be read ends it: then everything is to be

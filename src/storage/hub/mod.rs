@@ -273,7 +273,11 @@ impl Hub {
             match record {
                 Record::Peer(record) => self.take_peer(*record),
                 // Who shares gives no places of its own.
-                Record::Event(_) => tracing::error!("an event has a place already, and is lost"),
+                Record::Event(event) => {
+                    let (channel, sequence) = (event.channel, event.frame.sequence);
+                    let news = StorageNews::Lost { channel, first: sequence, last: sequence };
+                    (self.tell)(To::Shard(channel.home()), news);
+                }
                 other => self.backlog.push_record(other),
             }
         }
@@ -299,7 +303,7 @@ impl Hub {
 
     /// Hears a message and whatever else has come with it.
     fn hear(&mut self, message: Option<Msg>) {
-        let mut news: Vec<(Arc<Address>, Vec<Next>)> = Vec::new();
+        let mut touched = Vec::new();
         let mut message = message;
         for _ in 0..HEAR_MAX {
             let Some(heard) = message else {
@@ -307,18 +311,20 @@ impl Hub {
                 (self.state.ears, self.state.bond) = (None, None);
                 break;
             };
-            self.hear_one(&heard, &mut news);
+            self.hear_one(&heard, &mut touched);
             match next_of(&mut self.state.ears).now_or_never() {
                 Some(next) => message = next,
                 None => break,
             }
         }
-        for (address, told) in news {
-            self.tell_of(&address, told);
+        for address in touched {
+            let told = self.followed.get_mut(&address).and_then(|it| it.told.take());
+            self.tell_of(&address, told.unwrap_or_default());
         }
     }
 
-    fn hear_one(&mut self, message: &Msg, news: &mut Vec<(Arc<Address>, Vec<Next>)>) {
+    /// Hears a message; if a channel has got something to tell by it, that one is `touched`.
+    fn hear_one(&mut self, message: &Msg, touched: &mut Vec<Arc<Address>>) {
         let Some(address) = self.by_push.get(message.get_channel_name()) else {
             return self.hear_all(message);
         };
@@ -326,16 +332,12 @@ impl Hub {
         let push = std::str::from_utf8(message.get_payload_bytes())
             .map_err(|_| "it is not UTF-8".to_owned())
             .and_then(Push::parse);
-        let told = match news.iter().rposition(|(of, _)| of == address) {
-            Some(at) => &mut news[at].1,
-            None => {
-                news.push((Arc::clone(address), Vec::new()));
-                let at = news.len() - 1;
-                &mut news[at].1
-            }
-        };
+        if following.told.is_none() {
+            touched.push(Arc::clone(address));
+        }
+        let told = following.told.get_or_insert_default();
         match push {
-            Ok(push) => following.on_push(push, told),
+            Ok(push) => following.follower.on_push(push, told),
             Err(why) => {
                 tracing::warn!(%address, why, "what was told of a channel can't be read");
                 following.follower.fall_behind();
