@@ -69,6 +69,8 @@ use tokio::time::{sleep, sleep_until};
 
 /// The messages that are heard before something else is done.
 const HEAR_MAX: usize = 4_096;
+/// Their bytes.
+const HEAR_BYTES_MAX: usize = 1024 * 1024;
 
 pub(super) struct Hub {
     settings: Arc<Settings>,
@@ -241,8 +243,10 @@ impl Hub {
     ) -> Option<T> {
         let mut work = pin!(work);
         let mut take_in_at = Instant::now() + TAKE_IN;
+        // While this thread is busy itself it reads no answers.
+        let mut busy = Duration::ZERO;
         loop {
-            let mut until = answered.get() + limit;
+            let mut until = answered.get() + limit + busy;
             if let Some(stop) = &self.state.stopping {
                 until = until.min(stop.deadline);
             }
@@ -261,7 +265,11 @@ impl Hub {
                     self.take_in();
                     take_in_at = Instant::now() + TAKE_IN;
                 }
-                message = next_of(&mut self.state.ears) => self.hear(message),
+                message = next_of(&mut self.state.ears) => {
+                    let started = Instant::now();
+                    self.hear(message);
+                    busy += started.elapsed();
+                }
             }
         }
     }
@@ -303,7 +311,7 @@ impl Hub {
 
     /// Hears a message and whatever else has come with it.
     fn hear(&mut self, message: Option<Msg>) {
-        let mut touched = Vec::new();
+        let (mut touched, mut bytes) = (Vec::new(), 0);
         let mut message = message;
         for _ in 0..HEAR_MAX {
             let Some(heard) = message else {
@@ -311,7 +319,11 @@ impl Hub {
                 (self.state.ears, self.state.bond) = (None, None);
                 break;
             };
+            bytes += heard.get_payload_bytes().len();
             self.hear_one(&heard, &mut touched);
+            if bytes > HEAR_BYTES_MAX {
+                break;
+            }
             match next_of(&mut self.state.ears).now_or_never() {
                 Some(next) => message = next,
                 None => break,
