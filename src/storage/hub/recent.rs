@@ -24,7 +24,7 @@ pub(super) struct Recent {
     places: Map<Identity, (u64, Option<u64>)>,
     floor: u64,
     /// The last that was told when this node submitted last.
-    asked_at: u64,
+    asked_at: Option<u64>,
     hashers: [ahash::RandomState; 2],
 }
 
@@ -42,7 +42,7 @@ impl Recent {
     pub(super) fn new(floor: u64) -> Recent {
         let hashers = [seeded(fastrand::u64(..)), seeded(fastrand::u64(..))];
         let places = Map::with_hasher(seeded(fastrand::u64(..)));
-        Recent { events: VecDeque::new(), places, floor, asked_at: 0, hashers }
+        Recent { events: VecDeque::new(), places, floor, asked_at: None, hashers }
     }
 
     fn last(&self) -> u64 {
@@ -59,7 +59,7 @@ impl Recent {
         self.events.push_back(identity);
         let sequence = self.last();
         self.places.entry(identity).or_insert((sequence, ticket));
-        let is_idle = sequence - self.asked_at.min(sequence) >= EVENTS_IDLE_MAX as u64;
+        let is_idle = self.asked_at.is_none_or(|at| sequence - at >= EVENTS_MAX as u64 / 2);
         let max = if is_idle { EVENTS_IDLE_MAX } else { EVENTS_MAX };
         self.forget(sequence.saturating_sub(max as u64));
     }
@@ -67,7 +67,7 @@ impl Recent {
     /// What is submitted has seen everything up to `seen`. Whether what follows it is here; it is
     /// then looked for by [`Recent::find`], and needs not be by Redis up to the last that was told.
     pub(super) fn covers(&mut self, seen: u64) -> bool {
-        self.asked_at = self.last();
+        self.asked_at = Some(self.last());
         self.floor <= seen
     }
 
