@@ -17,9 +17,24 @@
 //! | `PREFIX:{room:channel}:meta` | hash | `epoch`, `term` and `past`, `type`, `created_us`, `created_by`, `metadata`, `guests`, `auto_created`; `last` and `last_us`, the sequence and the time of the last event; `top`, the id of the last entry; `writer`, the generation that wrote last |
 //! | `PREFIX:{bus}:channels` | set | `room:channel` of every channel |
 //! | `PREFIX:{bus}:rooms` | hash | the name of every room, and in JSON what is known of it |
-//! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write |
-//! | `PREFIX:{bus}:clients` | hash | where several nodes share it: every client id, and the token of the node that it is connected to |
+//! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write; where several share, the token is `shared`, and `changes` counts those of rooms and channels |
+//!
+//! Where several nodes share what is kept (`hub`) there is more:
+//!
+//! | key or pub/sub channel | type | what it holds |
+//! |---|---|---|
+//! | `PREFIX:{bus}:nodes` | hash | the token of every node that lives, and until when in ms |
+//! | `PREFIX:{bus}:clients` | hash | every client id, and the token of the node that it is connected to |
 //! | `PREFIX:{bus}:node:TOKEN` | string | the name of a node that lives; runs out when it does not any more |
+//! | `PREFIX:{room:channel}:nodes` | hash | the tokens of the nodes that follow the channel |
+//! | `PREFIX:{room:channel}:meta` | | besides: `mark`, the id and the origin of the last entry; `last_time`, its time in us and as text |
+//! | `PREFIX:{room:channel}:stream` | | besides, in each entry: `origin`, `TOKEN.NUMBER:TICKET` of who asked for its place |
+//! | `PREFIX:{room:channel}:push` | pub/sub | what was appended to the channel, and its terms |
+//! | `PREFIX:catalogue` | pub/sub | changes of rooms and channels |
+//! | `PREFIX:census` | pub/sub | what nodes tell all nodes |
+//! | `PREFIX:node:TOKEN` | pub/sub | what is told to one node |
+//!
+//! Pub/sub channels are of no database: for another than 0 they begin with `PREFIX@DATABASE`.
 //!
 //! An entry has the id `time-sequence`, the time in milliseconds, and the fields `epoch`,
 //! `sequence`, `id`, `from` and `message`, the whole envelope as it went over the wire. So
@@ -30,7 +45,7 @@
 //!
 //! # Order and failures
 //!
-//! The order is the home's, not Redis's. A script appends all of its events or none, and passes
+//! The order is the home's, not Redis's, unless nodes share it. A script appends all of its events or none, and passes
 //! over what is there already, so a call whose answer was lost is simply made again; and nothing of
 //! a channel is written before what failed of it. A call of an older connection or of another node
 //! is refused (`holder`), whenever it arrives. While Redis takes nothing, records wait in order
@@ -48,6 +63,7 @@
 //! | `claims` | which node has a client id |
 //! | `link`, `scripts/` | the connection, and what Redis does at once |
 //! | `codec`, `keys` | how things stand in Redis, and where |
+//! | `hub/` | in place of `keeper`, `write` and `known`: several nodes, whose order Redis gives |
 //! | `known` | rooms and channels, to be told again to a Redis that has forgotten them |
 //! | `trouble` | what went wrong, and what follows |
 //! | `meters` | what is counted |
@@ -57,10 +73,9 @@
 //! stream, and on so many replicas as were asked for; every event that was taken is told as stored
 //! or as lost, unless the process ends; nothing that is not ours is changed or deleted.
 //!
-//! *Not here*: who gives sequences, what clients are told, several writing nodes.
+//! *Not here*: what clients are told; who gives sequences, unless nodes share them.
 
 mod backlog;
-// Until the hub of several nodes calls them.
 mod census;
 mod claims;
 mod codec;

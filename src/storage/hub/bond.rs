@@ -28,6 +28,9 @@ use std::time::{Duration, Instant};
 const SUBSCRIBE_AT_A_TIME: usize = 512;
 /// How long this node may not hear itself.
 const SILENCE: Duration = Duration::from_millis(LEASE_MS);
+/// How often all that is followed is looked through, though nothing is known to be missing: in a
+/// cluster a push may be lost between two servers.
+const CHECK: Duration = Duration::from_secs(30);
 /// How long the catalogue may take between two answers.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -77,6 +80,17 @@ impl Hub {
             return Err(Trouble::Outage("the connection was lost at once".into()));
         }
         self.on_listing(listing, agreed.changes);
+        self.look_through();
+        self.rejoin(&link).await?;
+        let generation = agreed.generation;
+        let renew_at = Instant::now() + RENEW;
+        self.state.bond = Some(Bond { link, ears, generation, renew_at });
+        Ok(())
+    }
+
+    /// Looks whether something was missed of what is followed.
+    fn look_through(&mut self) {
+        self.state.check_at = Some(Instant::now() + CHECK);
         for (address, following) in &mut self.followed {
             following.follower.fall_behind();
             if following.follower.is_behind() && !following.is_syncing {
@@ -84,11 +98,6 @@ impl Hub {
                 self.backlog.push_ahead(address, Step::Task(Task::Sync));
             }
         }
-        self.rejoin(&link).await?;
-        let generation = agreed.generation;
-        let renew_at = Instant::now() + RENEW;
-        self.state.bond = Some(Bond { link, ears, generation, renew_at });
-        Ok(())
     }
 
     /// Says that this node lives, and hears who else does.
@@ -155,6 +164,8 @@ impl Hub {
             // Somebody wrote alone meanwhile, or Redis or the others have forgotten this node: all is
             // looked through.
             self.state.bond = None;
+        } else if self.state.check_at.is_none_or(|at| Instant::now() >= at) {
+            self.look_through();
         }
     }
 

@@ -5,6 +5,7 @@
 
 use super::follow::{Task, Trail};
 use super::push::{Entry, Mark};
+use super::recent::Known;
 use crate::base::time::Now;
 use crate::broker::peers::{Place, Submission};
 use crate::broker::record::{ChannelRecord, KeptChannel, RoomRecord};
@@ -114,15 +115,10 @@ impl Caller<'_> {
                 self.read(trail, &trail.attach.record, job.is_listed).await
             }
             (Step::Task(Task::Sync), Some(trail)) => self.sync(address, trail, job).await,
-            (Step::Task(Task::Fork { life, base, .. }), Some(_)) => {
+            (Step::Task(Task::Fork { life, base }), Some(trail)) if trail.is_of(life) => {
                 self.fork(address, life, *base).await
             }
-            (Step::Events(submissions), Some(trail))
-                if trail
-                    .record
-                    .as_ref()
-                    .is_some_and(|record| *record.epoch == *submissions[0].life) =>
-            {
+            (Step::Events(submissions), Some(trail)) if trail.is_of(&submissions[0].life) => {
                 self.submit(address, submissions, trail).await
             }
             (Step::Events(_) | Step::Task(_), _) => Ok(Answer::Over),
@@ -338,19 +334,24 @@ impl Caller<'_> {
         let (Some(newest), Some(mark)) = (submissions.back(), trail.marks.first()) else {
             return Err(Trouble::Missing);
         };
-        let seen = submissions.iter().map(|submission| submission.seen).min().unwrap_or(0);
         let mut call = SUBMIT.call(&[&self.keys.stream(address), &self.keys.meta(address)]);
         call.arg(self.generation).arg(&*newest.life).arg(trail.term);
         call.arg(mark.sequence).arg(&*mark.id).arg(&*mark.origin);
-        call.arg(trail.seen_max.map_or(seen, |max| max.min(seen)));
+        call.arg(trail.seen);
         call.arg(newest.keep.messages).arg(newest.keep.age_ms);
         call.arg(Draft::HEAD.0).arg(Draft::HEAD.1).arg(self.keys.push(address));
         call.arg(&timestamp::format(trail.last_us)[..]);
+        let mut known = trail.known.iter().copied();
         for submission in submissions {
             let draft = &submission.draft;
             call.arg(submission.at_us).arg(&timestamp::format(submission.at_us)[..]);
             call.arg(draft.id()).arg(draft.from());
             call.arg(trail.origin(self.token, submission.ticket)).arg(draft.tail());
+            match known.next().flatten() {
+                None => call.arg(""),
+                Some(Known::Placed(sequence)) => call.arg(format!("p{sequence}")),
+                Some(Known::Repeat(sequence)) => call.arg(format!("r{sequence}")),
+            };
         }
         let (word, numbers): (String, Vec<u64>) = self.run(&SUBMIT, &call).await?;
         match word.as_str() {
@@ -384,7 +385,8 @@ struct Found {
 impl Found {
     fn of(address: &Arc<Address>, fields: &HashMap<String, String>) -> Result<Found, Trouble> {
         let end = read_channel(address, fields).map_err(|why| {
-            Trouble::Outage(format!("what is kept of the channel {address} can't be read: {why}"))
+            tracing::warn!(%address, why, "what is kept of the channel can't be read");
+            Trouble::Foreign
         })?;
         let id = fields.get("top").map_or("0-0", String::as_str);
         // Who writes alone says nothing of origins.

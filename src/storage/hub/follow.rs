@@ -1,7 +1,8 @@
 //! The channels that this node follows: how far, and for which of its homes.
 
 use super::follower::{Follower, Next};
-use super::push::{Mark, Push};
+use super::push::Mark;
+use super::recent::{Known, Recent};
 use crate::base::ids::ChannelId;
 use crate::base::time::Now;
 use crate::broker::peers::{Arrival, Attach, PeerNews, Submission};
@@ -70,8 +71,12 @@ pub(super) struct Following {
     /// As it was found last.
     record: Option<Box<ChannelRecord>>,
     pub(super) follower: Follower,
+    /// What came together, until it is told.
+    pub(super) told: Option<Vec<Next>>,
     /// The time of the last event when the channel was read.
     last_us: u64,
+    /// What was told last.
+    recent: Recent,
     /// Until when what is submitted may have seen what is no more, and what it may rely on.
     recheck: Option<(Instant, u64)>,
     /// What is kept is not what was told, and is to be told anew.
@@ -88,11 +93,19 @@ pub(super) struct Trail {
     pub(super) term: u32,
     pub(super) marks: Vec<Mark>,
     pub(super) last_us: u64,
-    pub(super) seen_max: Option<u64>,
+    /// The last sequence after which Redis must look for repeats.
+    pub(super) seen: u64,
+    /// What is known of the submissions of the step, in their order.
+    pub(super) known: Vec<Option<Known>>,
     pub(super) is_apart: bool,
 }
 
 impl Trail {
+    /// Whether the channel is in this life, as far as is known.
+    pub(super) fn is_of(&self, life: &str) -> bool {
+        self.record.as_ref().is_some_and(|record| *record.epoch == *life)
+    }
+
     /// By what an entry is known that was asked for under a ticket.
     pub(super) fn origin(&self, token: &str, ticket: u64) -> String {
         format!("{token}.{}:{ticket}", self.number)
@@ -106,7 +119,9 @@ impl Following {
             number,
             record: None,
             follower: Follower::new(),
+            told: None,
             last_us: 0,
+            recent: Recent::new(0),
             recheck: None,
             is_apart: false,
             is_syncing: false,
@@ -114,8 +129,26 @@ impl Following {
     }
 
     /// What a step must know.
-    pub(super) fn trail(&mut self) -> Trail {
-        self.recheck = self.recheck.filter(|(until, _)| *until > Instant::now());
+    pub(super) fn trail(&mut self, step: &Step<Box<Submission>>) -> Trail {
+        let (mut seen, mut known) = (0, Vec::new());
+        if let Step::Events(submissions) = step {
+            self.recheck = self.recheck.filter(|(until, _)| *until > Instant::now());
+            seen = submissions.iter().map(|submission| submission.seen).min().unwrap_or(0);
+            match self.recheck {
+                Some((_, sure)) => seen = seen.min(sure),
+                None if self.recent.covers(seen) => {
+                    let recent = &self.recent;
+                    known = submissions
+                        .iter()
+                        .map(|it| recent.find(it.draft.identity(), it.ticket, it.seen))
+                        .collect();
+                    // What follows has seen as much.
+                    self.recent.forget(seen);
+                    seen = self.follower.last();
+                }
+                None => {}
+            }
+        }
         Trail {
             attach: Arc::clone(&self.attach),
             number: self.number,
@@ -123,7 +156,8 @@ impl Following {
             term: self.follower.term(),
             marks: self.follower.marks(),
             last_us: self.last_us,
-            seen_max: self.recheck.map(|(_, seen)| seen),
+            seen,
+            known,
             is_apart: self.is_apart,
         }
     }
@@ -141,6 +175,7 @@ impl Following {
             self.recheck = Some((Instant::now() + RECHECK, sure.map_or(0, |&(_, sure)| sure)));
         }
         (self.last_us, self.is_apart) = (last_us, false);
+        self.recent = Recent::new(mark.sequence);
         self.follower.begin(Arc::clone(&record.epoch), record.term, mark, told);
         self.record = Some(Box::new(record.clone()));
     }
@@ -148,11 +183,6 @@ impl Following {
     /// The channel was found like this, and goes on.
     pub(super) fn note(&mut self, record: Box<ChannelRecord>) {
         self.record = Some(record);
-    }
-
-    /// A push came.
-    pub(super) fn on_push(&mut self, push: Push, told: &mut Vec<Next>) {
-        self.follower.on_push(push, told);
     }
 
     /// What comes next as a home is told it. What can't be read ends it: then everything is to be
@@ -183,7 +213,9 @@ impl Following {
                         return (news, Some(entry.mark.id));
                     };
                     let ticket = entry.mark.origin.strip_prefix(&*mine);
-                    let arrival = Arrival { frame, ticket: ticket.and_then(|it| it.parse().ok()) };
+                    let ticket = ticket.and_then(|it| it.parse().ok());
+                    self.recent.push(frame.identity(), ticket);
+                    let arrival = Arrival { frame, ticket };
                     match news.last_mut() {
                         Some(PeerNews::Arrived { events, .. }) => events.push(arrival),
                         _ => news.push(PeerNews::Arrived { channel, events: vec![arrival] }),

@@ -15,6 +15,7 @@
 //! | `outcome` | what came of it, and who is told |
 //! | `follow` | the channels that are followed |
 //! | `follower` | one channel's order as it comes in (pure) |
+//! | `recent` | what was told last, by which repeats are known (pure) |
 //! | `push` | what Redis tells those who follow (pure) |
 //! | `catalogue` | the rooms and channels that there are |
 //! | `gossip` | what nodes tell each other |
@@ -36,6 +37,7 @@ mod follower;
 mod gossip;
 mod outcome;
 mod push;
+mod recent;
 
 use crate::base::hash::{Map, seeded};
 use crate::base::time::Now;
@@ -68,6 +70,8 @@ use tokio::time::{sleep, sleep_until};
 
 /// The messages that are heard before something else is done.
 const HEAR_MAX: usize = 4_096;
+/// Their bytes.
+const HEAR_BYTES_MAX: usize = 1024 * 1024;
 
 pub(super) struct Hub {
     settings: Arc<Settings>,
@@ -112,6 +116,8 @@ struct State {
     /// How long the lease of one who writes alone was when it was last seen, and whether it grows.
     other_left_ms: Option<u64>,
     other_lives: bool,
+    /// When all that is followed is looked through, in case a push was lost on its way.
+    check_at: Option<Instant>,
     /// When this node last heard itself.
     heard_at: Option<Instant>,
     /// What is to be published, and where.
@@ -245,8 +251,10 @@ impl Hub {
     ) -> Option<T> {
         let mut work = pin!(work);
         let mut take_in_at = Instant::now() + TAKE_IN;
+        // While this thread is busy itself it reads no answers.
+        let mut busy = Duration::ZERO;
         loop {
-            let mut until = answered.get() + limit;
+            let mut until = answered.get() + limit + busy;
             if let Some(stop) = &self.state.stopping {
                 until = until.min(stop.deadline);
             }
@@ -265,7 +273,11 @@ impl Hub {
                     self.take_in();
                     take_in_at = Instant::now() + TAKE_IN;
                 }
-                message = next_of(&mut self.state.ears) => self.hear(message),
+                message = next_of(&mut self.state.ears) => {
+                    let started = Instant::now();
+                    self.hear(message);
+                    busy += started.elapsed();
+                }
             }
         }
     }
@@ -277,7 +289,11 @@ impl Hub {
             match record {
                 Record::Peer(record) => self.take_peer(*record),
                 // Who shares gives no places of its own.
-                Record::Event(_) => tracing::error!("an event has a place already, and is lost"),
+                Record::Event(event) => {
+                    let (channel, sequence) = (event.channel, event.frame.sequence);
+                    let news = StorageNews::Lost { channel, first: sequence, last: sequence };
+                    (self.tell)(To::Shard(channel.home()), news);
+                }
                 other => self.backlog.push_record(other),
             }
         }
@@ -303,7 +319,7 @@ impl Hub {
 
     /// Hears a message and whatever else has come with it.
     fn hear(&mut self, message: Option<Msg>) {
-        let mut news: Vec<(Arc<Address>, Vec<Next>)> = Vec::new();
+        let (mut touched, mut bytes) = (Vec::new(), 0);
         let mut message = message;
         for _ in 0..HEAR_MAX {
             let Some(heard) = message else {
@@ -311,18 +327,24 @@ impl Hub {
                 (self.state.ears, self.state.bond) = (None, None);
                 break;
             };
-            self.hear_one(&heard, &mut news);
+            bytes += heard.get_payload_bytes().len();
+            self.hear_one(&heard, &mut touched);
+            if bytes > HEAR_BYTES_MAX {
+                break;
+            }
             match next_of(&mut self.state.ears).now_or_never() {
                 Some(next) => message = next,
                 None => break,
             }
         }
-        for (address, told) in news {
-            self.tell_of(&address, told);
+        for address in touched {
+            let told = self.followed.get_mut(&address).and_then(|it| it.told.take());
+            self.tell_of(&address, told.unwrap_or_default());
         }
     }
 
-    fn hear_one(&mut self, message: &Msg, news: &mut Vec<(Arc<Address>, Vec<Next>)>) {
+    /// Hears a message; if a channel has got something to tell by it, that one is `touched`.
+    fn hear_one(&mut self, message: &Msg, touched: &mut Vec<Arc<Address>>) {
         let Some(address) = self.by_push.get(message.get_channel_name()) else {
             return self.hear_all(message);
         };
@@ -330,16 +352,12 @@ impl Hub {
         let push = std::str::from_utf8(message.get_payload_bytes())
             .map_err(|_| "it is not UTF-8".to_owned())
             .and_then(Push::parse);
-        let told = match news.iter().rposition(|(of, _)| of == address) {
-            Some(at) => &mut news[at].1,
-            None => {
-                news.push((Arc::clone(address), Vec::new()));
-                let at = news.len() - 1;
-                &mut news[at].1
-            }
-        };
+        if following.told.is_none() {
+            touched.push(Arc::clone(address));
+        }
+        let told = following.told.get_or_insert_default();
         match push {
-            Ok(push) => following.on_push(push, told),
+            Ok(push) => following.follower.on_push(push, told),
             Err(why) => {
                 tracing::warn!(%address, why, "what was told of a channel can't be read");
                 following.follower.fall_behind();

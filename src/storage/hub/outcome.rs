@@ -29,11 +29,11 @@ impl Hub {
                     self.followed.insert(Arc::clone(address), following);
                 }
             }
-            Step::Task(Task::Detach(channel)) => {
-                if self.followed.get(address).is_some_and(|it| it.attach.channel == *channel) {
-                    self.followed.remove(address);
-                    self.by_push.remove(&self.keys.push(address));
-                }
+            Step::Task(Task::Detach(channel))
+                if self.followed.get(address).is_some_and(|it| it.attach.channel == *channel) =>
+            {
+                self.followed.remove(address);
+                self.by_push.remove(&self.keys.push(address));
             }
             _ => {}
         }
@@ -43,7 +43,7 @@ impl Hub {
                 following.is_syncing = true;
                 following.follower.start_reading();
             }
-            following.trail()
+            following.trail(&batch.step)
         });
         Job { trail, is_listed: self.catalogue.has(address), batch }
     }

@@ -4,7 +4,8 @@
 -- ARGV: writer, epoch, term, the mark of the asker (sequence, id, origin), the last sequence that it
 --       had seen, keep messages, keep ms or 0, what stands before the time of a message, what stands
 --       before its sequence, where it is told, the time of the last event as text if none is kept,
---       then for each event its time in us and as text, id, sender, origin, the rest of the message
+--       then for each event its time in us and as text, id, sender, origin, the rest of the message,
+--       and its place if that is known: '' or 'p' and the sequence, or 'r' and that of the first
 -- Answers with the sequence of each, and whether it is a repeat.
 local meta = meta_of(KEYS[2])
 if meta.writer > tonumber(ARGV[1]) then return {'fenced', {meta.writer}} end
@@ -39,10 +40,14 @@ end
 local last, last_us, last_time = meta.last, meta.last_us, meta.last_time or ARGV[13]
 local top, origin = meta.top, meta.origin
 local places, told = {}, {}
-for at = 14, #ARGV, 6 do
+for at = 14, #ARGV, 7 do
   local id, from, name = ARGV[at + 2], ARGV[at + 3], ARGV[at + 3] .. '\n' .. ARGV[at + 2]
   -- It was placed by a call whose answer was lost; or it is a repeat.
   local sequence, is_repeat = by_origin[ARGV[at + 4]], 0
+  if not sequence then
+    local kind, known = string.match(ARGV[at + 6], '^(.)(%d+)$')
+    if kind then sequence, is_repeat = tonumber(known), kind == 'r' and 1 or 0 end
+  end
   if not sequence and by_name[name] then sequence, is_repeat = by_name[name], 1 end
   if not sequence then
     sequence = last + 1

@@ -7,7 +7,7 @@ if meta.writer > tonumber(ARGV[1]) then
   return {'fenced', {string.format('%.0f', meta.writer), ''}, {}}
 end
 if not meta.epoch then return {'missing', {}, {}} end
-redis.call('HSET', KEYS[3], ARGV[2], 1)
+if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then redis.call('HSET', KEYS[3], ARGV[2], 1) end
 if meta.epoch ~= ARGV[3] then return {'apart', {}, {}} end
 local state = has(KEYS[1], meta, ARGV[8], ARGV[9], ARGV[10])
 if state == 'yes' then
