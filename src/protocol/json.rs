@@ -385,15 +385,19 @@ impl<'a> Scanner<'a> {
     fn escaped_string(&mut self, mut at: usize) -> Result<Kind, Complaint> {
         let bytes = self.text.as_bytes();
         loop {
-            match bytes[at..] {
-                [b'"', ..] => {
+            match bytes.get(at) {
+                Some(b'\\') => {
+                    let escape = &bytes[at + 1..];
+                    if escape.first().is_some_and(|&char| IS_SHORT_ESCAPE[usize::from(char)]) {
+                        at += 2;
+                    } else {
+                        self.at = at;
+                        at += unit_escape(escape)?;
+                    }
+                }
+                Some(b'"') => {
                     self.at = at + 1;
                     return Ok(Kind::EscapedText);
-                }
-                [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => at += 2,
-                [b'\\', ..] => {
-                    self.at = at;
-                    at += unit_escape(&bytes[at + 1..])?;
                 }
                 _ => {
                     self.at = at;
@@ -489,6 +493,17 @@ impl<'a> Scanner<'a> {
         JsonError { fault: why.fault(), at, message }
     }
 }
+
+/// Which bytes make an escape with the backslash before them.
+const IS_SHORT_ESCAPE: [bool; 256] = {
+    let (mut table, chars) = ([false; 256], br#""\/bfnrt"#);
+    let mut at = 0;
+    while at < chars.len() {
+        table[chars[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 /// The length of an escape by its UTF-16 units, one or a pair, from what follows its backslash.
 fn unit_escape(escape: &[u8]) -> Result<usize, Complaint> {

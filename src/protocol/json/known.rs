@@ -6,8 +6,8 @@
 //! one look at its bytes.
 //!
 //! *Invariants*: it takes no text that [`members`](super::members) refuses, and gives the values
-//! that `members` gives; it says nothing of what it does not take. A walk ends
-//! with the first `None`, unless a step says that it passes nothing then.
+//! that `members` gives; it says nothing of what it does not take. A walk ends with the first
+//! `None`, but for [`KnownMembers::take`], which passes nothing then.
 
 use super::{Scanner, TEXT_BYTES_MAX, Text, Value};
 use crate::protocol::scan::{Block, find};
@@ -47,11 +47,13 @@ impl KnownKey {
 }
 
 /// A walk through a text that is an object of known keys, written without escapes, with the colon
-/// right behind it. Every step gives `None` if the text is anything else,
-/// good or bad, which [`members`](super::members) can tell.
+/// right behind it. Every step gives `None` if the text is anything else, good or bad, which
+/// [`members`](super::members) can tell.
 ///
-/// Each key that [`KnownMembers::key`] gives is followed by one call for its value and one of
-/// [`KnownMembers::goes_on`].
+/// [`KnownMembers::open`] comes first and [`KnownMembers::end`] last; each key that
+/// [`KnownMembers::key`] gives is followed by one call for its value and one of
+/// [`KnownMembers::goes_on`]. Who knows the order of the keys, too, may [take](KnownMembers::take)
+/// them with all that stands around them.
 pub(crate) struct KnownMembers<'a> {
     text: &'a str,
     /// The next byte to look at.
@@ -64,13 +66,19 @@ pub(crate) struct KnownMembers<'a> {
 }
 
 impl<'a> KnownMembers<'a> {
-    /// Goes before the first key.
+    /// At the start of a text, which is not too long.
     #[inline(always)]
     pub(crate) fn of(text: &'a str) -> Option<KnownMembers<'a>> {
-        let mut members = KnownMembers { text, at: 0, seen: 0, count: 0, expected: 0 };
-        let is_object = text.len() <= TEXT_BYTES_MAX && members.next_byte() == Some(b'{');
-        members.at += 1;
-        is_object.then_some(members)
+        let members = KnownMembers { text, at: 0, seen: 0, count: 0, expected: 0 };
+        (text.len() <= TEXT_BYTES_MAX).then_some(members)
+    }
+
+    /// Goes before the first key.
+    #[inline(always)]
+    pub(crate) fn open(&mut self) -> Option<()> {
+        self.next_byte().filter(|&byte| byte == b'{')?;
+        self.at += 1;
+        Some(())
     }
 
     /// Goes to the next value; gives the place of its key among `keys`.
@@ -99,16 +107,18 @@ impl<'a> KnownMembers<'a> {
         self.count == count && self.seen == (1 << count) - 1
     }
 
-    /// Whether the value begins with these bytes; passes them if so.
+    /// Passes these bytes, if they are what comes next.
     #[inline(always)]
-    pub(crate) fn take<const N: usize>(&mut self, wanted: &[u8; N]) -> bool {
-        let found = self.rest().first_chunk() == Some(wanted);
-        self.at += if found { N } else { 0 };
-        found
+    pub(crate) fn take<const N: usize>(&mut self, wanted: &[u8; N]) -> Option<()> {
+        if self.rest().first_chunk() != Some(wanted) {
+            return None;
+        }
+        self.at += N;
+        Some(())
     }
 
     /// The value is a string without escapes. `is_end` says which bytes it can't hold, the quote
-    /// and everything that would need an escape among them. If it holds one, nothing is passed.
+    /// and everything that would need an escape among them.
     #[inline(always)]
     pub(crate) fn string(&mut self, is_end: impl Fn(Block) -> Block) -> Option<&'a str> {
         let bytes = self.text.as_bytes();
@@ -137,7 +147,7 @@ impl<'a> KnownMembers<'a> {
         text.get(start..scanner.at)
     }
 
-    /// Goes behind a value: whether another key follows. If none does, the text has ended.
+    /// Goes behind a value: whether another key follows.
     #[inline(always)]
     pub(crate) fn goes_on(&mut self) -> Option<bool> {
         let goes_on = match self.next_byte()? {
@@ -146,7 +156,13 @@ impl<'a> KnownMembers<'a> {
             _ => return None,
         };
         self.at += 1;
-        (goes_on || self.next_byte().is_none()).then_some(goes_on)
+        Some(goes_on)
+    }
+
+    /// Passes space, if nothing else follows.
+    #[inline(always)]
+    pub(crate) fn end(&mut self) -> Option<()> {
+        self.next_byte().is_none().then_some(())
     }
 
     /// Goes to the next byte that is no space.

@@ -246,15 +246,17 @@ fn known_members_are_all_or_nothing() {
         [KnownKey::new("a"), KnownKey::new("bb"), KnownKey::new("thirteenbytes")];
     let read = |text| {
         let mut members = KnownMembers::of(text)?;
+        members.open()?;
         let mut values = [None; 3];
         loop {
             let place = members.key(&KEYS)?;
             values[place] = match members.string(is_special) {
                 Some(string) => Some(string),
-                None if members.take(b"12") => Some("twelve"),
+                None if members.take(b"12").is_some() => Some("twelve"),
                 None => members.object(|_, _| ()),
             };
             if !members.goes_on()? {
+                members.end()?;
                 return Some((values.map(Option::unwrap_or_default), members.were_first(2)));
             }
         }

@@ -1,4 +1,4 @@
-//! JSON strings: finding where one ends, and what it says once its escapes are resolved.
+//! What a JSON string says once its escapes are resolved.
 
 use memchr::memchr;
 use std::borrow::Cow;
