@@ -47,7 +47,7 @@ fn in_order(text: &str) -> Option<Envelope<'_>> {
     members.take(br#","timestamp":"#)?;
     time(&mut members)?;
     members.take(br#","payload":"#)?;
-    let payload = members.object(|_, _| ())?;
+    let payload = members.object()?;
     let metadata = match members.take(br#","metadata":"#) {
         Some(()) => metadata(&mut members)?,
         None => Metadata::default(),
@@ -73,7 +73,7 @@ fn in_any_order(text: &str) -> Option<Envelope<'_>> {
             4 => channel = name_or_every(&mut members)?,
             5 => from = name(&mut members)?,
             6 => time(&mut members)?,
-            7 => payload = members.object(|_, _| ())?,
+            7 => payload = members.object()?,
             _ => metadata_found = metadata(&mut members)?,
         }
         if !members.goes_on()? {
@@ -143,7 +143,7 @@ fn time(members: &mut KnownMembers<'_>) -> Option<()> {
 #[inline(always)]
 fn metadata<'a>(members: &mut KnownMembers<'a>) -> Option<Metadata<'a>> {
     let (mut metadata, mut count, mut is_good) = (Metadata::default(), 0, true);
-    let object = members.object(|key, value| {
+    let object = members.object_of(|key, value| {
         count += 1;
         is_good = is_good && metadata.put(&key.get(), value).is_ok();
     })?;

@@ -9,7 +9,7 @@
 //! that `members` gives; it says nothing of what it does not take. A walk ends with the first
 //! `None`, but for [`KnownMembers::take`], which passes nothing then.
 
-use super::{Scanner, TEXT_BYTES_MAX, Text, Value};
+use super::{Complaint, Scanner, Span, TEXT_BYTES_MAX, Text, Value};
 use crate::protocol::scan::{Block, find};
 
 /// A key that is known to its reader, with its quotes and its colon.
@@ -134,15 +134,34 @@ impl<'a> KnownMembers<'a> {
         self.text.get(start..end)
     }
 
-    /// The value is an object; `each` is called for its members. Gives it with its braces.
+    /// The value is an object. Gives it with its braces.
     #[inline(always)]
-    pub(crate) fn object(&mut self, mut each: impl FnMut(Text<'a>, Value<'a>)) -> Option<&'a str> {
+    pub(crate) fn object(&mut self) -> Option<&'a str> {
+        self.object_by(|scanner| scanner.pass(b'{').map(|_| ()))
+    }
+
+    /// [`KnownMembers::object`] that calls `each` for its members.
+    #[inline(always)]
+    pub(crate) fn object_of(
+        &mut self,
+        mut each: impl FnMut(Text<'a>, Value<'a>),
+    ) -> Option<&'a str> {
+        let text = self.text;
+        let each = |key: Span, value: Span| each(key.text(text), value.value(text));
+        self.object_by(|scanner| scanner.object(each))
+    }
+
+    #[inline(always)]
+    fn object_by(
+        &mut self,
+        pass: impl FnOnce(&mut Scanner<'a>) -> Result<(), Complaint>,
+    ) -> Option<&'a str> {
         let (text, start) = (self.text, self.at);
         if text.as_bytes().get(start) != Some(&b'{') {
             return None;
         }
         let mut scanner = Scanner { at: start, depth: 1, ..Scanner::new(text) };
-        scanner.object(|key, value| each(key.text(text), value.value(text))).ok()?;
+        pass(&mut scanner).ok()?;
         self.at = scanner.at;
         text.get(start..scanner.at)
     }
