@@ -114,10 +114,10 @@ impl Home {
         from: Option<ConnRef>,
         told: &mut Told,
     ) {
-        let Home { channels, whole_rooms, rooms, retention, .. } = self;
+        let Home { channels, whole_rooms, rooms, retention, times, .. } = self;
         let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
         let before = history.held();
-        let verdict = history.append(draft.clone(), now.wall_us);
+        let verdict = history.append(draft.clone(), now.wall_us, times);
         retention.account(id, before, history);
         if let Verdict::Fresh(frame) = verdict {
             told.accepted += 1;
