@@ -189,6 +189,7 @@ impl Home {
         if !is_new {
             following.made_for = None;
         }
+        following.open.retain(|open| open.sequence.is_none_or(|place| place > kept.last));
         let had_fork = following.fork.is_some();
         self.end_fork(id);
         let Some(history) = self.history_mut(id) else { return };

@@ -564,7 +564,9 @@ impl Home {
 
     /// Deletes the auto-created channel that has been empty for longest; false if there is none.
     fn remove_longest_empty(&mut self, told: &mut Told) -> bool {
-        while let Some(mut entry) = self.expiries.first_entry() {
+        let ttl_ms = u64::from(self.limits.empty_channel_ttl_ms);
+        let (mut needed, mut is_removed) = (Vec::new(), false);
+        while !is_removed && let Some(mut entry) = self.expiries.first_entry() {
             let (noted_ms, id) = (*entry.key(), entry.get_mut().pop());
             if entry.get().is_empty() {
                 entry.remove();
@@ -572,20 +574,26 @@ impl Home {
             let Some(channel) = id.and_then(|id| self.channels.get_mut(&id)) else { continue };
             channel.expiry_noted = false;
             let Some(since_ms) = channel.empty_since_ms else { continue };
-            let due_ms = since_ms + u64::from(self.limits.empty_channel_ttl_ms);
-            let id = channel.id;
-            if due_ms <= noted_ms {
-                if self.is_needed_elsewhere(id) {
-                    continue;
-                }
+            let (due_ms, id) = (since_ms + ttl_ms, channel.id);
+            if due_ms > noted_ms {
+                // It was in use since it was noted: others were empty before it.
+                channel.expiry_noted = true;
+                self.expiries.entry(due_ms).or_default().push(id);
+            } else if self.is_needed_elsewhere(id) {
+                needed.push((noted_ms, id));
+            } else {
                 self.remove_channel(id, told);
-                return true;
+                is_removed = true;
             }
-            // It was in use since it was noted: others were empty before it.
-            channel.expiry_noted = true;
-            self.expiries.entry(due_ms).or_default().push(id);
         }
-        false
+        // They are looked at again when their time has come.
+        for (noted_ms, id) in needed {
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.expiry_noted = true;
+                self.expiries.entry(noted_ms).or_default().push(id);
+            }
+        }
+        is_removed
     }
 
     /// Deletes a room that a join made and that holds nothing but a channel that is empty, of those

@@ -35,6 +35,8 @@ pub(super) struct Open {
     from: Option<ConnRef>,
     trace: Option<u32>,
     draft: Arc<Draft>,
+    /// Its place, if that is known.
+    pub(super) sequence: Option<u64>,
     /// The members of this node have it.
     pub(super) is_delivered: bool,
 }
@@ -98,7 +100,8 @@ impl Home {
             acks.wait(now, id, (conn.shard, accepted(conn, frame, ticket, false)), told);
         }
         let is_delivered = following.fork.is_some();
-        let open = Open { ticket, from, trace, draft: Arc::clone(&draft), is_delivered };
+        let open =
+            Open { ticket, from, trace, draft: Arc::clone(&draft), sequence: None, is_delivered };
         following.open.push_back(open);
         if is_delivered {
             self.append_to_fork(now, id, &draft, (from, true), told);
@@ -140,13 +143,19 @@ impl Home {
             told.duplicates += u64::from(place.is_duplicate);
             self.acks.note_placed(id, place, shards, told);
         }
-        // A repeat does not come back.
-        let repeats = places.iter().filter(|place| place.is_duplicate);
-        let repeats: Vec<u64> = repeats.map(|place| place.ticket).collect();
-        if let Some(following) = self.following_mut(id)
-            && !repeats.is_empty()
-        {
-            following.open.retain(|open| !repeats.contains(&open.ticket));
+        // A repeat does not come back, nor what is here already.
+        let last = self.history_mut(id).map_or(0, |history| history.last());
+        let Some(following) = self.following_mut(id) else { return };
+        let last = if following.fork.is_some() { 0 } else { last };
+        for place in places {
+            let Ok(at) = following.open.binary_search_by_key(&place.ticket, |open| open.ticket)
+            else {
+                continue;
+            };
+            match place.is_duplicate || place.sequence <= last {
+                true => _ = following.open.remove(at),
+                false => following.open[at].sequence = Some(place.sequence),
+            }
         }
     }
 

@@ -389,6 +389,10 @@ impl Home {
         match rooms.get_mut(&record.name) {
             Some(room) if room.room_type == RoomType::System => {}
             Some(room) => {
+                room.room_type = match record.room_type {
+                    RoomType::System => RoomType::User,
+                    other => other,
+                };
                 room.paused = record.paused;
                 room.config = record.config;
                 room.created_us = record.created_us;
