@@ -64,7 +64,7 @@ pub const HOLES_MAX: usize = 16;
 /// How long a channel without members is still followed on a bus of several nodes.
 pub const FOLLOW_IDLE_MS: u64 = 30_000;
 /// The asks that may wait for it to be known how a channel stands.
-pub const PARKED_MAX: usize = 4_096;
+pub const PARKED_MAX: usize = 1_024;
 /// How long a shared storage is waited for to say whether a client id is free.
 pub const CLAIM_TIMEOUT_MS: u64 = 3_000;
 /// Rooms and channels that are gone and whose records were lost, remembered by a home to be told again.

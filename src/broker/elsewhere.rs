@@ -1,8 +1,11 @@
 //! Who is on the other nodes of the bus, as far as a home asks: the members of its rooms' channels,
 //! and the client ids that hash to it.
 //!
-//! *Invariants*: a client is at one peer; whoever has moved from one peer to another is at the later
-//! one, in whatever order the two tell it; a channel that stands here has a member.
+//! Peers are heard one by one, each in its own order; so a client that moves from one to another may be
+//! told by both for a while, in any order. It is there as long as one of them says so.
+//!
+//! *Invariants*: a channel, a room and a client that stand here are told by a peer; who is in a room is
+//! counted once for each of its channels that it is in.
 
 use crate::base::hash::Map;
 use crate::broker::peers::{Peer, PeerId};
@@ -10,14 +13,20 @@ use crate::broker::policy::ClientCard;
 use crate::protocol::command::Address;
 use crate::protocol::names::Name;
 use ahash::RandomState;
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// Those who say that a client is there; hardly ever more than one.
+type Tellers = SmallVec<[PeerId; 2]>;
 
 /// What the peers have told.
 #[derive(Debug)]
 pub struct Elsewhere {
     members: Map<Arc<Address>, BTreeMap<Name, Resident>>,
-    clients: Map<Name, PeerId>,
+    /// By room: in how many of its channels, `*` among them, each client is.
+    people: Map<Name, BTreeMap<Name, u32>>,
+    clients: Map<Name, Tellers>,
     /// The peers.
     pub peers: Arc<Vec<Peer>>,
 }
@@ -25,7 +34,7 @@ pub struct Elsewhere {
 /// A client of a peer.
 #[derive(Clone, Debug)]
 struct Resident {
-    peer: PeerId,
+    tellers: Tellers,
     client: Arc<ClientCard>,
 }
 
@@ -34,6 +43,7 @@ impl Elsewhere {
     pub fn new(hasher: RandomState) -> Elsewhere {
         Elsewhere {
             members: Map::with_hasher(hasher.clone()),
+            people: Map::with_hasher(hasher.clone()),
             clients: Map::with_hasher(hasher),
             peers: Arc::default(),
         }
@@ -49,47 +59,62 @@ impl Elsewhere {
     ) -> bool {
         if is_member {
             let members = self.members.entry(Arc::clone(address)).or_default();
-            let resident = Resident { peer, client: Arc::clone(client) };
-            return members.insert(client.client_id.clone(), resident).is_none();
+            let resident = members.entry(client.client_id.clone()).or_insert_with(|| Resident {
+                tellers: Tellers::new(),
+                client: Arc::clone(client),
+            });
+            resident.client = Arc::clone(client);
+            let is_new = resident.tellers.is_empty();
+            if !resident.tellers.contains(&peer) {
+                resident.tellers.push(peer);
+            }
+            if is_new {
+                let people = self.people.entry(address.room.clone()).or_default();
+                *people.entry(client.client_id.clone()).or_default() += 1;
+            }
+            return is_new;
         }
         let Some(members) = self.members.get_mut(&**address) else { return false };
-        let is_here = members.get(&client.client_id).is_some_and(|known| known.peer == peer);
-        if is_here {
+        let Some(resident) = members.get_mut(&client.client_id) else { return false };
+        resident.tellers.retain(|teller| *teller != peer);
+        let is_gone = resident.tellers.is_empty();
+        if is_gone {
             members.remove(&client.client_id);
             if members.is_empty() {
                 self.members.remove(&**address);
             }
+            self.leave_room(&address.room, &client.client_id);
         }
-        is_here
+        is_gone
     }
 
     /// A client id is connected to a peer, or is not any more.
     pub fn note_client(&mut self, peer: PeerId, client_id: Name, is_connected: bool) {
+        let tellers = self.clients.entry(client_id.clone()).or_default();
+        tellers.retain(|teller| *teller != peer);
         if is_connected {
-            self.clients.insert(client_id, peer);
-        } else if self.clients.get(&client_id) == Some(&peer) {
+            tellers.push(peer);
+        }
+        if tellers.is_empty() {
             self.clients.remove(&client_id);
         }
     }
 
     /// A peer is gone; gives who has left what by that, in order.
     pub fn forget_peer(&mut self, peer: PeerId) -> Vec<(Arc<Address>, Arc<ClientCard>)> {
-        self.clients.retain(|_, of| *of != peer);
-        let mut left = Vec::new();
-        self.members.retain(|address, members| {
-            members.retain(|_, resident| {
-                let stays = resident.peer != peer;
-                if !stays {
-                    left.push((Arc::clone(address), Arc::clone(&resident.client)));
-                }
-                stays
-            });
-            !members.is_empty()
+        self.clients.retain(|_, tellers| {
+            tellers.retain(|teller| *teller != peer);
+            !tellers.is_empty()
         });
-        let key = |(address, client): &(Arc<Address>, Arc<ClientCard>)| {
+        let mut left = Vec::new();
+        for (address, members) in &self.members {
+            let of_it = members.values().filter(|resident| resident.tellers.contains(&peer));
+            left.extend(of_it.map(|resident| (Arc::clone(address), Arc::clone(&resident.client))));
+        }
+        left.sort_by_cached_key(|(address, client)| {
             (address.room.clone(), address.channel.clone(), client.client_id.clone())
-        };
-        left.sort_by_cached_key(key);
+        });
+        left.retain(|(address, client)| self.note_member(peer, address, client, false));
         left
     }
 
@@ -104,9 +129,14 @@ impl Elsewhere {
         self.members.get(address).map_or(0, BTreeMap::len)
     }
 
+    /// How many clients are in a room.
+    pub fn people_count(&self, room: &Name) -> usize {
+        self.people.get(room).map_or(0, BTreeMap::len)
+    }
+
     /// The peer that a client id is connected to.
     pub fn peer_of(&self, client_id: &str) -> Option<PeerId> {
-        self.clients.get(client_id).copied()
+        self.clients.get(client_id)?.last().copied()
     }
 
     /// How many clients all peers have.
@@ -114,9 +144,27 @@ impl Elsewhere {
         self.peers.iter().map(|peer| peer.clients).sum()
     }
 
+    fn leave_room(&mut self, room: &Name, client_id: &Name) {
+        let Some(people) = self.people.get_mut(room) else { return };
+        if let Some(count) = people.get_mut(client_id) {
+            *count -= 1;
+            if *count == 0 {
+                people.remove(client_id);
+            }
+        }
+        if people.is_empty() {
+            self.people.remove(room);
+        }
+    }
+
     /// Asserts the invariants; for tests and the simulator.
     pub fn check(&self) {
         assert!(self.members.values().all(|members| !members.is_empty()));
+        let residents = || self.members.values().flat_map(BTreeMap::values);
+        assert!(residents().all(|resident| !resident.tellers.is_empty()));
+        assert!(self.clients.values().all(|tellers| !tellers.is_empty()));
+        let counted: u32 = self.people.values().flat_map(BTreeMap::values).sum();
+        assert_eq!(counted as usize, residents().count(), "people are counted right");
     }
 }
 
@@ -141,19 +189,26 @@ mod tests {
     }
 
     #[test]
-    fn whoever_moves_is_at_the_later_peer_however_it_is_told() {
-        let mut elsewhere = Elsewhere::new(seeded(1));
+    fn whoever_moves_is_there_as_long_as_one_says_so_in_whatever_order() {
         let (one, two, ann, a) = (PeerId(1), PeerId(2), card("ann"), address("a"));
-        assert!(elsewhere.note_member(one, &a, &ann, true));
-        assert!(!elsewhere.note_member(two, &a, &ann, true), "it was there already");
-        assert!(!elsewhere.note_member(one, &a, &ann, false), "it is at the other one");
-        assert_eq!(elsewhere.member_count(&a), 1);
-        assert!(elsewhere.note_member(two, &a, &ann, false));
-        elsewhere.note_client(one, Name::fixed("ann"), true);
-        elsewhere.note_client(two, Name::fixed("ann"), true);
-        elsewhere.note_client(one, Name::fixed("ann"), false);
-        assert_eq!(elsewhere.peer_of("ann"), Some(two));
-        elsewhere.check();
+        // What is told, whether it is new, and whether she is there then.
+        let orders = [
+            [(one, true, true), (two, true, false), (one, false, false), (two, false, true)],
+            [(two, true, true), (one, true, false), (one, false, false), (two, false, true)],
+            [(one, true, true), (one, false, true), (two, true, true), (two, false, true)],
+        ];
+        for order in orders {
+            let mut elsewhere = Elsewhere::new(seeded(1));
+            for (peer, is_there, is_new) in order {
+                assert_eq!(elsewhere.note_member(peer, &a, &ann, is_there), is_new);
+                elsewhere.note_client(peer, Name::fixed("ann"), is_there);
+                let count = elsewhere.member_count(&a);
+                assert_eq!(elsewhere.peer_of("ann").is_some(), count == 1);
+                assert_eq!(elsewhere.people_count(&a.room), count);
+                elsewhere.check();
+            }
+            assert_eq!(elsewhere.member_count(&a), 0);
+        }
     }
 
     #[test]
@@ -166,6 +221,7 @@ mod tests {
             elsewhere.note_member(peer, &address(channel), &card(name), true);
             elsewhere.note_client(peer, Name::fixed(name), true);
         }
+        assert_eq!(elsewhere.people_count(&Name::fixed("r")), 3);
         let left: Vec<String> = elsewhere
             .forget_peer(one)
             .iter()

@@ -15,10 +15,11 @@ use crate::broker::home::ordering::{Fork, Open};
 use crate::broker::home::publish::refuse;
 use crate::broker::home::shared::Due;
 use crate::broker::home::{Home, Told, address_of, history_bytes_max, history_of};
-use crate::broker::lane::{Answer, Ask, JoinAsk, Tell};
+use crate::broker::lane::{Answer, Ask, JoinAsk, LeftTell, Tell};
 use crate::broker::peers::{Attach, PeerRecord};
 use crate::broker::record::{KeptChannel, Record};
 use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::names::PRIVATE_CHANNEL;
 use std::collections::VecDeque;
 
 /// A channel that is followed, or is about to be.
@@ -59,6 +60,11 @@ impl Following {
     /// Whether something was submitted that no member of this node has got.
     pub(super) fn has_undelivered(&self) -> bool {
         self.open.iter().any(|open| !open.is_delivered)
+    }
+
+    /// Whether it is in a fork, and all that was said there has come back or never will.
+    pub(super) fn is_done_alone(&self) -> bool {
+        self.is_attached && self.fork.is_some() && self.open.is_empty()
     }
 
     /// Asserts the invariants; for tests and the simulator.
@@ -186,9 +192,6 @@ impl Home {
         let Some(following) = self.following_mut(id) else { return };
         let was_awaited = !following.is_known();
         following.is_attached = true;
-        if !is_new {
-            following.made_for = None;
-        }
         following.open.retain(|open| open.sequence.is_none_or(|place| place > kept.last));
         let had_fork = following.fork.is_some();
         self.end_fork(id);
@@ -196,8 +199,14 @@ impl Home {
         let (before, last_before, rank) = (history.held(), history.last(), history.rank);
         let (size, durable) = (history.size(), history.durable.take());
         let Some(mut durable) = durable else { return };
+        let is_made_here = is_new || kept.record.epoch == durable.life;
+        let former = durable.epoch();
+        // Up to here what the members have seen is so.
+        let past = kept.record.past.iter().find(|(term, _)| *term == durable.term);
+        let sure = past.map_or(last_before, |(_, last)| (*last).min(last_before)).min(kept.last);
         durable.take_over(&kept.record, kept.last);
         let epoch = durable.epoch();
+        let is_other = epoch != former;
         let mut fresh = self.new_history(size);
         fresh.restore(epoch, kept.last, kept.last_us, &kept.messages);
         (fresh.durable, fresh.rank) = (Some(durable), rank);
@@ -206,6 +215,10 @@ impl Home {
         *history = fresh;
         retention.account(id, before, history);
         self.adopt(id, &kept.record);
+        self.untie_strangers(now, id, told);
+        if !is_made_here && let Some(following) = self.following_mut(id) {
+            following.made_for = None;
+        }
         match was_awaited {
             true => {
                 // Who joined the whole room is a member from the first event of a new channel on.
@@ -216,12 +229,26 @@ impl Home {
                 }
                 self.unpark(now, id, told);
             }
-            false if had_fork || last_before != kept.last => {
-                self.tell_new_order(now, id, last_before + 1, told);
+            false if had_fork || is_other || last_before != kept.last => {
+                self.tell_new_order(now, id, sure + 1, told);
             }
             false => {}
         }
         self.shed(told);
+    }
+
+    /// Who became a member of a channel before it was known for whom it is, and is not let in, goes.
+    fn untie_strangers(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        let Some(channel) = self.channels.get(&id) else { return };
+        let address = channel.address.clone();
+        for (conn, _) in channel.strangers() {
+            self.untie(now, id, conn, (true, true), told);
+            let (question, channels) = (connecting_question(&address), vec![id]);
+            let left =
+                LeftTell { conn: conn.conn, address: (*address).clone(), channels, question };
+            told.tell(conn.shard, Tell::Left(Box::new(left)));
+            self.settle(now, &address.room, conn, told);
+        }
     }
 
     pub(super) fn unpark(&mut self, now: Now, id: ChannelId, told: &mut Told) {
@@ -283,8 +310,12 @@ impl Home {
         let Some(shared) = &mut self.shared else { return };
         shared.awaited.remove(&id);
         shared.idle.remove(&id);
-        if let (Some(_), Some(address)) = (shared.following.remove(&id), address) {
+        let Some(following) = shared.following.remove(&id) else { return };
+        if let Some(address) = address {
             told.records.push(Record::Peer(Box::new(PeerRecord::Detach(id, address))));
+        }
+        if let State::Awaited { parked } = following.state {
+            parked.into_iter().for_each(|ask| refuse_parked(ask, told));
         }
     }
 
@@ -344,6 +375,9 @@ impl Home {
             let visible = channels.filter(|id| self.channels[id].admits(&ask.client));
             return Some([room.id].into_iter().chain(visible).collect());
         }
+        if address.channel.as_str() == PRIVATE_CHANNEL {
+            return None;
+        }
         let room = self.rooms.get(&address.room);
         let known = room.and_then(|room| room.channels.get(&address.channel)).copied();
         let known = known.or_else(|| {
@@ -361,7 +395,7 @@ impl Home {
 fn refuse_parked(ask: Ask, told: &mut Told) {
     let refusal = Refusal::new(
         Fault::StorageUnavailable,
-        "The server waits for its storage and takes no more for this channel; try again soon.",
+        "The server could not learn from its storage how this channel stands; try again soon.",
     );
     match ask {
         Ask::Publish(publish) => refuse(publish, None, refusal, told),

@@ -81,7 +81,7 @@ impl Home {
         let mut names: Vec<Name> = self.rooms.keys().cloned().collect();
         names.sort_unstable();
         for name in names {
-            if self.rooms[&name].is_abandoned() {
+            if self.is_abandoned(&name) {
                 self.remove_room(&name, told);
                 continue;
             }
@@ -106,7 +106,10 @@ impl Home {
                 self.acks.degrade(Degraded { since_us: now.wall_us, reason }, told);
                 self.go_on_alone(now, told);
             }
-            StorageNews::Restored => self.acks.restore(),
+            StorageNews::Restored => {
+                self.acks.restore();
+                self.go_on_together(now, told);
+            }
             StorageNews::Peer(news) => self.on_peers(now, news, told),
             StorageNews::Lost { channel, first, last } if self.shared.is_some() => {
                 self.on_unplaced(channel, (first, last), told);
@@ -170,7 +173,6 @@ impl Home {
     /// another term, and all whose records were lost.
     pub fn take_overdue(&mut self, told: &mut Told) -> Vec<Record> {
         let mut overdue: Vec<Record> = std::mem::take(&mut self.unsaid).into_values().collect();
-        overdue.extend(self.take_unsaid_to_peers());
         for name in std::mem::take(&mut self.unrecorded_rooms) {
             overdue.extend(self.room_record(&name));
         }

@@ -87,7 +87,7 @@ impl Home {
             let (every, client) = (room.every.clone(), person.client.clone());
             self.tell_peers_of_member(&every, &client, false, told);
         }
-        self.settle(&address.room, conn, told);
+        self.settle(now, &address.room, conn, told);
         if let Some(client) = client {
             let place = self.place(&address);
             told.telemetry.push(Event::Left { client_id: place.known(&client.client_id), place });
@@ -121,7 +121,7 @@ impl Home {
                 }
                 self.untie(now, id, conn, (true, true), told);
             }
-            self.settle(&name, conn, told);
+            self.settle(now, &name, conn, told);
         }
     }
 
@@ -200,7 +200,7 @@ impl Home {
         if created.is_err() {
             self.on_node.channels.give_back();
             // A room that was made for a channel that can't be made goes with it.
-            if self.rooms.get(&address.room).is_some_and(|room| room.is_abandoned()) {
+            if self.is_abandoned(&address.room) {
                 self.remove_room(&address.room, told);
             }
         }
@@ -502,7 +502,7 @@ impl Home {
     }
 
     /// Unties; true if the connection is no member any more.
-    fn untie(
+    pub(super) fn untie(
         &mut self,
         now: Now,
         id: ChannelId,
@@ -531,7 +531,7 @@ impl Home {
     }
 
     /// Forgets a client that has left a room, and the room if that was all that kept it.
-    fn settle(&mut self, name: &Name, conn: ConnRef, told: &mut Told) {
+    pub(super) fn settle(&mut self, now: Now, name: &Name, conn: ConnRef, told: &mut Told) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         room.forget_stranger(conn);
         if !room.people.contains_key(&conn)
@@ -542,8 +542,10 @@ impl Home {
                 self.presence.remove(&conn);
             }
         }
-        if self.rooms.get(name).is_some_and(|room| room.is_abandoned()) {
+        if self.is_abandoned(name) {
             self.remove_room(name, told);
+        } else if let Some(id) = self.rooms.get(name).map(|room| room.id) {
+            self.note_idle(now, id);
         }
     }
 

@@ -351,7 +351,7 @@ impl Home {
         assert_eq!(self.whole_rooms.len(), self.rooms.len());
         for room in self.rooms.values() {
             room.history.check();
-            assert!(!room.is_abandoned(), "an abandoned room goes at once");
+            assert!(!self.is_abandoned(room.name()), "an abandoned room goes at once");
             assert!(room.channels.values().all(|id| self.channels.contains_key(id)));
             for (conn, person) in &room.people {
                 let is_in = |id: &&ChannelId| self.channels[*id].member(*conn).is_some();
@@ -489,9 +489,9 @@ impl Home {
         self.on_node.channels.give_back();
         if let Some(room) = self.rooms.get_mut(&address.room) {
             room.channels.remove(&address.channel);
-            if room.is_abandoned() {
-                self.remove_room(&address.room, told);
-            }
+        }
+        if self.is_abandoned(&address.room) {
+            self.remove_room(&address.room, told);
         }
         told.telemetry.push(Event::ChannelDeleted { place: channel.place() });
     }
@@ -557,7 +557,7 @@ impl Home {
         let Some(name) = self.whole_rooms.get(&id).cloned() else { return };
         let Some(room) = self.rooms.get_mut(&name) else { return };
         room.is_awaited = false;
-        if room.is_abandoned() {
+        if self.is_abandoned(&name) {
             self.remove_room(&name, told);
         }
     }

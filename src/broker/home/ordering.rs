@@ -141,6 +141,12 @@ impl Home {
         let shards = spread.map_or(0, |spread| spread.shards().count() as u16);
         for place in places {
             told.duplicates += u64::from(place.is_duplicate);
+            // What was spread in a fork is not reported of.
+            let is_alone = |following: &mut Following| {
+                let at = following.open.binary_search_by_key(&place.ticket, |open| open.ticket);
+                at.is_ok_and(|at| following.open[at].is_delivered)
+            };
+            let shards = if self.following_mut(id).is_some_and(is_alone) { 0 } else { shards };
             self.acks.note_placed(id, place, shards, told);
         }
         // A repeat does not come back, nor what is here already.

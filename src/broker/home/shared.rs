@@ -41,8 +41,6 @@ pub(super) struct Shared {
     pub(super) tickets_given: u64,
     claims: Map<Name, ConnRef>,
     due: BTreeMap<u64, Vec<Due>>,
-    /// Records that were lost and shall be made again.
-    unsaid: Vec<PeerRecord>,
 }
 
 /// What is looked at after a while.
@@ -66,7 +64,6 @@ impl Shared {
             tickets_given: 0,
             claims: Map::with_hasher(hasher.clone()),
             due: BTreeMap::new(),
-            unsaid: Vec::new(),
         }
     }
 
@@ -140,18 +137,8 @@ impl Home {
                 let ticket = submission.ticket;
                 self.on_unplaced(submission.channel, (ticket, ticket), told);
             }
-            other => {
-                if let Some(shared) = &mut self.shared {
-                    shared.unsaid.push(other);
-                }
-            }
+            other => unreachable!("there is always room for {other:?}"),
         }
-    }
-
-    /// The records of that kind that were lost and are made again.
-    pub(super) fn take_unsaid_to_peers(&mut self) -> Vec<Record> {
-        let unsaid = self.shared.as_mut().map(|shared| std::mem::take(&mut shared.unsaid));
-        unsaid.into_iter().flatten().map(|record| Record::Peer(Box::new(record))).collect()
     }
 
     /// Nothing can be stored: nobody waits for the storage.
@@ -171,6 +158,22 @@ impl Home {
         }
         awaited.into_iter().for_each(|id| self.go_alone(now, id, told));
         open.into_iter().for_each(|id| self.fork_and_tell(now, id, told));
+    }
+
+    /// What waited is stored: a fork in which nothing waits any more is over.
+    pub(super) fn go_on_together(&mut self, now: Now, told: &mut Told) {
+        let Some(shared) = &self.shared else { return };
+        let mut over: Vec<ChannelId> = shared
+            .following
+            .iter()
+            .filter_map(|(id, following)| following.is_done_alone().then_some(*id))
+            .collect();
+        over.sort_unstable();
+        for id in over {
+            if let Some(base) = self.end_fork(id) {
+                self.tell_new_order(now, id, base + 1, told);
+            }
+        }
     }
 
     /// Looks at what is due.
@@ -274,13 +277,15 @@ impl Home {
         is_member: bool,
         told: &mut Told,
     ) {
-        let Some(id) = self.id_of(address).filter(|id| self.channels.contains_key(id)) else {
-            return;
-        };
-        let event = if is_member { "joined" } else { "left" };
-        self.tell_watchers(now, id, None, client, event, told);
-        if !is_member {
-            self.note_if_empty(now, id);
+        if let Some(id) = self.id_of(address).filter(|id| self.channels.contains_key(id)) {
+            let event = if is_member { "joined" } else { "left" };
+            self.tell_watchers(now, id, None, client, event, told);
+            if !is_member {
+                self.note_if_empty(now, id);
+            }
+        }
+        if !is_member && self.is_abandoned(&address.room) {
+            self.remove_room(&address.room, told);
         }
     }
 
@@ -305,9 +310,10 @@ impl Home {
         self.shared.is_some()
     }
 
-    /// The peer that a client id is connected to.
+    /// The peer that a client id is connected to, if it can be reached.
     pub(super) fn peer_of(&self, client_id: &str) -> Option<PeerId> {
-        self.shared.as_ref()?.elsewhere.peer_of(client_id)
+        let shared = self.shared.as_ref().filter(|_| self.acks.degraded().is_none());
+        shared?.elsewhere.peer_of(client_id)
     }
 
     /// Whether peers are told who is in a room.
@@ -329,12 +335,16 @@ impl Home {
 
     /// How many clients of peers are in a room.
     pub(super) fn residents(&self, room: &Name) -> u64 {
-        let Some(shared) = &self.shared else { return 0 };
-        let Some(room) = self.rooms.get(room) else { return 0 };
-        let channels = room.channels.values().filter_map(|id| self.channels.get(id));
-        let addresses = channels.map(|channel| &channel.address).chain([&room.every]);
-        let members = addresses.flat_map(|address| shared.elsewhere.members(address));
-        members.map(|client| &client.client_id).collect::<BTreeSet<_>>().len() as u64
+        self.shared.as_ref().map_or(0, |shared| shared.elsewhere.people_count(room) as u64)
+    }
+
+    /// Whether nothing is left that would keep a room, on any node.
+    pub(super) fn is_abandoned(&self, name: &Name) -> bool {
+        let Some(room) = self.rooms.get(name) else { return false };
+        let following = self.shared.as_ref().and_then(|shared| shared.following.get(&room.id));
+        room.is_abandoned()
+            && self.residents(name) == 0
+            && !following.is_some_and(Following::is_needed)
     }
 
     /// The members of a channel on other nodes.
@@ -421,12 +431,12 @@ impl Home {
         if room.room_type == RoomType::System || !is_empty {
             return;
         }
-        let id = room.id;
-        self.unshare(id, told);
-        if let Some(pm) = pm {
-            self.remove_channel(pm, told);
-        }
-        self.remove_room(name, told);
+        self.unrecorded(told, |home, told| {
+            if let Some(pm) = pm {
+                home.remove_channel(pm, told);
+            }
+            home.remove_room(name, told);
+        });
     }
 
     /// A channel is there, or the order of a whole room.
@@ -474,8 +484,7 @@ impl Home {
         {
             return;
         }
-        self.unshare(id, told);
-        self.remove_channel(id, told);
+        self.unrecorded(told, |home, told| home.remove_channel(id, told));
     }
 
     /// Takes over what is kept of a channel beside its order.
@@ -489,6 +498,9 @@ impl Home {
             channel.metadata = record.metadata.clone();
             channel.guests = record.guests.clone();
             channel.auto_created = record.auto_created;
+            if !channel.auto_created {
+                (channel.empty_since_ms, channel.is_awaited) = (None, false);
+            }
         }
     }
 
@@ -498,14 +510,14 @@ impl Home {
         self.keep_history(id, told);
     }
 
-    /// Nothing is recorded of the end of what a peer has ended.
-    fn unshare(&mut self, id: ChannelId, told: &mut Told) {
-        self.unfollow(id, told);
-        self.acks.forget(id, told);
-        self.unrecorded.remove(&id);
-        if let Some(history) = self.history_mut(id) {
-            history.durable = None;
-        }
+    /// Does something that ends what a peer has ended, of which nothing is recorded.
+    fn unrecorded(&mut self, told: &mut Told, work: impl FnOnce(&mut Home, &mut Told)) {
+        let before = told.records.len();
+        work(self, told);
+        let records = told.records.split_off(before).into_iter();
+        let is_end =
+            |record: &Record| matches!(record, Record::RoomGone(_) | Record::ChannelGone(_));
+        told.records.extend(records.filter(|record| !is_end(record)));
     }
 
     /// A channel that is kept, on a bus of several nodes: how it stands is learnt when it is followed.

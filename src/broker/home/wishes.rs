@@ -44,7 +44,9 @@ impl Home {
             RoomWish::History(query) => &query.address,
             _ => return Some(ask),
         };
-        let id = self.id_of(address).filter(|_| self.is_shared());
+        let is_seen =
+            address.channel.is_every() || self.visible_channel(address, &ask.client).is_ok();
+        let id = self.id_of(address).filter(|_| self.is_shared() && is_seen);
         match id {
             Some(id) if !self.follow(now, id, told) => {
                 self.park(id, Ask::Room(Box::new(ask)), told);
