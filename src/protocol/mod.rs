@@ -13,5 +13,6 @@ pub mod names;
 pub mod origin;
 pub mod quote;
 pub mod reply;
+pub mod session;
 pub mod timestamp;
 pub mod views;

@@ -144,6 +144,7 @@ impl Backlog {
             }
             Record::ChannelGone(address) => self.push_step(address, Step::ChannelGone),
             Record::Peer(_) => unreachable!("a storage that is not shared has no peers"),
+            Record::Session(_) => unreachable!("a session belongs to no channel"),
         }
     }
 

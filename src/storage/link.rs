@@ -51,6 +51,7 @@ scripts! {
     HOLD = "hold";
     INDEX = "index";
     RENEW = "renew";
+    SESSIONS = "sessions";
 }
 
 impl Script {

@@ -17,6 +17,7 @@
 //! | `PREFIX:{room:channel}:meta` | hash | `epoch`, `term` and `past`, `type`, `created_us`, `created_by`, `metadata`, `guests`, `auto_created`; `last` and `last_us`, the sequence and the time of the last event; `top`, the id of the last entry; `writer`, the generation that wrote last |
 //! | `PREFIX:{bus}:channels` | set | `room:channel` of every channel |
 //! | `PREFIX:{bus}:rooms` | hash | the name of every room, and in JSON what is known of it |
+//! | `PREFIX:{bus}:session:HASH` | string | a client's session in JSON, under the SHA-256 of its token; it expires |
 //! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write |
 //!
 //! An entry has the id `time-sequence`, the time in milliseconds, and the fields `epoch`,
@@ -41,6 +42,7 @@
 //! | `backlog` | what waits, by channel, in order (pure) |
 //! | `keeper` | the thread: rounds, retries, news |
 //! | `write`, `load` | one round of writing; reading everything back |
+//! | `sessions` | the sessions of clients: written, renewed, read |
 //! | `holder` | the right to write under a prefix |
 //! | `link`, `scripts/` | the connection, and what Redis does at once |
 //! | `codec`, `keys` | how things stand in Redis, and where |
@@ -65,6 +67,7 @@ mod known;
 mod link;
 mod load;
 mod meters;
+mod sessions;
 mod settings;
 mod trouble;
 mod write;
@@ -149,6 +152,7 @@ pub fn start(
         stop: stop_in,
         meters: Arc::clone(&meters),
         backlog: backlog::Backlog::new(settings.backlog_bytes),
+        sessions: sessions::Sessions::new(Duration::from_millis(settings.session_ttl_ms)),
         known: known::Known::new(),
         holder: Arc::new(holder::Holder::new()),
         state: State::default(),
