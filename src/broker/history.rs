@@ -8,6 +8,7 @@ use crate::broker::history::Verdict::{Duplicate, Fresh};
 use crate::protocol::command::HistoryQuery;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::names::Name;
+use crate::protocol::timestamp::Writer;
 use crate::protocol::views::HistorySpan;
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -119,14 +120,14 @@ impl History {
     }
 
     /// Gives an event its place and a time that never goes back, unless it has a place already.
-    pub fn append(&mut self, draft: Draft, wall_us: u64) -> Verdict {
+    pub fn append(&mut self, draft: Draft, wall_us: u64, times: &mut Writer) -> Verdict {
         let hash = self.hasher.hash_one(draft.identity());
         if let Some(first) = self.find(hash, draft.identity()) {
             return Duplicate(first.clone());
         }
         self.last += 1;
         self.last_us = self.last_us.max(wall_us);
-        let frame = draft.stamp(self.last, self.last_us);
+        let frame = draft.stamp_by(times, self.last, self.last_us);
         self.keep(hash, &frame);
         self.check_ends();
         Fresh(frame)
@@ -382,10 +383,14 @@ mod tests {
         Draft::of_server(id, MessageType::Event, ("r", "c"), "{}", origin)
     }
 
+    fn append(history: &mut History, draft: Draft, us: u64) -> Verdict {
+        history.append(draft, us, &mut Writer::default())
+    }
+
     fn filled(size: u32, count: u64) -> History {
         let mut history = History::new("e".into(), size, usize::MAX, seeded(1));
         for n in 1..=count {
-            assert!(matches!(history.append(draft(&format!("arq_{n}"), None), n), Fresh(_)));
+            assert!(matches!(append(&mut history, draft(&format!("arq_{n}"), None), n), Fresh(_)));
             history.check();
         }
         history
@@ -398,11 +403,14 @@ mod tests {
     #[test]
     fn a_repeated_id_is_known_while_it_is_in_the_ring() {
         let mut history = filled(3, 4);
-        match history.append(draft("arq_3", None), 9) {
+        match append(&mut history, draft("arq_3", None), 9) {
             Duplicate(first) => assert_eq!(first.sequence, 3),
             Fresh(_) => panic!("arq_3 is in the ring"),
         }
-        assert!(matches!(history.append(draft("arq_1", None), 9), Fresh(_)), "arq_1 fell out");
+        assert!(
+            matches!(append(&mut history, draft("arq_1", None), 9), Fresh(_)),
+            "arq_1 fell out"
+        );
         history.check();
     }
 
@@ -443,8 +451,8 @@ mod tests {
     #[test]
     fn expired_messages_are_not_replayed() {
         let mut history = History::new("e".into(), 5, usize::MAX, seeded(1));
-        history.append(draft("arq_1", Some(10)), 1);
-        history.append(draft("arq_2", None), 1);
+        append(&mut history, draft("arq_1", Some(10)), 1);
+        append(&mut history, draft("arq_2", None), 1);
         let Recovery::Whole(frames) = history.since("e", 0, 11, 10_000) else { panic!() };
         assert_eq!(sequences(&frames), [2]);
     }
@@ -452,7 +460,7 @@ mod tests {
     #[test]
     fn time_never_goes_back_and_no_history_still_counts() {
         let mut history = History::new("e".into(), 0, usize::MAX, seeded(1));
-        let mut stamp = |id, us| match history.append(draft(id, None), us) {
+        let mut stamp = |id, us| match append(&mut history, draft(id, None), us) {
             Fresh(frame) => (frame.sequence, frame.timestamp_us),
             Duplicate(_) => panic!(),
         };

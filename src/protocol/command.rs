@@ -35,7 +35,7 @@ pub struct Request {
 }
 
 /// A room and a channel of it; the channel may be `*`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// The room.
     pub room: Name,

@@ -16,7 +16,7 @@ mod ends;
 use crate::base::ids::{ChannelId, ShardId};
 use crate::base::time::Now;
 use crate::broker::peers::To;
-use crate::broker::record::{Record, Snapshot, StorageNews};
+use crate::broker::record::{EventRecord, Record, Snapshot, StorageNews};
 use crate::storage::backlog::{Backlog, Batch, Step};
 use crate::storage::holder::Holder;
 use crate::storage::intake::{INTAKE_SLOTS, Intake};
@@ -41,13 +41,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until};
 
 /// How often a lease is renewed.
-const RENEW: Duration = Duration::from_millis(LEASE_MS / 5);
+pub(super) const RENEW: Duration = Duration::from_millis(LEASE_MS / 5);
 /// How often records are taken in while Redis is waited for; the lane holds much more than comes
 /// meanwhile, and nobody has to ring.
-const TAKE_IN: Duration = Duration::from_millis(5);
+pub(super) const TAKE_IN: Duration = Duration::from_millis(5);
 
 /// How long the thread sleeps when it waits for nothing in particular.
-const REST_MAX: Duration = Duration::from_secs(3_600);
+pub(super) const REST_MAX: Duration = Duration::from_secs(3_600);
+/// How long is waited between two tries to read.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
+/// How long is waited before the first new try, and the longest wait.
+const RETRY_MS_MIN: u64 = 50;
+const RETRY_MS_MAX: u64 = 2_000;
 
 /// Where news go.
 pub(super) type Tell = Box<dyn Fn(To, StorageNews) + Send>;
@@ -75,7 +80,7 @@ pub(super) struct Keeper {
     pub(super) loads: mpsc::UnboundedReceiver<Load>,
     pub(super) stop: oneshot::Receiver<Stop>,
     pub(super) meters: Arc<Meters>,
-    pub(super) backlog: Backlog,
+    pub(super) backlog: Backlog<EventRecord>,
     pub(super) sessions: Sessions,
     pub(super) known: Known,
     pub(super) holder: Arc<Holder>,
@@ -326,7 +331,7 @@ impl Keeper {
     /// A step was carried out; if it is events, `before` was the last sequence that was there.
     fn done(
         &mut self,
-        batch: Batch,
+        batch: Batch<EventRecord>,
         before: u64,
         stored: &mut BTreeMap<ShardId, Vec<(ChannelId, u64)>>,
     ) {
@@ -351,7 +356,7 @@ impl Keeper {
     }
 
     /// Redis does not know the channel of these events, though it was told of it.
-    fn tell_channel_again(&mut self, batch: Batch) {
+    fn tell_channel_again(&mut self, batch: Batch<EventRecord>) {
         let Step::Events(events) = &batch.step else { return self.backlog.give_back(batch) };
         match self.known.channel(&batch.address, &events[0].epoch) {
             Some(record) => self.backlog.give_back_after(batch, Step::Channel(record)),
@@ -360,7 +365,7 @@ impl Keeper {
         }
     }
 
-    fn spoil(&mut self, batch: Batch) {
+    fn spoil(&mut self, batch: Batch<EventRecord>) {
         let address = Arc::clone(&batch.address);
         if self.backlog.spoil(batch, Instant::now()) {
             add(&self.meters.spoilt, 1);
@@ -393,12 +398,19 @@ impl Keeper {
     }
 }
 
-fn no_answer(limit: Duration) -> Trouble {
+pub(super) fn no_answer(limit: Duration) -> Trouble {
     Trouble::Outage(format!("Redis did not answer within {} ms", limit.as_millis()))
 }
 
+/// How long is waited after so many tries that failed.
+pub(super) fn retry_after(tries: u32) -> Duration {
+    let wait_ms = (RETRY_MS_MIN << tries.min(10)).min(RETRY_MS_MAX);
+    // Half of it is left to chance, so that nodes do not come back all at once.
+    Duration::from_millis(wait_ms / 2 + fastrand::u64(..=wait_ms / 2))
+}
+
 /// The order to stop; at once if whoever could give it is gone.
-fn or_at_once(stop: Result<Stop, oneshot::error::RecvError>) -> Stop {
+pub(super) fn or_at_once(stop: Result<Stop, oneshot::error::RecvError>) -> Stop {
     stop.unwrap_or_else(|_| Stop {
         deadline: Instant::now(),
         reply: crossbeam_channel::bounded(1).0,

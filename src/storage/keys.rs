@@ -10,21 +10,37 @@ const BUS: &str = "{bus}";
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: String,
+    /// What the names of pub/sub channels begin with: unlike keys they are not of one database.
+    told: String,
     /// The set of the channels: `room:channel`.
     pub(super) channels: String,
     /// The hash of the rooms: name to JSON.
     pub(super) rooms: String,
     /// The hash that says who writes.
     pub(super) writer: String,
+    /// The hash of the client ids of all nodes: id to token.
+    pub(super) clients: String,
+    /// What the keys begin with that say which nodes live; a token follows.
+    pub(super) leases: String,
+    /// The hash of the nodes that share what is kept: token to the end of a lease.
+    pub(super) nodes: String,
 }
 
 impl Keys {
-    pub(super) fn new(prefix: &str) -> Keys {
+    pub(super) fn new(prefix: &str, database: i64) -> Keys {
         Keys {
             prefix: prefix.to_owned(),
+            told: match database {
+                0 => prefix.to_owned(),
+                // No prefix has such a character.
+                database => format!("{prefix}@{database}"),
+            },
+            nodes: format!("{prefix}:{BUS}:nodes"),
             channels: format!("{prefix}:{BUS}:channels"),
             rooms: format!("{prefix}:{BUS}:rooms"),
             writer: format!("{prefix}:{BUS}:writer"),
+            clients: format!("{prefix}:{BUS}:clients"),
+            leases: format!("{prefix}:{BUS}:node:"),
         }
     }
 
@@ -36,6 +52,31 @@ impl Keys {
     /// The string of a session. They are all in one slot of a cluster, so that one call has many.
     pub(super) fn session(&self, key: &SessionKey) -> String {
         format!("{}:{BUS}:session:{key}", self.prefix)
+    }
+
+    /// The hash of the nodes that follow a channel.
+    pub(super) fn followers(&self, address: &Address) -> String {
+        format!("{}:{{{address}}}:nodes", self.prefix)
+    }
+
+    /// Where those who follow a channel are told of it.
+    pub(super) fn push(&self, address: &Address) -> String {
+        format!("{}:{{{address}}}:push", self.told)
+    }
+
+    /// Where all nodes are told of rooms and channels.
+    pub(super) fn catalogue(&self) -> String {
+        format!("{}:catalogue", self.told)
+    }
+
+    /// Where all nodes are told of each other.
+    pub(super) fn census(&self) -> String {
+        format!("{}:census", self.told)
+    }
+
+    /// Where one node is told something.
+    pub(super) fn node(&self, token: &str) -> String {
+        format!("{}:node:{token}", self.told)
     }
 
     /// The hash of a channel.

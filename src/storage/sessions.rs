@@ -126,8 +126,8 @@ impl Sessions {
         !self.due.is_empty()
     }
 
-    /// Redis has forgotten what it had: all of it is to be written again.
-    pub(super) fn forgotten(&mut self) {
+    /// Redis may have forgotten what it had: all of it is to be written again.
+    pub(super) fn write_again(&mut self) {
         let keys: Vec<SessionKey> = self.renewals.iter().map(|&(_, key)| key).collect();
         keys.into_iter().for_each(|key| self.list(key));
     }

@@ -183,6 +183,41 @@ fn of_two_at_once_the_later_goes_on_and_who_was_sent_away_does_not() {
 }
 
 #[test]
+fn a_client_of_a_node_that_died_goes_on_at_another() {
+    let redis = Redis::start();
+    let node = |name| start(&redis, &["--many-nodes", "true", "--node", name]);
+    let (one, two) = (node("one"), node("two"));
+    let mut ann = one.client_with("client_id=ann&screen_name=Ann");
+    ann.join_with("lab:bench", json!({"echo": true}));
+    let query = format!("session={}", token(&ann));
+    // While its own node lives, no other takes it over.
+    let Knock::Refused(409, body) = knock(request(two.bus, &query), two.bus) else {
+        panic!("two nodes have ann")
+    };
+    assert_eq!(body["error"], "CLIENT_ID_IN_USE");
+    let mut bob = two.client_with("client_id=bob&join=lab:bench");
+    one.kill();
+    assert_eq!(bob.publish_acked("lab:bench", json!({"n": 1})), 1);
+    let mut ann = eventually("the other node has noticed", || {
+        Client::try_connect_or_refused(two.bus, &query)
+    });
+    assert_eq!((ann.id.as_str(), &ann.welcome["session"]["resumed"]), ("ann", &json!(true)));
+    let joined = &ann.welcome["joined"][0];
+    assert_eq!((&joined["channel"], &joined["sequence"]), (&json!("bench"), &json!(1)));
+    ann.publish("lab:bench", json!({"own": 1}));
+    assert_eq!(ann.event()["payload"], json!({"own": 1}));
+    // And back, when the first one is there again: a clean end is noticed at once.
+    let one = node("one");
+    ann.close();
+    let ann = eventually("the first node has noticed", || {
+        Client::try_connect_or_refused(one.bus, &query)
+    });
+    assert_eq!(ann.welcome["joined"][0]["sequence"], 2);
+    one.stop();
+    two.stop();
+}
+
+#[test]
 fn a_token_is_told_to_its_client_alone() {
     let redis = Redis::start();
     let daemon = start(&redis, &["--log-level", "trace"]);

@@ -15,9 +15,10 @@ use crate::broker::session::RoomTie;
 use crate::protocol::close::CloseReason;
 use crate::protocol::command::Address;
 use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
-use crate::protocol::reply::Question;
-use crate::protocol::views::{AckView, Counts, StatusView};
+use crate::protocol::reply::{self, Question};
+use crate::protocol::views::{Counts, StatusView};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -88,10 +89,9 @@ impl Edge {
             return;
         }
         if self.session(conn).is_some() {
-            let question = Question::of_message(frame.id(), &address.room, &address.channel);
-            let (trace, delivered, unreported) = (None, None, 0);
-            let ack = AckView { sequence, duplicate, trace, delivered, unreported };
-            self.succeed(now, conn, &question, ack, out);
+            let (stamp, address) = (self.stamp(now), (&*address.room, &*address.channel));
+            let text = reply::accepted(stamp, frame.id(), address, sequence, duplicate);
+            out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
         }
     }
 

@@ -43,6 +43,7 @@ use crate::protocol::command::{Address, ChannelType, RoomConfig};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::names::{self, Name, PRIVATE_CHANNEL};
 use crate::protocol::reply::Stamp;
+use crate::protocol::timestamp::Writer;
 use crate::protocol::views::{RoomView, Time};
 use ahash::RandomState;
 use shared::Shared;
@@ -115,6 +116,7 @@ pub struct Home {
     awaited: VecDeque<(u64, ChannelId)>,
     ids_given: u64,
     retention: Retention,
+    times: Writer,
     /// What is kept beyond the life of this home, if anything is.
     durability: Option<Durability>,
     acks: Acks,
@@ -157,6 +159,7 @@ impl Home {
             awaited: VecDeque::new(),
             ids_given: 0,
             retention,
+            times: Writer::default(),
             durability: None,
             acks: Acks::default(),
             unrecorded: BTreeSet::new(),

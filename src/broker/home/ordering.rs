@@ -67,9 +67,9 @@ impl Home {
             let (conn, home) = (conn.conn, id.home());
             Accepted { conn, frame, sequence, duplicate, trace, address: address.clone(), home }
         };
-        if following.fork.is_none()
-            && let Some(first) = history.first_of(draft.identity())
-        {
+        // What has a place in a fork alone has none yet.
+        let real = following.fork.as_ref().map_or(&*history, |fork| &fork.real);
+        if let Some(first) = real.first_of(draft.identity()) {
             told.duplicates += 1;
             if let Some(conn) = wants_ack {
                 let accepted = accepted(conn, first.clone(), first.sequence, true);
@@ -114,10 +114,10 @@ impl Home {
         from: Option<ConnRef>,
         told: &mut Told,
     ) {
-        let Home { channels, whole_rooms, rooms, retention, .. } = self;
+        let Home { channels, whole_rooms, rooms, retention, times, .. } = self;
         let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
         let before = history.held();
-        let verdict = history.append(draft.clone(), now.wall_us);
+        let verdict = history.append(draft.clone(), now.wall_us, times);
         retention.account(id, before, history);
         if let Verdict::Fresh(frame) = verdict {
             told.accepted += 1;

@@ -37,8 +37,8 @@ pub(super) struct Store {
     members: BTreeMap<(String, Name), (usize, Arc<Address>, Arc<ClientCard>)>,
     nodes: Vec<Node>,
     terms: u32,
-    /// The places that were given, by the ids of the events.
-    places: BTreeMap<String, u64>,
+    /// The places that were given, by the ids of the events and the lives of their channel.
+    places: BTreeMap<String, BTreeMap<Arc<str>, u64>>,
 }
 
 /// One node, as the store sees it.
@@ -244,7 +244,11 @@ impl Store {
             let last_us = kept.frames.last().map_or(0, |frame| frame.timestamp_us);
             let stamp = || (**draft).clone().stamp(sequence, last_us.max(*at_us));
             kept.frames.push(stamp());
-            self.places.insert(draft.id().to_owned(), sequence);
+            let key = format!("{address} {}", draft.id());
+            let life = kept.record.epoch.clone();
+            let places = self.places.entry(key).or_default();
+            let before = places.insert(life, sequence);
+            assert_eq!(before, None, "a repeat gets no place: {address} {}", draft.id());
             for (follower, (channel, last)) in kept.followers.clone() {
                 if self.nodes[follower].is_away {
                     continue;
@@ -835,6 +839,7 @@ fn whatever_happens_everybody_ends_in_one_order() {
     let seeds =
         std::env::var("NODES_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(60);
     for seed in 0..seeds {
+        println!("seed {seed}");
         run(seed);
     }
 }
@@ -860,10 +865,19 @@ fn run(seed: u64) {
         let at = rng.usize(..clients.len());
         let (node, client) = clients[at].clone();
         let channel = CHANNELS[rng.usize(..CHANNELS.len())];
-        match rng.u8(..12) {
+        match rng.u8(..13) {
             0..=5 if joined[at].contains(channel) => {
                 let id = world.nodes[node].send(&client, channel);
                 sent.push((at, channel, id));
+            }
+            // Sends one of its last events again.
+            11 if joined[at].contains(channel) => {
+                let of_it = |(of, to, _): &&(usize, &str, String)| *of == at && *to == channel;
+                let last: Vec<String> =
+                    sent.iter().rev().filter(of_it).take(5).map(|(_, _, id)| id.clone()).collect();
+                if let Some(id) = rng.choice(last) {
+                    world.nodes[node].send_again(&client, channel, &id);
+                }
             }
             6..=7 if !joined[at].contains(channel) => {
                 let payload = json!({"command": "join_channel", "parameters": {}});
@@ -910,7 +924,10 @@ fn run(seed: u64) {
         listen(&mut world, at, &clients[at], &mut heard, &sent, &mut acked);
     }
     let store = world.store.borrow();
-    assert!(acked.iter().all(|(id, sequence)| store.places[id] == *sequence), "seed {seed}");
+    for (key, sequence) in &acked {
+        let is_so = store.places[key].values().any(|place| place == sequence);
+        assert!(is_so, "seed {seed}: {key} was acknowledged with {sequence}");
+    }
     for ((at, channel), (ids, run)) in &heard {
         if !joined[*at].contains(channel.as_str()) {
             continue;
@@ -957,9 +974,9 @@ fn listen(
             "system" if payload["event"] == "gap" => heard.entry(key).or_default().1.clear(),
             "command_response" if payload["status"] == "success" => {
                 let id = payload["request_id"].as_str().unwrap_or_default();
-                if sent.iter().any(|(_, _, known)| known == id) {
+                if let Some((_, channel, _)) = sent.iter().find(|(_, _, known)| known == id) {
                     let sequence = payload["result"]["sequence"].as_u64().unwrap();
-                    acked.insert(id.to_owned(), sequence);
+                    acked.insert(format!("{channel} {id}"), sequence);
                 }
             }
             _ => {}

@@ -38,7 +38,7 @@ use crate::broker::peers::{PeerNews, PeerNote};
 use crate::broker::record::{Record, Snapshot, StorageNews};
 use crate::broker::returning::SessionPlan;
 use crate::broker::staged::Staged;
-use crate::broker::telemetry::{Event, Telemetry};
+use crate::broker::telemetry::Telemetry;
 use crate::doors::HandshakePolicy;
 use crate::protocol::close::CloseReason;
 use crate::protocol::origin::Origins;
@@ -504,9 +504,10 @@ impl Engine {
         for (shard, tell) in self.told.tells.drain(..) {
             self.tells[shard.index()].push_back(tell);
         }
-        let at_us = now.wall_us;
-        let events = self.told.telemetry.drain(..);
-        self.telemetry.extend(events.map(|event| Telemetry { at_us, event }));
+        if !self.told.telemetry.is_empty() {
+            let events = self.told.telemetry.drain(..);
+            self.telemetry.extend(events.map(|event| Telemetry { at_us: now.wall_us, event }));
+        }
     }
 
     /// Stages what the home wants kept. What there is no room for is lost, which the home tells who
@@ -563,10 +564,6 @@ impl Engine {
 
     fn has_room_for_sessions(&self) -> bool {
         self.records.bytes() < self.records_bytes_max
-    }
-
-    fn tell_telemetry(&mut self, now: Now, event: Event) {
-        self.telemetry.push(Telemetry { at_us: now.wall_us, event });
     }
 
     fn connection(&self, conn: ConnId) -> Option<&Connection> {

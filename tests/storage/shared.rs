@@ -1,0 +1,475 @@
+//! Several nodes that share a Redis: one order for all, whatever happens.
+
+use crate::desk::{Desk, SOON, room, settings};
+use crate::node::{Node, Order, Post};
+use crate::redis::Redis;
+use arqonbus::base::ids::{ConnId, ConnRef, ShardId};
+use arqonbus::broker::peers::PeerRecord;
+use arqonbus::broker::record::Record;
+use arqonbus::protocol::names::Name;
+use arqonbus::storage::{LoadError, Wrong};
+use std::time::{Duration, Instant};
+
+/// Two nodes that follow `r:c`.
+fn two(redis: &Redis) -> ((Node, Post), (Node, Post)) {
+    let (a, b) = (Node::at("a", &redis.url()), Node::at("b", &redis.url()));
+    let of_a = a.follow(1, "r", "c");
+    let of_b = b.follow(8, "r", "c");
+    assert_eq!(of_a.life, of_b.life, "the first life wins");
+    ((a, of_a), (b, of_b))
+}
+
+/// What was placed is what arrived under that sequence, and nothing twice.
+fn check(order: &Order) {
+    for place in order.placed.values().filter(|place| !place.is_duplicate) {
+        if place.sequence > order.start && order.attached == 1 {
+            assert_eq!(order.own.get(&place.sequence), Some(&place.ticket), "{place:?}");
+        }
+    }
+    for (at, message) in order.messages.iter().enumerate() {
+        let sequence = format!(r#""sequence":{}"#, order.start + at as u64 + 1);
+        assert!(message.contains(&sequence), "{sequence}: {message}");
+    }
+}
+
+#[test]
+fn all_nodes_see_one_order() {
+    let redis = Redis::start();
+    let ((a, mut of_a), (b, mut of_b)) = two(&redis);
+    const EACH: u64 = 8_000;
+    std::thread::scope(|scope| {
+        for (node, post) in [(&a, &mut of_a), (&b, &mut of_b)] {
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    node.say(post, &format!("{}-{n}", node.name));
+                }
+            });
+        }
+    });
+    let (a_order, b_order) = (a.wait_placed(&of_a), b.wait_placed(&of_b));
+    assert!(a_order.placed.values().chain(b_order.placed.values()).all(|it| !it.is_duplicate));
+    let a_order = a.wait_last(&of_a, 2 * EACH);
+    let b_order = b.wait_last(&of_b, 2 * EACH);
+    assert_eq!(a_order.last(), 2 * EACH);
+    assert_eq!(a_order.messages, b_order.messages);
+    check(&a_order);
+    check(&b_order);
+    assert_eq!((a_order.own.len() as u64, a_order.attached), (EACH, 1));
+    assert!(a_order.was_new && !b_order.was_new);
+    assert!((a_order.batches as u64) < EACH, "{} batches", a_order.batches);
+    // The tickets of a node are placed in their order.
+    let sequences: Vec<u64> = a_order.placed.values().map(|place| place.sequence).collect();
+    assert!(sequences.is_sorted());
+    // Who comes later reads it all.
+    let c = Node::at("c", &redis.url());
+    let of_c = c.follow(3, "r", "c");
+    assert_eq!(c.order(&of_c).messages, a_order.messages);
+    for node in [a, b, c] {
+        assert_eq!(node.heard().degraded, [""; 0]);
+        node.stop();
+    }
+}
+
+#[test]
+fn a_repeat_at_another_node_gets_the_place_of_the_first() {
+    let redis = Redis::start();
+    let ((a, mut of_a), (b, mut of_b)) = two(&redis);
+    for n in 1..=10 {
+        a.say(&mut of_a, &format!("id-{n}"));
+    }
+    let placed = a.wait_placed(&of_a);
+    a.abandon();
+    b.wait_last(&of_b, 10);
+    // As if its home had not seen any of them yet.
+    for n in 1..=12u64 {
+        of_b.ticket += 1;
+        b.submit(&of_b, &format!("id-{n}"), n, 0);
+    }
+    let order = b.wait_placed(&of_b);
+    for n in 1..=10 {
+        let place = order.placed[&n];
+        assert!(place.is_duplicate);
+        assert_eq!(place.sequence, placed.placed[&n].sequence);
+    }
+    assert!(!order.placed[&11].is_duplicate && order.placed[&12].sequence == 12);
+    // Within one call, too.
+    for ticket in [13, 14] {
+        of_b.ticket += 1;
+        b.submit(&of_b, "twice", ticket, 12);
+    }
+    let order = b.wait_placed(&of_b);
+    assert_eq!(order.placed[&13].sequence, order.placed[&14].sequence);
+    assert!(!order.placed[&13].is_duplicate && order.placed[&14].is_duplicate);
+    b.stop();
+}
+
+#[test]
+fn who_loses_the_connection_by_which_it_hears_misses_nothing() {
+    let redis = Redis::start();
+    let ((a, mut of_a), (b, mut of_b)) = two(&redis);
+    const EACH: u64 = 6_000;
+    std::thread::scope(|scope| {
+        for (node, post) in [(&a, &mut of_a), (&b, &mut of_b)] {
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    node.say(post, &format!("{}-{n}", node.name));
+                    if n % 100 == 0 {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                }
+            });
+        }
+        for _ in 0..8 {
+            std::thread::sleep(Duration::from_millis(40));
+            redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        }
+    });
+    a.wait_placed(&of_a);
+    b.wait_placed(&of_b);
+    let a_order = a.wait_last(&of_a, 2 * EACH);
+    let b_order = b.wait_last(&of_b, 2 * EACH);
+    assert_eq!((a_order.last(), b_order.last()), (2 * EACH, 2 * EACH));
+    assert_eq!(a_order.messages, b_order.messages);
+    assert_eq!((a_order.attached, b_order.attached), (1, 1), "what was missed was filled in");
+    assert_eq!((a_order.terms, b_order.terms), (0, 0));
+    assert_eq!(a_order.own.len() as u64, EACH);
+    check(&a_order);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn kills_under_load_lose_nothing_that_was_placed() {
+    let mut redis = Redis::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+    let ((a, mut of_a), (b, mut of_b)) = two(&redis);
+    const EACH: u64 = 3_000;
+    std::thread::scope(|scope| {
+        for (node, post) in [(&a, &mut of_a), (&b, &mut of_b)] {
+            scope.spawn(move || {
+                for n in 0..EACH {
+                    node.say(post, &format!("{}-{n}", node.name));
+                    std::thread::sleep(Duration::from_micros(700));
+                }
+            });
+        }
+        for _ in 0..4 {
+            std::thread::sleep(Duration::from_millis(400));
+            redis.kill();
+            std::thread::sleep(Duration::from_millis(100));
+            redis.restart();
+        }
+    });
+    let (a_order, b_order) = (a.wait_placed(&of_a), b.wait_placed(&of_b));
+    assert!(a_order.lost.is_empty() && b_order.lost.is_empty());
+    let a_order = a.wait_last(&of_a, 2 * EACH);
+    let b_order = b.wait_last(&of_b, 2 * EACH);
+    assert_eq!(a_order.last(), 2 * EACH, "each once");
+    assert_eq!(a_order.messages, b_order.messages);
+    for order in [&a_order, &b_order] {
+        assert!(order.placed.values().all(|place| !place.is_duplicate), "a call twice is one");
+        assert_eq!(order.attached, 1, "it forgot nothing");
+    }
+    check(&a_order);
+    check(&b_order);
+    for node in [a, b] {
+        let heard = node.wait("restored", |heard| heard.restored == heard.degraded.len());
+        assert!(heard.restored > 0);
+        node.stop();
+    }
+}
+
+#[test]
+fn a_redis_that_comes_back_empty_begins_another_term() {
+    let mut redis = Redis::start();
+    let ((a, mut of_a), (b, mut of_b)) = two(&redis);
+    a.offer(Record::Room(Box::new(room("r"))));
+    for n in 0..50 {
+        a.say(&mut of_a, &format!("a-{n}"));
+    }
+    a.wait_placed(&of_a);
+    let before = b.wait_last(&of_b, 50);
+    redis.kill();
+    redis.restart();
+    for (node, post) in [(&a, &of_a), (&b, &of_b)] {
+        let order = node.wait("attached again", |heard| heard.of(post).attached >= 2).of(post);
+        assert_ne!(order.term, before.term);
+        assert_eq!(order.past, [(before.term, 0)]);
+        assert_eq!((order.last(), &*order.epoch), (0, &*before.epoch));
+    }
+    for n in 0..20 {
+        a.say(&mut of_a, &format!("a2-{n}"));
+        b.say(&mut of_b, &format!("b2-{n}"));
+    }
+    let order = a.wait_last(&of_a, 40);
+    assert_eq!(order.messages, b.wait_last(&of_b, 40).messages);
+    assert_eq!(order.term, b.order(&of_b).term, "two nodes begin one term");
+    assert_eq!(redis.cli(&["SMEMBERS", "arqonbus:{bus}:channels"]), "r:c");
+    let end = Instant::now() + SOON;
+    while redis.cli(&["HEXISTS", "arqonbus:{bus}:rooms", "r"]) != "1" {
+        assert!(Instant::now() < end, "the room is not told again");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_redis_that_comes_back_older_ends_the_term_where_it_is_sure() {
+    let mut redis = Redis::start();
+    let ((a, mut of_a), (b, mut of_b)) = two(&redis);
+    for n in 0..30 {
+        a.say(&mut of_a, &format!("a-{n}"));
+        a.wait_placed(&of_a);
+    }
+    b.wait_last(&of_b, 30);
+    redis.cli(&["SAVE"]);
+    for n in 0..10 {
+        b.say(&mut of_b, &format!("b-{n}"));
+        b.wait_placed(&of_b);
+    }
+    let before = a.wait_last(&of_a, 40);
+    redis.kill();
+    redis.restart();
+    // Both submit at once, as if nothing had happened.
+    for n in 0..20 {
+        a.say(&mut of_a, &format!("late-a-{n}"));
+        b.say(&mut of_b, &format!("late-b-{n}"));
+    }
+    a.wait_placed(&of_a);
+    b.wait_placed(&of_b);
+    let a_order = a.wait_last(&of_a, 70);
+    let b_order = b.wait_last(&of_b, 70);
+    assert_eq!(a_order.messages, b_order.messages);
+    assert_eq!(a_order.last(), 70);
+    for order in [&a_order, &b_order] {
+        assert_ne!(order.term, before.term);
+        assert!(order.past.contains(&(before.term, 30)), "{:?}", order.past);
+        assert_eq!(order.attached, 2);
+    }
+    assert_eq!(a_order.messages[..30], before.messages[..30]);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_term_ends_where_a_home_went_its_own_way() {
+    let redis = Redis::start();
+    let ((a, mut of_a), (b, of_b)) = two(&redis);
+    for n in 0..10 {
+        a.say(&mut of_a, &format!("a-{n}"));
+    }
+    a.wait_placed(&of_a);
+    let before = b.wait_last(&of_b, 10);
+    let (channel, address, life) = (of_a.id, of_a.address.clone(), of_a.life.clone());
+    a.ask(PeerRecord::Fork { channel, address, life, base: 7 });
+    a.say(&mut of_a, "after");
+    for (node, post) in [(&a, &of_a), (&b, &of_b)] {
+        let order = node.wait_last(post, 11);
+        assert_ne!(order.term, before.term);
+        assert_eq!(order.past, [(before.term, 7)]);
+        assert_eq!((order.attached, order.terms), (1, 1));
+    }
+    assert_eq!(a.order(&of_a).term, b.order(&of_b).term);
+    // Who comes later knows it.
+    let c = Node::at("c", &redis.url());
+    let of_c = c.follow(3, "r", "c");
+    assert_eq!(c.order(&of_c).past, [(before.term, 7)]);
+    for node in [a, b, c] {
+        node.stop();
+    }
+}
+
+#[test]
+fn only_who_follows_a_channel_hears_of_it() {
+    let redis = Redis::start();
+    let ((a, mut of_a), (b, of_b)) = two(&redis);
+    let push = of_a.key("push");
+    let count = |redis: &Redis| {
+        let answer = redis.cli(&["PUBSUB", "NUMSUB", &push]);
+        answer.lines().last().unwrap().to_owned()
+    };
+    assert_eq!(count(&redis), "2");
+    assert_eq!(redis.cli(&["HLEN", &of_a.key("nodes")]), "2");
+    b.ask(PeerRecord::Detach(of_b.id, of_b.address.clone()));
+    let end = Instant::now() + SOON;
+    while count(&redis) != "1" || redis.cli(&["HLEN", &of_a.key("nodes")]) != "1" {
+        assert!(Instant::now() < end);
+    }
+    a.say(&mut of_a, "x");
+    a.wait_last(&of_a, 1);
+    assert_eq!(b.order(&of_b).last(), 0);
+    // Tickets begin anew when it is followed again.
+    let mut again = b.follow(8, "r", "c");
+    assert_eq!(b.order(&again).last(), 1);
+    b.say(&mut again, "y");
+    b.wait_placed(&again);
+    a.wait_last(&of_a, 2);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_channel_that_another_node_follows_is_not_deleted() {
+    let redis = Redis::start();
+    let ((a, mut of_a), (b, of_b)) = two(&redis);
+    a.say(&mut of_a, "x");
+    a.wait_last(&of_a, 1);
+    a.ask(PeerRecord::Detach(of_a.id, of_a.address.clone()));
+    a.offer(Record::ChannelGone(of_a.address.clone()));
+    let told = format!("channel r:c {}", of_a.life);
+    a.wait("the refusal", |heard| heard.catalogue.contains(&told));
+    assert_eq!(redis.cli(&["XLEN", &of_a.key("stream")]), "1");
+    // A node that is gone keeps nothing.
+    b.ask(PeerRecord::Detach(of_b.id, of_b.address.clone()));
+    b.offer(Record::ChannelGone(of_b.address.clone()));
+    a.wait("the end", |heard| heard.catalogue.contains(&"no channel r:c".to_owned()));
+    assert_eq!(redis.cli(&["KEYS", "arqonbus:{r:c}:*"]), "");
+    assert_eq!(redis.cli(&["SCARD", "arqonbus:{bus}:channels"]), "0");
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn rooms_and_channels_are_told_to_the_others() {
+    let redis = Redis::start();
+    let (a, b) = (Node::at("a", &redis.url()), Node::at("b", &redis.url()));
+    let post = Post::new("a", 1, "r", "c");
+    a.offer(Record::Room(Box::new(room("r"))));
+    a.offer(Record::Channel(Box::new(post.record())));
+    let mine = format!("channel r:c {}", post.life);
+    b.wait("both", |heard| heard.catalogue.contains(&mine));
+    assert_eq!(b.heard().catalogue, ["room r".to_owned(), mine.clone()]);
+    // The first life wins, and who comes second is told of it.
+    let other = Post::new("b", 1, "r", "c");
+    b.offer(Record::Channel(Box::new(other.record())));
+    b.wait("the first", |heard| heard.catalogue.iter().filter(|it| **it == mine).count() == 2);
+    assert!(a.heard().catalogue.is_empty(), "nobody hears what it did itself");
+    a.offer(Record::ChannelGone(post.address.clone()));
+    a.offer(Record::RoomGone(Name::fixed("r")));
+    b.wait("the end", |heard| heard.catalogue.len() == 5);
+    assert_eq!(b.heard().catalogue[3..], ["no channel r:c", "no room r"]);
+    // What happens while it does not hear it is told afterwards.
+    a.offer(Record::Room(Box::new(room("late"))));
+    a.offer(Record::Channel(Box::new(post.record())));
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    b.wait("the late room", |heard| {
+        heard.catalogue.contains(&"room late".into()) && heard.catalogue.len() == 7
+    });
+    let (c, conn) = (Node::open("c", settings(&redis.url())), ConnId { slot: 1, generation: 1 });
+    let snapshot = c.load().unwrap();
+    assert_eq!(snapshot.rooms.len(), 1);
+    assert_eq!(snapshot.channels[0].record.epoch, post.life);
+    c.ask(PeerRecord::Claim(Name::fixed("ann"), ConnRef { shard: ShardId(0), conn }));
+    c.wait("the claim", |heard| heard.claims == [true]);
+    for node in [a, b, c] {
+        node.stop();
+    }
+}
+
+#[test]
+fn a_prefix_is_shared_or_not() {
+    let redis = Redis::start();
+    let (alone, _) = Desk::at(&redis.url());
+    let node = Node::open("second", settings(&redis.url()));
+    match node.load() {
+        Err(LoadError::Wrong(wrong @ Wrong::AnotherWriter { .. })) => {
+            assert!(wrong.to_string().contains("arqonbus"), "{wrong}");
+        }
+        other => panic!("{other:?}"),
+    }
+    node.abandon();
+    alone.stop();
+    let first = Node::at("first", &redis.url());
+    let alone = Desk::open(settings(&redis.url()));
+    match alone.load() {
+        Err(LoadError::Wrong(wrong @ Wrong::Shared { .. })) => {
+            assert!(wrong.to_string().contains("first"), "{wrong}");
+        }
+        other => panic!("{other:?}"),
+    }
+    alone.abandon();
+    // One after the other is well.
+    let mut post = first.follow(1, "r", "c");
+    first.say(&mut post, "x");
+    first.wait_last(&post, 1);
+    first.stop();
+    let (alone, snapshot) = Desk::at(&redis.url());
+    assert_eq!((snapshot.channels[0].last, snapshot.channels[0].messages.len()), (1, 1));
+    alone.stop();
+}
+
+#[test]
+fn a_start_without_redis_is_made_good_when_it_is_there() {
+    let mut redis = Redis::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+    let a = Node::at("a", &redis.url());
+    let mut of_a = a.follow(1, "r", "c");
+    a.say(&mut of_a, "x");
+    a.wait_placed(&of_a);
+    a.stop();
+    redis.kill();
+    let b = Node::open("b", settings(&redis.url()));
+    assert!(matches!(b.load(), Err(LoadError::Unreachable(_))));
+    b.wait("degraded", |heard| heard.degraded.len() == 1);
+    let mut of_b = Post::new("b", 2, "r", "c");
+    b.attach(&of_b);
+    redis.restart();
+    let heard = b.wait("restored", |heard| heard.restored == 1 && heard.of(&of_b).attached == 1);
+    assert_eq!(heard.catalogue, [format!("channel r:c {}", of_a.life)]);
+    assert_eq!(heard.of(&of_b).last(), 1);
+    of_b.life = of_a.life;
+    b.say(&mut of_b, "y");
+    b.wait_placed(&of_b);
+    b.stop();
+}
+
+#[test]
+fn what_finds_no_room_is_lost_by_its_tickets() {
+    let mut redis = Redis::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+    let small = arqonbus::storage::Settings { backlog_bytes: 50_000, ..settings(&redis.url()) };
+    let a = Node::open("a", small);
+    a.load().unwrap();
+    let mut post = a.follow(1, "r", "c");
+    a.say(&mut post, "x");
+    a.wait_placed(&post);
+    redis.kill();
+    for n in 0..1_000 {
+        a.say(&mut post, &format!("n-{n}"));
+    }
+    a.wait("the loss", |heard| !heard.of(&post).lost.is_empty());
+    redis.restart();
+    a.wait("restored", |heard| heard.restored == 1);
+    a.say(&mut post, "after");
+    let order = a.wait("the last", |heard| heard.of(&post).placed.contains_key(&1_002)).of(&post);
+    let lost: u64 = order.lost.iter().map(|(first, last)| last - first + 1).sum();
+    assert_eq!(order.placed.len() as u64 + lost, 1_002, "placed or lost");
+    // However many times it was told: nothing was placed within what is lost.
+    assert!(order.lost.windows(2).all(|pair| pair[0].1 + 1 == pair[1].0), "{:?}", order.lost);
+    assert_eq!(a.wait_last(&post, order.placed.len() as u64).last(), 1_002 - lost);
+    assert_eq!(a.storage().meters().lost.load(std::sync::atomic::Ordering::Relaxed), lost);
+    a.stop();
+}
+
+#[test]
+fn a_redis_that_is_slow_or_takes_nothing_is_waited_for() {
+    let redis = Redis::start();
+    let ((a, mut of_a), (b, of_b)) = two(&redis);
+    // Longer than it may be silent.
+    redis.cli(&["CLIENT", "PAUSE", "2500", "ALL"]);
+    for n in 0..100 {
+        a.say(&mut of_a, &format!("a-{n}"));
+    }
+    a.wait("degraded", |heard| heard.degraded.len() == 1);
+    a.wait_placed(&of_a);
+    a.wait("restored", |heard| heard.restored == 1);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    a.say(&mut of_a, "full");
+    a.wait("degraded", |heard| heard.degraded.len() == 2);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    let order = a.wait_placed(&of_a);
+    assert!(order.placed.values().all(|place| !place.is_duplicate));
+    let order = b.wait_last(&of_b, 101);
+    assert_eq!(order.last(), 101);
+    a.wait("restored", |heard| heard.restored == 2);
+    a.stop();
+    b.stop();
+}
