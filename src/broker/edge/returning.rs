@@ -97,9 +97,11 @@ impl Edge {
     /// Asks for the session that a client returns to.
     pub(super) fn recall(&mut self, now: Now, session: &mut Session, identity: Identity) {
         let here = self.conn_ref(session.conn);
+        // There must be time left to say so.
+        let longest_ms = u64::from(self.limits.handshake_timeout_ms) / 2;
         let (Some(returns), Some(token)) = (&mut self.returns, &identity.session) else { return };
         let stay = Stay::new(token.clone(), true);
-        let due_ms = now.mono_ms() + returns.plan.answer_timeout_ms;
+        let due_ms = now.mono_ms() + returns.plan.answer_timeout_ms.min(longest_ms);
         returns.waiting.push_back((due_ms, session.conn));
         returns.said.push_back(SessionRecord::Recall(stay.key, here));
         session.stay = Some(Box::new(stay));
