@@ -103,7 +103,10 @@ impl Home {
 
     /// Asks to follow a channel.
     pub(super) fn attach(&mut self, id: ChannelId, told: &mut Told) {
-        let Some(Record::Channel(record)) = self.history_record(id) else { return };
+        let Some(Record::Channel(mut record)) = self.history_record(id) else { return };
+        // If it is not there the one that is known has ended, and this is another life.
+        (record.epoch, record.term) = (self.new_life(), 0);
+        record.past.clear();
         let bytes_max = history_bytes_max(&self.limits);
         let Some(history) = self.history_mut(id) else { return };
         let Some(durable) = &history.durable else { return };

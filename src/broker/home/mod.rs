@@ -683,9 +683,13 @@ impl Home {
     }
 
     fn new_history(&mut self, size: u32) -> History {
-        // 16 characters: long enough that a channel never meets an old life's epoch again.
-        let epoch = format!("{:016x}", self.rng.u64(..)).into();
+        let epoch = self.new_life();
         History::new(epoch, size, history_bytes_max(&self.limits), self.hasher.clone())
+    }
+
+    /// 16 characters: long enough that a channel never meets an old life's epoch again.
+    fn new_life(&mut self) -> Arc<str> {
+        format!("{:016x}", self.rng.u64(..)).into()
     }
 
     fn next_id(&mut self) -> ChannelId {

@@ -101,17 +101,17 @@ impl Home {
         let open = Open { ticket, from, trace, draft: Arc::clone(&draft), is_delivered };
         following.open.push_back(open);
         if is_delivered {
-            self.append_to_fork(now, id, &draft, from, told);
+            self.append_to_fork(now, id, &draft, (from, true), told);
         }
     }
 
-    /// Gives an event a place in a fork, and spreads it.
+    /// Gives an event a place in a fork, and spreads it, unless the members here have it.
     fn append_to_fork(
         &mut self,
         now: Now,
         id: ChannelId,
         draft: &Draft,
-        from: Option<ConnRef>,
+        (from, is_new): (Option<ConnRef>, bool),
         told: &mut Told,
     ) {
         let Home { channels, whole_rooms, rooms, retention, times, .. } = self;
@@ -119,7 +119,9 @@ impl Home {
         let before = history.held();
         let verdict = history.append(draft.clone(), now.wall_us, times);
         retention.account(id, before, history);
-        if let Verdict::Fresh(frame) = verdict {
+        if let Verdict::Fresh(frame) = verdict
+            && is_new
+        {
             told.accepted += 1;
             self.spread_arrival(id, frame, from, None, told);
         }
@@ -240,7 +242,7 @@ impl Home {
     }
 
     /// Goes on in a fork, of which the storage hears before it is given what is said there. What has
-    /// not come back is said there first.
+    /// not come back has its place there first.
     pub(super) fn fork_and_tell(&mut self, now: Now, id: ChannelId, told: &mut Told) {
         let Some(base) = self.fork(id) else { return };
         let Some(address) = address_of(id, &self.channels, &self.whole_rooms, &self.rooms) else {
@@ -251,14 +253,13 @@ impl Home {
         let life = durable.life.clone();
         let fork = PeerRecord::Fork { channel: id, address, life, base };
         told.records.push(Record::Peer(Box::new(fork)));
-        let mut undelivered = Vec::new();
-        for open in self.following_mut(id).into_iter().flat_map(|known| &mut known.open) {
-            if !std::mem::replace(&mut open.is_delivered, true) {
-                undelivered.push((Arc::clone(&open.draft), open.from));
-            }
+        let mut open = Vec::new();
+        for known in self.following_mut(id).into_iter().flat_map(|known| &mut known.open) {
+            let was_delivered = std::mem::replace(&mut known.is_delivered, true);
+            open.push((Arc::clone(&known.draft), known.from, was_delivered));
         }
-        for (draft, from) in undelivered {
-            self.append_to_fork(now, id, &draft, from, told);
+        for (draft, from, was_delivered) in open {
+            self.append_to_fork(now, id, &draft, (from, !was_delivered), told);
         }
     }
 

@@ -21,6 +21,7 @@ use crate::storage::link::Link;
 use crate::storage::trouble::Trouble;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 /// By this a node hears that it hears.
@@ -102,8 +103,13 @@ impl Hub {
             self.gossip.census.tick(now);
         }
         for (to, news) in self.gossip.census.take_news() {
+            if let PeerNews::Peers(peers) = &news {
+                self.meters.peers.store(peers.len() as u64, Relaxed);
+            }
             self.tell(to, news);
         }
+        self.meters.garbled.store(self.gossip.census.garbled(), Relaxed);
+        self.meters.lost_notes.store(self.gossip.census.lost_notes(), Relaxed);
         while self.state.bond.is_some() && self.state.outbox.len() < OUTBOX_MAX {
             let outgoing = self.gossip.census.take_outgoing();
             if outgoing.is_empty() {

@@ -97,6 +97,7 @@ const SAMPLES: &[(&str, [&str; 3])] = &[
     ("policy.publish_anywhere", ["user", "admin", "user"]),
     ("persistence.persist", ["none", "history", "all"]),
     ("persistence.key_prefix", ["a", "b.c", "d-1"]),
+    ("persistence.many_nodes", ["false", "false", "false"]),
     ("persistence.retention_messages", ["1", "0", "1000000"]),
     ("persistence.retention_age_s", ["1", "0", "86400"]),
     ("persistence.backlog_bytes", ["2000000", "3000000", "1000000000"]),
