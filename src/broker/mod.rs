@@ -31,6 +31,7 @@ pub mod pending;
 pub mod policy;
 pub mod record;
 pub mod retention;
+pub mod returning;
 pub mod room;
 pub mod session;
 pub mod staged;

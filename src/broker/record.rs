@@ -8,8 +8,9 @@
 //! [`Record::Channel`] before its first event; a record says all there is to know of its subject,
 //! so a later one replaces an earlier one.
 
-use crate::base::ids::ChannelId;
+use crate::base::ids::{ChannelId, ConnId};
 use crate::broker::peers::{PeerNews, PeerRecord};
+use crate::broker::returning::{Recalled, SessionRecord};
 use crate::broker::room::RoomType;
 use crate::protocol::command::{Address, ChannelType, RoomConfig};
 use crate::protocol::frame::Frame;
@@ -32,6 +33,8 @@ pub enum Record {
     Event(EventRecord),
     /// What only a storage that several nodes share is asked.
     Peer(Box<PeerRecord>),
+    /// A session of a client, from its edge.
+    Session(SessionRecord),
 }
 
 impl Record {
@@ -143,6 +146,8 @@ pub enum StorageNews {
     AllForgotten,
     /// What only a storage that several nodes share has to say.
     Peer(PeerNews),
+    /// What is kept of the session that a connection of this shard asked for.
+    Session(ConnId, Recalled),
 }
 
 /// All that is kept, for a node that starts.

@@ -6,6 +6,7 @@ use crate::base::limits::LANE_STAGED_BYTES_MAX;
 use crate::broker::lane::{Ask, Part, RoomAnswer, RoomWish, Tell};
 use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
 use crate::broker::record::{Record, StorageNews};
+use crate::broker::returning::SessionRecord;
 use std::collections::VecDeque;
 
 /// What a row of a list takes, about.
@@ -115,9 +116,21 @@ impl Weigh for Record {
                 metadata + channel.guests.len() * ROW_BYTES
             }
             Record::Peer(record) => record.weight(),
+            Record::Session(record) => record.weight(),
             Record::Room(_) | Record::RoomGone(_) | Record::ChannelGone(_) => ROW_BYTES,
         };
         size_of::<Record>() + kept
+    }
+}
+
+impl Weigh for SessionRecord {
+    fn weight(&self) -> usize {
+        match self {
+            SessionRecord::Here(_, kept) | SessionRecord::Left(_, kept) => {
+                size_of_val(&**kept) + kept.subscriptions.len() * ROW_BYTES
+            }
+            SessionRecord::Over(..) | SessionRecord::Recall(..) => 0,
+        }
     }
 }
 

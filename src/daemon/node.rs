@@ -117,6 +117,9 @@ impl Node {
             let records = match (&mut storage, kept.as_mut().and_then(Iterator::next)) {
                 (Some(storage), Some(kept)) => {
                     engine.begin_with(now, storage.durability.clone(), kept);
+                    if let Some(plan) = storage.sessions {
+                        engine.keep_sessions(plan);
+                    }
                     (storage.sink)()
                 }
                 _ => no_sink(),

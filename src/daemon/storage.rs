@@ -14,14 +14,17 @@ use crate::broker::durable::Durability;
 use crate::broker::lane::Ask;
 use crate::broker::peers::To;
 use crate::broker::record::{Snapshot, StorageNews};
+use crate::broker::returning::SessionPlan;
 use crate::broker::telemetry::{Event, Telemetry};
 use crate::daemon::config::{Config, Storage as Kind};
 use crate::daemon::control::{Facts, Outage, intake::Intake};
+use crate::protocol::session::TOKEN_BYTES;
 use crate::shard::driver::{Clock, RecordSink};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::{Counter, Meters};
 use crate::storage::{self, LoadError, Unsaved};
 use crossbeam_channel::Receiver;
+use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
@@ -45,6 +48,8 @@ const RETRY: Duration = Duration::from_millis(1);
 pub struct StorageSeam {
     /// What is to be kept.
     pub durability: Durability,
+    /// How clients return to their sessions, if they can.
+    pub sessions: Option<SessionPlan>,
     /// What was kept.
     pub snapshot: Snapshot,
     /// Makes the sink of one shard.
@@ -86,6 +91,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
             bytes => u64::from(bytes),
         },
         is_shared: persistence.many_nodes,
+        session_ttl_ms: u64::from(persistence.session_ttl_s) * 1_000,
         ..storage::Settings::new(url)
     };
     let shown = settings.url.to_string();
@@ -120,6 +126,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
     };
     Ok(Some(StorageSeam {
         durability: persistence.durability(),
+        sessions: persistence.sessions(random),
         snapshot,
         meters,
         sink: Box::new(move || {
@@ -129,6 +136,12 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
         news,
         end: Box::new(end),
     }))
+}
+
+/// Bytes that nobody can guess: the operating system's.
+fn random() -> Option<[u8; TOKEN_BYTES]> {
+    let mut bytes = [0; TOKEN_BYTES];
+    SystemRandom::new().fill(&mut bytes).ok().map(|()| bytes)
 }
 
 /// The most messages that the history of any channel holds whose size Redis does not know.

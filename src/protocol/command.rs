@@ -21,6 +21,7 @@ pub use table::{
 };
 
 use crate::protocol::names::Name;
+use crate::protocol::session::SessionToken;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -173,6 +174,8 @@ pub struct Identity {
     pub join: Vec<Address>,
     /// Its token.
     pub token: Option<String>,
+    /// What it returns with.
+    pub session: Option<SessionToken>,
 }
 
 /// The parameters of `join_channel`.

@@ -91,6 +91,8 @@ faults! {
     ClientNotFound = 404 "CLIENT_NOT_FOUND",
     /// A target of a private message is not connected.
     TargetNotFound = 404 "TARGET_NOT_FOUND",
+    /// No session is kept under this token, or not any more.
+    SessionUnknown = 404 "SESSION_UNKNOWN",
     /// The client id belongs to another connection.
     ClientIdInUse = 409 "CLIENT_ID_IN_USE",
     /// `identify` came too late.
@@ -133,7 +135,7 @@ faults! {
     ConnectionLimit = 503 "CONNECTION_LIMIT",
     /// The server is going away.
     Draining = 503 "DRAINING",
-    /// The event was delivered, but it is not known to be stored.
+    /// The event was delivered, but it is not known to be stored; or a session can't be read now.
     StorageUnavailable = 503 "STORAGE_UNAVAILABLE",
     /// The event was delivered, but will never be stored.
     StorageLost = 503 "STORAGE_LOST",

@@ -14,5 +14,6 @@ pub mod origin;
 pub mod quote;
 pub mod reply;
 mod scan;
+pub mod session;
 pub mod timestamp;
 pub mod views;

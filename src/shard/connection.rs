@@ -116,6 +116,11 @@ impl Connection {
         }
     }
 
+    /// Whether the edge knows it.
+    pub fn has_session(&self) -> bool {
+        matches!(self.stage, Stage::Claiming { .. } | Stage::Open(_))
+    }
+
     /// Whether it has been told to go.
     pub fn is_closing(&self) -> bool {
         matches!(self.stage, Stage::Closing { .. })

@@ -208,6 +208,7 @@ impl<E: Pending> Backlog<E> {
             Record::Event(_) | Record::Peer(_) => {
                 unreachable!("events have a way of their own, and who does not share has no peers")
             }
+            Record::Session(_) => unreachable!("a session belongs to no channel"),
         }
     }
 

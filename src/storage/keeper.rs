@@ -16,7 +16,7 @@ mod ends;
 use crate::base::ids::{ChannelId, ShardId};
 use crate::base::time::Now;
 use crate::broker::peers::To;
-use crate::broker::record::{EventRecord, Snapshot, StorageNews};
+use crate::broker::record::{EventRecord, Record, Snapshot, StorageNews};
 use crate::storage::backlog::{Backlog, Batch, Step};
 use crate::storage::holder::Holder;
 use crate::storage::intake::{INTAKE_SLOTS, Intake};
@@ -25,6 +25,7 @@ use crate::storage::known::Known;
 use crate::storage::link::Link;
 use crate::storage::load::Unread;
 use crate::storage::meters::{Meters, add};
+use crate::storage::sessions::Sessions;
 use crate::storage::settings::{LEASE_MS, Settings};
 use crate::storage::trouble::Trouble;
 use crate::storage::write::Writer;
@@ -80,6 +81,7 @@ pub(super) struct Keeper {
     pub(super) stop: oneshot::Receiver<Stop>,
     pub(super) meters: Arc<Meters>,
     pub(super) backlog: Backlog<EventRecord>,
+    pub(super) sessions: Sessions,
     pub(super) known: Known,
     pub(super) holder: Arc<Holder>,
     pub(super) state: State,
@@ -147,13 +149,21 @@ impl Keeper {
             }
             return;
         };
-        let next_due = self.backlog.next_due();
+        let is_past = |at: Instant| Instant::now() >= at;
+        if self.sessions.next_due().is_some_and(is_past) {
+            self.sessions_round(&bond).await;
+            if self.state.bond.is_none() {
+                return;
+            }
+        }
+        let dues = [self.backlog.next_due(), self.sessions.next_due()];
+        let next_due = dues[0];
         if Instant::now() >= bond.renew_at {
             self.renew(&bond).await;
         } else if self.backlog.has_due() || next_due.is_some_and(|at| Instant::now() >= at) {
             self.round(&bond).await;
         } else {
-            let wake_at = next_due.map_or(bond.renew_at, |at| at.min(bond.renew_at));
+            let wake_at = dues.into_iter().flatten().fold(bond.renew_at, Instant::min);
             self.rest(Some(wake_at)).await;
         }
     }
@@ -231,12 +241,33 @@ impl Keeper {
         for _ in 0..INTAKE_SLOTS {
             let Some(record) = self.intake.take() else { break };
             self.known.note(&record);
-            self.backlog.push(record);
+            match record {
+                Record::Session(record) => self.sessions.take(record),
+                other => self.backlog.push(other),
+            }
+        }
+        if self.state.is_degraded {
+            self.sessions.give_up(&self.tell);
         }
         if self.state.is_overtaken {
             self.backlog.lose_everything();
         }
         self.tell_losses();
+    }
+
+    /// Writes the sessions that are due, and reads those that are asked for.
+    async fn sessions_round(&mut self, bond: &Bond) {
+        let round = self.sessions.begin(Instant::now());
+        if round.is_empty() {
+            return;
+        }
+        let (keys, limit) = (Arc::clone(&self.keys), self.commit_timeout());
+        let answers = self.attend(limit, round.run(&bond.link, &keys)).await;
+        let answers = answers.unwrap_or_else(|| Err(no_answer(limit)));
+        self.sessions.end(round, answers.as_ref(), &self.tell);
+        if let Err(trouble) = answers {
+            self.fail(trouble);
+        }
     }
 
     /// Writes the first step of every channel that has one.

@@ -1,6 +1,7 @@
 //! The names of the keys. Their layout is told in the documentation of [`storage`](super).
 
 use crate::protocol::command::Address;
+use crate::protocol::session::SessionKey;
 
 /// What stands in place of a channel for what belongs to none; no channel has such a name.
 const BUS: &str = "{bus}";
@@ -46,6 +47,11 @@ impl Keys {
     /// The stream of a channel.
     pub(super) fn stream(&self, address: &Address) -> String {
         format!("{}:{{{address}}}:stream", self.prefix)
+    }
+
+    /// The string of a session. They are all in one slot of a cluster, so that one call has many.
+    pub(super) fn session(&self, key: &SessionKey) -> String {
+        format!("{}:{BUS}:session:{key}", self.prefix)
     }
 
     /// The hash of the nodes that follow a channel.

@@ -17,6 +17,7 @@
 //! | `PREFIX:{room:channel}:meta` | hash | `epoch`, `term` and `past`, `type`, `created_us`, `created_by`, `metadata`, `guests`, `auto_created`; `last` and `last_us`, the sequence and the time of the last event; `top`, the id of the last entry; `writer`, the generation that wrote last |
 //! | `PREFIX:{bus}:channels` | set | `room:channel` of every channel |
 //! | `PREFIX:{bus}:rooms` | hash | the name of every room, and in JSON what is known of it |
+//! | `PREFIX:{bus}:session:HASH` | string | a client's session in JSON, under the SHA-256 of its token; it expires |
 //! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write; where several share, the token is `shared`, and `changes` counts those of rooms and channels |
 //!
 //! Where several nodes share what is kept (`hub`) there is more:
@@ -58,6 +59,7 @@
 //! | `backlog` | what waits, by channel, in order (pure) |
 //! | `keeper` | the thread: rounds, retries, news |
 //! | `write`, `load` | one round of writing; reading everything back |
+//! | `sessions` | the sessions of clients: written, renewed, read |
 //! | `holder` | the right to write under a prefix |
 //! | `census` | who is connected to which node of a bus, and in which channels (pure) |
 //! | `claims` | which node has a client id |
@@ -88,6 +90,7 @@ mod known;
 mod link;
 mod load;
 mod meters;
+mod sessions;
 mod settings;
 mod trouble;
 mod write;
@@ -199,6 +202,7 @@ fn keeper(
         stop,
         meters,
         backlog: backlog::Backlog::new(settings.backlog_bytes),
+        sessions: sessions::Sessions::new(Duration::from_millis(settings.session_ttl_ms)),
         known: known::Known::new(),
         holder: Arc::new(holder::Holder::new()),
         state: State::default(),

@@ -37,6 +37,8 @@ pub struct Settings {
     pub load_bytes: u64,
     /// Whether several nodes share what is kept, and are one bus.
     pub is_shared: bool,
+    /// How long the session of a client that has gone is kept, in milliseconds.
+    pub session_ttl_ms: u64,
 }
 
 impl Settings {
@@ -53,6 +55,7 @@ impl Settings {
             load_messages: 500,
             load_bytes: 16 * 1024 * 1024,
             is_shared: false,
+            session_ttl_ms: 120_000,
         }
     }
 

@@ -22,6 +22,7 @@ mod presence;
 mod private;
 #[path = "../redis/mod.rs"]
 mod redis;
+mod sessions;
 mod slow_consumers;
 mod start_up;
 mod turns;

@@ -258,6 +258,7 @@ impl Storage {
                 self.end(&(address.room.to_string(), address.channel.to_string()));
             }
             Record::Event(event) => return Some(self.keep_event(event)),
+            Record::Session(record) => panic!("no sessions are kept: {record:?}"),
             Record::Peer(record) => panic!("there are no peers: {record:?}"),
         }
         None

@@ -65,6 +65,14 @@ fn a_cluster_keeps_each_channel_in_one_slot_and_all_of_them() {
 }
 
 #[test]
+fn a_cluster_keeps_sessions() {
+    let nodes = cluster();
+    let (desk, _) = Desk::at(&nodes[0].url());
+    crate::sessions::play(&desk);
+    desk.stop();
+}
+
+#[test]
 fn sentinels_name_the_master() {
     let master = Redis::start();
     let folder = tempfile::tempdir().unwrap();

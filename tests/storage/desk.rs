@@ -6,6 +6,7 @@ use arqonbus::broker::peers::To;
 use arqonbus::broker::record::{
     ChannelRecord, EventRecord, Keep, Record, RoomRecord, Snapshot, StorageNews,
 };
+use arqonbus::broker::returning::Recalled;
 use arqonbus::broker::room::RoomType;
 use arqonbus::protocol::command::{Address, ChannelType, RoomConfig};
 use arqonbus::protocol::envelope::MessageType;
@@ -39,6 +40,8 @@ pub(crate) struct News {
     pub(crate) all_forgotten: usize,
     pub(crate) degraded: Vec<String>,
     pub(crate) restored: usize,
+    /// What is kept of sessions, by the slots of who asked.
+    pub(crate) recalled: Vec<(u32, Recalled)>,
     /// How many were told of stored events.
     pub(crate) rounds: usize,
 }
@@ -180,6 +183,10 @@ impl News {
             StorageNews::AllForgotten => self.all_forgotten += 1,
             StorageNews::Degraded(reason) => self.degraded.push(reason.to_string()),
             StorageNews::Restored => self.restored += 1,
+            StorageNews::Session(conn, recalled) => {
+                assert_eq!(*to, To::Shard(ShardId(1)), "news go to who asked");
+                self.recalled.push((conn.slot, recalled));
+            }
             StorageNews::Peer(news) => panic!("there are no peers: {news:?}"),
         }
     }

@@ -12,6 +12,7 @@ mod ledger;
 mod loading;
 mod node;
 mod refusals;
+mod sessions;
 mod shared;
 mod speed;
 mod tls;

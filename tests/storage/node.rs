@@ -78,6 +78,7 @@ impl Heard {
                 self.channels.entry(channel).or_default().lost.push((first, last));
             }
             StorageNews::Peer(news) => self.note_peer(to, news),
+            StorageNews::Session(..) => panic!("nobody asks for a session"),
             other => panic!("{other:?} is not for who shares"),
         }
     }

@@ -46,6 +46,11 @@ impl Edge {
             }
             Tell::Part { pending, shard, part } => self.on_part(now, pending, shard, part, out),
             Tell::Answer(answer) => self.on_answer(now, *answer, out),
+            Tell::Supersede(conn) => {
+                if self.session(conn).is_some() {
+                    out.list.push(Delivery::Close(conn, CloseReason::Superseded, None));
+                }
+            }
             Tell::Disconnect(conn, reason) => {
                 if self.session(conn).is_some() {
                     out.list.push(Delivery::Close(conn, CloseReason::Disconnected, reason));
@@ -106,6 +111,7 @@ impl Edge {
             self.enter_channel(conn, seen, ties);
         }
         self.seat_in_room(conn, &join.address.room);
+        self.note_change(conn);
         let address = (join.address.room.as_str(), join.address.channel.as_str());
         self.tell_activity(now, conn, "joined", address, out);
         match question {
@@ -143,6 +149,7 @@ impl Edge {
         if !self.forget_room_if_left(conn, &address.room) {
             self.seat_in_room(conn, &address.room);
         }
+        self.note_change(conn);
         let result = json!({"left": true, "room": address.room, "channel": address.channel});
         self.succeed(now, conn, &question, result, out);
         if waits {

@@ -111,6 +111,7 @@ impl Home {
                 self.go_on_together(now, told);
             }
             StorageNews::Peer(news) => self.on_peers(now, news, told),
+            StorageNews::Session(..) => unreachable!("it is for the edge"),
             StorageNews::Lost { channel, first, last } if self.shared.is_some() => {
                 self.on_unplaced(channel, (first, last), told);
             }
@@ -137,6 +138,7 @@ impl Home {
                 self.note_lost(event.channel, sequence, sequence, told);
             }
             Record::Peer(record) => self.lose_of_peers(*record, told),
+            Record::Session(_) => unreachable!("it is of the edge"),
             // It is recorded again before the next event of it can be.
             Record::Channel(channel) => {
                 let Some(id) = self.id_of(&channel.address) else { return };

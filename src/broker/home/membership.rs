@@ -36,7 +36,7 @@ impl Home {
         } else {
             self.join_channel(now, &ask, told)
         };
-        let JoinAsk { conn, client, join, question } = ask;
+        let JoinAsk { conn, client, join, question, .. } = ask;
         match result {
             Ok(entry) => {
                 let room = self.rooms[&join.address.room].id;
@@ -165,7 +165,8 @@ impl Home {
             if !channel.admits(&ask.client) {
                 return Err(policy::private_channel());
             }
-            if ask.join.recover.is_some() && channel.member(ask.conn).is_some() {
+            let has_missed_nothing = !ask.has_returned && channel.member(ask.conn).is_some();
+            if ask.join.recover.is_some() && has_missed_nothing {
                 return Err(Refusal::of_field(
                     Fault::AlreadyJoined,
                     "parameters.recover",

@@ -271,8 +271,8 @@ impl Home {
     pub fn on_ask(&mut self, now: Now, ask: Ask, told: &mut Told) {
         match ask {
             Ask::Publish(publish) => self.publish(now, publish, told),
-            Ask::Claim(claim) => self.claim(now, claim.client_id, claim.conn, told),
-            Ask::Release(client_id, conn) => self.release(&client_id, conn, told),
+            Ask::Claim(claim) => self.claim(now, *claim, told),
+            Ask::Release(client_id, conn) => self.release(now, &client_id, conn, told),
             Ask::Join(ask) => self.join(now, *ask, told),
             Ask::Leave(ask) => self.leave(now, *ask, told),
             Ask::Gone(conn) => self.gone(now, conn, told),

@@ -16,7 +16,7 @@ use crate::broker::durable::Durable;
 use crate::broker::elsewhere::Elsewhere;
 use crate::broker::home::following::Following;
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::Tell;
+use crate::broker::lane::{Claim, Tell};
 use crate::broker::peers::{Peer, PeerId, PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{ChannelRecord, KeptChannel, Record, RoomRecord};
@@ -198,11 +198,20 @@ impl Home {
         }
     }
 
-    /// A connection wants a client id.
-    pub(super) fn claim(&mut self, now: Now, client_id: Name, conn: ConnRef, told: &mut Told) {
-        let is_elsewhere = |shared: &Shared| shared.elsewhere.peer_of(&client_id).is_some();
-        let granted = !self.shared.as_deref().is_some_and(is_elsewhere)
-            && self.directory.claim(client_id.clone(), conn);
+    /// A connection wants a client id. If the connection that it is to go on for still has it, that
+    /// one is closed first.
+    pub(super) fn claim(&mut self, now: Now, claim: Claim, told: &mut Told) {
+        if let Some(before) = self.directory.predecessor(&claim) {
+            if let Some(Claim { conn, .. }) = self.directory.inherit(claim) {
+                told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: false });
+            }
+            told.tell(before.shard, Tell::Supersede(before.conn));
+            return;
+        }
+        let is_elsewhere = |shared: &Shared| shared.elsewhere.peer_of(&claim.client_id).is_some();
+        let granted =
+            !self.shared.as_deref().is_some_and(is_elsewhere) && self.directory.claim(&claim);
+        let Claim { client_id, conn, .. } = claim;
         if granted && let Some(shared) = &mut self.shared {
             let claim = PeerRecord::Claim(client_id.clone(), conn);
             told.records.push(Record::Peer(Box::new(claim)));
@@ -219,15 +228,18 @@ impl Home {
     }
 
     /// A connection no longer has a client id.
-    pub(super) fn release(&mut self, client_id: &Name, conn: ConnRef, told: &mut Told) {
+    pub(super) fn release(&mut self, now: Now, client_id: &Name, conn: ConnRef, told: &mut Told) {
         let is_its = self.directory.holder(client_id) == Some(conn);
-        self.directory.release(client_id, conn);
+        let heir = self.directory.release(client_id, conn);
         if let Some(shared) = &mut self.shared
             && is_its
         {
             shared.claims.remove(client_id);
             let release = PeerRecord::Release(client_id.clone());
             told.records.push(Record::Peer(Box::new(release)));
+        }
+        if let Some(heir) = heir {
+            self.claim(now, heir, told);
         }
     }
 
@@ -236,8 +248,9 @@ impl Home {
         let is_awaited = shared.claims.get(client_id) == Some(&conn);
         if is_awaited {
             shared.claims.remove(client_id);
-            if !is_granted {
-                self.directory.release(client_id, conn);
+            if !is_granted && let Some(heir) = self.directory.release(client_id, conn) {
+                let Claim { conn, .. } = heir;
+                told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: false });
             }
             told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: is_granted });
         } else if !is_granted && self.directory.holder(client_id) == Some(conn) {

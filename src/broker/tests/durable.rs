@@ -44,6 +44,7 @@ impl Shelf {
                 frames.push(event.frame);
             }
             Record::Peer(record) => panic!("there are no peers: {record:?}"),
+            Record::Session(record) => panic!("no home has a session: {record:?}"),
         }
     }
 
@@ -98,6 +99,7 @@ impl Bus {
             Record::ChannelGone(address) => format!("channel {address} gone"),
             Record::Event(event) => format!("event {} {}", event.address, event.frame.sequence),
             Record::Peer(record) => panic!("there are no peers: {record:?}"),
+            Record::Session(record) => panic!("no home has a session: {record:?}"),
         });
         let words = words.collect();
         records.into_iter().for_each(|record| shelf.take(record));

@@ -6,6 +6,7 @@
 use crate::base::limits::{Limits, TurnLimits};
 use crate::broker::durable::Durability;
 use crate::broker::policy::Role;
+use crate::broker::returning::SessionPlan;
 use crate::daemon::config::check;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
@@ -13,6 +14,7 @@ use crate::daemon::logging;
 use crate::protocol::command::Persist;
 use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
+use crate::protocol::session::TOKEN_BYTES;
 use crate::storage::RedisUrl;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -104,6 +106,8 @@ pub struct Persistence {
     pub replicas: u32,
     /// How long they are waited for.
     pub replicas_timeout_ms: u32,
+    /// How long the session of a client that has gone is kept, in seconds; 0 keeps none.
+    pub session_ttl_s: u32,
 }
 
 impl Default for Persistence {
@@ -118,6 +122,7 @@ impl Default for Persistence {
             ack_timeout_ms: 5_000,
             replicas: 0,
             replicas_timeout_ms: 1_000,
+            session_ttl_s: 120,
         }
     }
 }
@@ -132,6 +137,13 @@ impl Persistence {
             ack_timeout_ms: self.ack_timeout_ms,
             is_shared: self.many_nodes,
         }
+    }
+
+    /// How clients return to their sessions, if they can.
+    pub fn sessions(&self, random: fn() -> Option<[u8; TOKEN_BYTES]>) -> Option<SessionPlan> {
+        let ttl_ms = u64::from(self.session_ttl_s) * 1_000;
+        let answer_timeout_ms = u64::from(self.ack_timeout_ms);
+        (ttl_ms > 0).then_some(SessionPlan { ttl_ms, answer_timeout_ms, random })
     }
 }
 

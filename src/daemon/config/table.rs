@@ -404,6 +404,8 @@ pub(super) static KEYS: &[Key] = &[
         "Replicas that must have an event before it is acknowledged."),
     kept!(replicas_timeout_ms "replicas-timeout-ms" from 1 to 600_000 "ms":
         "How long replicas are waited for."),
+    kept!(session_ttl_s "session-ttl-s" from 0 to 86_400 "s", 0 is "no sessions":
+        "How long a client may be away and still go on with its session."),
     turn!(busy_poll_us "busy-poll-us" from 0 to 100_000 "us", 0 is "sleep at once":
         "How long a shard that ran out of work looks for more before it sleeps; each shard that \
          looks keeps a core busy."),

@@ -31,11 +31,12 @@ use crate::base::time::Now;
 use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::Deliveries;
 use crate::broker::durable::Durability;
-use crate::broker::edge::{Edge, Facts};
+use crate::broker::edge::{Edge, Facts, ReturnCounts};
 use crate::broker::home::{Bootstrap, Home, Told};
 use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
 use crate::broker::peers::{PeerNews, PeerNote};
 use crate::broker::record::{Record, Snapshot, StorageNews};
+use crate::broker::returning::SessionPlan;
 use crate::broker::staged::Staged;
 use crate::broker::telemetry::Telemetry;
 use crate::doors::HandshakePolicy;
@@ -195,6 +196,12 @@ impl Engine {
         self.stage_told(now);
     }
 
+    /// Has clients return to their sessions. Called once, before the first turn, if there is a storage
+    /// that keeps them.
+    pub fn keep_sessions(&mut self, plan: SessionPlan) {
+        self.edge.keep_sessions(plan);
+    }
+
     /// Which shard it is.
     pub fn shard(&self) -> ShardId {
         self.shard
@@ -308,6 +315,7 @@ impl Engine {
             }
         }
         self.take_own_tells(now);
+        self.stage_sessions();
     }
 
     /// What waits for the ask lane of another shard.
@@ -327,6 +335,7 @@ impl Engine {
             || !self.dirty.is_empty()
             || (self.may_take_asks() && !self.asks.queue(self.shard).is_empty())
             || !self.tells[self.shard.index()].is_empty()
+            || (self.has_room_for_sessions() && self.edge.has_session_records())
     }
 
     /// When [`Engine::tick`] next has something to do, on the monotonic clock in milliseconds.
@@ -437,7 +446,10 @@ impl Engine {
     }
 
     fn on_storage(&mut self, now: Now, news: StorageNews) {
+        self.edge.on_storage(now, &news, &mut self.deliveries);
+        self.deliver(now);
         match news {
+            StorageNews::Session(..) => {}
             StorageNews::Peer(PeerNews::Note(PeerNote::Announce { room: None, frame })) => {
                 self.edge.announce(&frame, &mut self.deliveries);
                 self.deliver(now);
@@ -533,6 +545,26 @@ impl Engine {
         self.tally.add(Counter::EventsLost, std::mem::take(lost));
         self.tally.add(Counter::AckWaits, std::mem::take(ack_waits));
         *forgotten = 0;
+    }
+
+    /// Stages what is to be recorded of sessions, as far as there is room; the rest stays with the edge.
+    fn stage_sessions(&mut self) {
+        if !self.edge.keeps_sessions() {
+            return;
+        }
+        while self.has_room_for_sessions()
+            && let Some(record) = self.edge.take_session_record()
+        {
+            self.tally.add(Counter::Records, 1);
+            self.records.push_back(record);
+        }
+        let ReturnCounts { resumed, unknown } = self.edge.take_return_counts();
+        self.tally.add(Counter::SessionsResumed, resumed);
+        self.tally.add(Counter::SessionsUnknown, unknown);
+    }
+
+    fn has_room_for_sessions(&self) -> bool {
+        self.records.bytes() < self.records_bytes_max
     }
 
     fn connection(&self, conn: ConnId) -> Option<&Connection> {

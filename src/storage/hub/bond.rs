@@ -81,6 +81,7 @@ impl Hub {
         }
         self.on_listing(listing, agreed.changes);
         self.look_through();
+        self.sessions.write_again();
         self.rejoin(&link).await?;
         let generation = agreed.generation;
         let renew_at = Instant::now() + RENEW;
@@ -255,6 +256,7 @@ impl Hub {
         }
         let since = before.map_or_else(Instant::now, |before| before.since);
         self.meters.set_degraded(Some(Degraded { since, reason: Arc::clone(&reason) }));
+        self.sessions.give_up(&self.tell);
         if !std::mem::replace(&mut self.state.is_degraded, true) {
             (self.tell)(To::All, StorageNews::Degraded(reason));
         }

@@ -58,7 +58,8 @@ impl Hub {
     pub(super) async fn end(mut self) {
         let Some(Stop { deadline, .. }) = self.state.stopping else { return };
         self.take_in();
-        while self.backlog.has_due() && Instant::now() < deadline {
+        let has_due = |hub: &Hub| hub.backlog.has_due() || hub.sessions.has_unwritten();
+        while has_due(&self) && Instant::now() < deadline {
             match self.state.retry_at.filter(|&at| at > Instant::now()) {
                 Some(at) => sleep_until(at.min(deadline).into()).await,
                 None => self.work().await,

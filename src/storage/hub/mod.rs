@@ -46,9 +46,10 @@ use crate::broker::record::{Record, StorageNews};
 use crate::protocol::command::Address;
 use crate::storage::backlog::{Backlog, Step};
 use crate::storage::intake::{INTAKE_SLOTS, Intake};
-use crate::storage::keeper::{Load, REST_MAX, Stop, TAKE_IN, Tell, or_at_once};
+use crate::storage::keeper::{Load, REST_MAX, Stop, TAKE_IN, Tell, no_answer, or_at_once};
 use crate::storage::keys::Keys;
 use crate::storage::meters::{Meters, add};
+use crate::storage::sessions::Sessions;
 use crate::storage::settings::Settings;
 use bond::Bond;
 use catalogue::Catalogue;
@@ -84,6 +85,7 @@ pub(super) struct Hub {
     backlog: Backlog<Box<Submission>>,
     catalogue: Catalogue,
     gossip: Gossip,
+    sessions: Sessions,
     /// The channels that are followed.
     followed: Map<Arc<Address>, Following>,
     /// By where they are told of.
@@ -141,6 +143,7 @@ impl Hub {
             gossip: Gossip::new(&keys, &token, &settings.node),
             token: token.into(),
             backlog: Backlog::new(settings.backlog_bytes),
+            sessions: Sessions::new(Duration::from_millis(settings.session_ttl_ms)),
             catalogue: Catalogue::default(),
             followed: Map::with_hasher(hasher.clone()),
             by_push: Map::with_hasher(hasher),
@@ -187,6 +190,12 @@ impl Hub {
             }
             return;
         };
+        if self.sessions.next_due().is_some_and(|at| Instant::now() >= at) {
+            self.sessions_round(&bond).await;
+            if self.state.bond.is_none() {
+                return;
+            }
+        }
         let next_due = self.backlog.next_due();
         if Instant::now() >= bond.renew_at {
             self.renew(&bond).await;
@@ -197,7 +206,7 @@ impl Hub {
         } else if self.backlog.has_due() || next_due.is_some_and(|at| Instant::now() >= at) {
             self.round(&bond).await;
         } else {
-            let due = [next_due, self.next_word()].into_iter().flatten();
+            let due = [next_due, self.next_word(), self.sessions.next_due()].into_iter().flatten();
             let wake_at = due.fold(bond.renew_at, Instant::min);
             self.rest(Some(wake_at)).await;
         }
@@ -294,10 +303,29 @@ impl Hub {
                     let news = StorageNews::Lost { channel, first: sequence, last: sequence };
                     (self.tell)(To::Shard(channel.home()), news);
                 }
+                Record::Session(record) => self.sessions.take(record),
                 other => self.backlog.push_record(other),
             }
         }
+        if self.state.is_degraded {
+            self.sessions.give_up(&self.tell);
+        }
         self.tell_losses();
+    }
+
+    /// Writes the sessions that are due, and reads those that are asked for.
+    async fn sessions_round(&mut self, bond: &Bond) {
+        let round = self.sessions.begin(Instant::now());
+        if round.is_empty() {
+            return;
+        }
+        let (keys, limit) = (Arc::clone(&self.keys), self.commit_timeout());
+        let answers = self.attend(limit, round.run(&bond.link, &keys)).await;
+        let answers = answers.unwrap_or_else(|| Err(no_answer(limit)));
+        self.sessions.end(round, answers.as_ref(), &self.tell);
+        if let Err(trouble) = answers {
+            self.fail(trouble);
+        }
     }
 
     fn take_peer(&mut self, record: PeerRecord) {

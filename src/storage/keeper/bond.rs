@@ -115,6 +115,7 @@ impl Keeper {
         }
         let since = before.map_or_else(Instant::now, |before| before.since);
         self.meters.set_degraded(Some(Degraded { since, reason: Arc::clone(&reason) }));
+        self.sessions.give_up(&self.tell);
         if !std::mem::replace(&mut self.state.is_degraded, true) {
             self.tell_all(&StorageNews::Degraded(reason));
         }
@@ -136,6 +137,7 @@ impl Keeper {
 
     /// Redis has forgotten everything: rooms and channels come before all that waits.
     fn tell_again(&mut self) {
+        self.sessions.write_again();
         for record in self.known.all() {
             self.backlog.push_first(record);
         }

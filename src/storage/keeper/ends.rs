@@ -97,7 +97,8 @@ impl Keeper {
     pub(super) async fn end(mut self) {
         let Some(Stop { deadline, .. }) = self.state.stopping else { return };
         self.take_in();
-        while self.backlog.has_due() && Instant::now() < deadline && !self.state.is_overtaken {
+        let has_due = |keeper: &Keeper| keeper.backlog.has_due() || keeper.sessions.has_unwritten();
+        while has_due(&self) && Instant::now() < deadline && !self.state.is_overtaken {
             match self.state.retry_at.filter(|&at| at > Instant::now()) {
                 Some(at) => sleep_until(at.min(deadline).into()).await,
                 None => self.work().await,

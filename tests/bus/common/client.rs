@@ -171,6 +171,14 @@ impl Client {
         }
     }
 
+    /// The same of a bus that is there, and may refuse.
+    pub(crate) fn try_connect_or_refused(bus: SocketAddr, query: &str) -> Option<Client> {
+        match knock(request(bus, query), bus) {
+            Knock::Refused(..) => None,
+            open => Client::try_welcomed(open).ok(),
+        }
+    }
+
     #[track_caller]
     fn welcomed(knock: Knock) -> Client {
         Client::try_welcomed(knock).unwrap_or_else(|end| panic!("closed unwelcomed: {end:?}"))
