@@ -63,6 +63,8 @@ pub const ACK_GRAIN_MS: u64 = 64;
 pub const HOLES_MAX: usize = 16;
 /// How long a channel without members is still followed on a bus of several nodes.
 pub const FOLLOW_IDLE_MS: u64 = 30_000;
+/// How long a node waits to hear of what a client has seen on another one.
+pub const AHEAD_MS: u64 = 2_000;
 /// The asks that may wait for it to be known how a channel stands.
 pub const PARKED_MAX: usize = 1_024;
 /// How long a shared storage is waited for to say whether a client id is free.

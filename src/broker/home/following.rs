@@ -8,7 +8,7 @@
 //! has members here is followed.
 
 use crate::base::ids::{ChannelId, ConnRef};
-use crate::base::limits::{FOLLOW_IDLE_MS, PARKED_MAX};
+use crate::base::limits::{AHEAD_MS, FOLLOW_IDLE_MS, PARKED_MAX};
 use crate::base::time::Now;
 use crate::broker::home::membership::connecting_question;
 use crate::broker::home::ordering::{Fork, Open};
@@ -33,6 +33,8 @@ pub(super) struct Following {
     pub(super) fork: Option<Box<Fork>>,
     /// Who waits for it to be made.
     made_for: Option<ConnRef>,
+    /// Joins of clients that have seen more of it elsewhere than is known here, with how much.
+    ahead: Vec<(u64, Box<JoinAsk>)>,
 }
 
 #[derive(Debug)]
@@ -53,7 +55,7 @@ impl Following {
     pub(super) fn is_needed(&self) -> bool {
         match &self.state {
             State::Awaited { parked } => !parked.is_empty(),
-            State::Known => !self.open.is_empty() || self.fork.is_some(),
+            State::Known => !self.open.is_empty() || self.fork.is_some() || !self.ahead.is_empty(),
         }
     }
 
@@ -97,7 +99,9 @@ impl Home {
         let Some(shared) = &mut self.shared else { return true };
         let (state, made_for) = (State::Awaited { parked: VecDeque::new() }, None);
         let (open, fork) = (VecDeque::new(), None);
-        shared.following.insert(id, Following { state, is_attached: false, open, fork, made_for });
+        let (is_attached, ahead) = (false, Vec::new());
+        let following = Following { state, is_attached, open, fork, made_for, ahead };
+        shared.following.insert(id, following);
         shared.awaited.insert(id);
         if self.acks.degraded().is_some() {
             self.go_alone(now, id, told);
@@ -154,6 +158,9 @@ impl Home {
     /// A connection is gone: it joins nothing any more.
     pub(super) fn forget_parked(&mut self, conn: ConnRef) {
         let Some(shared) = &mut self.shared else { return };
+        for following in shared.following.values_mut().filter(|known| !known.ahead.is_empty()) {
+            following.ahead.retain(|(_, ask)| ask.conn != conn);
+        }
         for id in &shared.awaited {
             let following = shared.following.get_mut(id);
             if let Some(Following { state: State::Awaited { parked }, made_for, .. }) = following {
@@ -234,6 +241,7 @@ impl Home {
             }
             false => {}
         }
+        self.let_join(now, id, false, told);
         self.shed(told);
     }
 
@@ -314,6 +322,9 @@ impl Home {
         if let Some(address) = address {
             told.records.push(Record::Peer(Box::new(PeerRecord::Detach(id, address))));
         }
+        for (_, ask) in following.ahead {
+            refuse_parked(Ask::Join(ask), told);
+        }
         if let State::Awaited { parked } = following.state {
             parked.into_iter().for_each(|ask| refuse_parked(ask, told));
         }
@@ -355,8 +366,43 @@ impl Home {
                 self.park(id, Ask::Join(Box::new(ask)), told);
                 None
             }
-            None => Some(ask),
+            None => self.unless_ahead(now, ask),
         }
+    }
+
+    /// Keeps a join of a client that has seen more of a channel on another node than this one has
+    /// heard: it will hear of it at once.
+    fn unless_ahead(&mut self, now: Now, ask: JoinAsk) -> Option<JoinAsk> {
+        let Some(recover) = &ask.join.recover else { return Some(ask) };
+        let (epoch, sequence) = (recover.epoch.clone(), recover.sequence);
+        let Some(id) = self.id_of(&ask.join.address) else { return Some(ask) };
+        let Some(history) = self.history_mut(id) else { return Some(ask) };
+        if *epoch != **history.epoch() || sequence <= history.last() {
+            return Some(ask);
+        }
+        let Some(following) = self.following_mut(id) else { return Some(ask) };
+        if following.fork.is_some() || following.ahead.len() >= PARKED_MAX {
+            return Some(ask);
+        }
+        following.ahead.push((sequence, Box::new(ask)));
+        if let Some(shared) = &mut self.shared {
+            shared.note_due(now.mono_ms() + AHEAD_MS, Due::Ahead(id));
+        }
+        None
+    }
+
+    /// Goes on with the joins of clients that were ahead: with those that are not any more, or with
+    /// all, which are told that what they have seen is not known here.
+    pub(super) fn let_join(&mut self, now: Now, id: ChannelId, all: bool, told: &mut Told) {
+        let last = self.history_mut(id).map_or(0, |history| history.last());
+        let Some(following) = self.following_mut(id).filter(|known| !known.ahead.is_empty()) else {
+            return;
+        };
+        let (ready, ahead): (Vec<_>, Vec<_>) = std::mem::take(&mut following.ahead)
+            .into_iter()
+            .partition(|(sequence, _)| all || *sequence <= last);
+        following.ahead = ahead;
+        ready.into_iter().for_each(|(_, ask)| self.join_now(now, *ask, told));
     }
 
     /// What a client would be a member of; nothing if it is refused.

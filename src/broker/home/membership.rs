@@ -29,7 +29,13 @@ struct Entry {
 
 impl Home {
     pub(super) fn join(&mut self, now: Now, ask: JoinAsk, told: &mut Told) {
-        let Some(ask) = self.prepare_join(now, ask, told) else { return };
+        if let Some(ask) = self.prepare_join(now, ask, told) {
+            self.join_now(now, ask, told);
+        }
+    }
+
+    /// Joins what is known.
+    pub(super) fn join_now(&mut self, now: Now, ask: JoinAsk, told: &mut Told) {
         let was_joined = self.is_joined(&ask.join.address, ask.conn);
         let result = if ask.join.address.channel.is_every() {
             self.join_room(now, &ask, told)

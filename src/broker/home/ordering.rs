@@ -216,6 +216,7 @@ impl Home {
                 self.spread_arrival(id, frame, from, trace, told);
             }
         }
+        self.let_join(now, id, false, told);
         self.shed(told);
     }
 

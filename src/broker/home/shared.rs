@@ -52,6 +52,8 @@ pub(super) enum Due {
     Claim(Name, ConnRef),
     /// A channel had no members.
     Idle(ChannelId),
+    /// A client had seen more of a channel than was known here.
+    Ahead(ChannelId),
 }
 
 impl Shared {
@@ -186,6 +188,7 @@ impl Home {
                 match due {
                     Due::Attach(id) => self.attach_is_overdue(now, id, told),
                     Due::Idle(id) => self.end_idle(now, id, told),
+                    Due::Ahead(id) => self.let_join(now, id, true, told),
                     Due::Claim(client_id, conn) => {
                         let Some(shared) = &mut self.shared else { return };
                         if shared.claims.get(&client_id) == Some(&conn) {

@@ -4,7 +4,7 @@
 use super::{Bus, Client};
 use crate::base::hash::Placement;
 use crate::base::ids::{ChannelId, ShardId};
-use crate::base::limits::{CLAIM_TIMEOUT_MS, FOLLOW_IDLE_MS, Limits};
+use crate::base::limits::{AHEAD_MS, CLAIM_TIMEOUT_MS, FOLLOW_IDLE_MS, Limits};
 use crate::broker::durable::{Durability, of_homes};
 use crate::broker::home::Told;
 use crate::broker::lane::Ask;
@@ -26,6 +26,11 @@ use std::sync::Arc;
 
 const ACK_TIMEOUT_MS: u32 = 5_000;
 
+/// A member: on which node, of what, who.
+type Resident = (usize, Arc<Address>, Arc<ClientCard>);
+/// By client and channel: the ids that it heard, and the sequences since its last gap.
+type Heard = BTreeMap<(usize, String), (BTreeSet<String>, Vec<u64>)>;
+
 /// What several nodes share.
 #[derive(Default)]
 pub(super) struct Store {
@@ -34,7 +39,7 @@ pub(super) struct Store {
     /// The client ids, and who has them.
     ids: BTreeMap<Name, usize>,
     /// Who is a member of what, on which node.
-    members: BTreeMap<(String, Name), (usize, Arc<Address>, Arc<ClientCard>)>,
+    members: BTreeMap<(String, Name), Resident>,
     nodes: Vec<Node>,
     terms: u32,
     /// The places that were given, by the ids of the events and the lives of their channel.
@@ -612,6 +617,52 @@ fn a_client_recovers_on_another_node_what_it_missed() {
 }
 
 #[test]
+fn a_client_that_has_seen_more_than_its_new_node_waits_for_it() {
+    let mut world = World::new(2);
+    let ann = world.nodes[0].connect(0, "ann");
+    let bob = world.nodes[0].connect(1, "bob");
+    let cat = world.nodes[1].connect(1, "cat");
+    let joined = world.nodes[0].done(&bob, "join_channel", "r:c", json!({}));
+    world.nodes[0].join(&ann, "r:c");
+    world.nodes[1].join(&cat, "r:c");
+    world.settle();
+    world.store.borrow_mut().nodes[1].is_late = true;
+    (0..3).for_each(|_| drop(world.publish(0, &ann, "r:c")));
+    world.nodes[0].disconnect(&bob);
+    world.settle();
+    let arrived =
+        |(_, news): &(To, StorageNews)| matches!(news, StorageNews::Peer(PeerNews::Arrived { .. }));
+    let kept_back: Vec<_> = {
+        let mut store = world.store.borrow_mut();
+        let (back, now): (Vec<_>, Vec<_>) = store.nodes[1].news.drain(..).partition(arrived);
+        store.nodes[1].news.extend(now);
+        back
+    };
+    world.set_late(1, false);
+    let bob = world.nodes[1].connect(1, "bob");
+    let recover = json!({"epoch": joined["epoch"], "sequence": 2});
+    let payload = json!({"command": "join_channel", "parameters": {"recover": recover}});
+    let id = world.nodes[1].say(&bob, "command", "r:c", payload, json!({}));
+    assert!(world.nodes[1].reply(&bob, &id).is_none());
+    for (to, news) in &kept_back {
+        world.nodes[1].hear_news(to, news);
+    }
+    world.settle();
+    let reply = world.nodes[1].reply(&bob, &id).unwrap();
+    let result = &reply["result"];
+    assert_eq!((&result["recovered"], &result["missed"]), (&json!(true), &json!(0)), "{reply}");
+    assert_eq!(world.events(1, &bob), ["3 ann"]);
+    // What nobody has ever seen is not waited for for long.
+    world.nodes[1].done(&bob, "leave_channel", "r:c", json!({}));
+    let recover = json!({"epoch": joined["epoch"], "sequence": 9});
+    let payload = json!({"command": "join_channel", "parameters": {"recover": recover}});
+    let id = world.nodes[1].say(&bob, "command", "r:c", payload, json!({}));
+    assert!(world.nodes[1].reply(&bob, &id).is_none());
+    world.pass(AHEAD_MS);
+    assert_eq!(world.nodes[1].reply(&bob, &id).unwrap()["result"]["recovered"], false);
+}
+
+#[test]
 fn client_ids_are_unique_and_private_messages_find_them_on_all_nodes() {
     let mut world = World::new(2);
     let ann = world.nodes[0].connect(0, "ann");
@@ -863,8 +914,7 @@ fn run(seed: u64) {
         world.settle();
     }
     let mut joined: Vec<BTreeSet<&str>> = vec![BTreeSet::new(); NAMES.len()];
-    // By client and channel: the ids it heard, and the sequences since its last gap.
-    let mut heard: BTreeMap<(usize, String), (BTreeSet<String>, Vec<u64>)> = BTreeMap::new();
+    let mut heard = Heard::new();
     let mut sent: Vec<(usize, &str, String)> = Vec::new();
     let mut joined_at: BTreeMap<(usize, String), usize> = BTreeMap::new();
     let mut acked: BTreeMap<String, u64> = BTreeMap::new();
@@ -914,8 +964,8 @@ fn run(seed: u64) {
         if rng.bool() {
             world.settle();
         }
-        for at in 0..clients.len() {
-            listen(&mut world, at, &clients[at], &mut heard, &sent, &mut acked);
+        for (at, client) in clients.iter().enumerate() {
+            listen(&mut world, at, client, &mut heard, &sent, &mut acked);
         }
     }
     for node in 0..3 {
@@ -927,8 +977,8 @@ fn run(seed: u64) {
     }
     world.settle();
     world.pass(1);
-    for at in 0..clients.len() {
-        listen(&mut world, at, &clients[at], &mut heard, &sent, &mut acked);
+    for (at, client) in clients.iter().enumerate() {
+        listen(&mut world, at, client, &mut heard, &sent, &mut acked);
     }
     let store = world.store.borrow();
     for (key, sequence) in &acked {
@@ -964,7 +1014,7 @@ fn listen(
     world: &mut World,
     at: usize,
     (node, client): &(usize, Client),
-    heard: &mut BTreeMap<(usize, String), (BTreeSet<String>, Vec<u64>)>,
+    heard: &mut Heard,
     sent: &[(usize, &str, String)],
     acked: &mut BTreeMap<String, u64>,
 ) {
