@@ -458,6 +458,8 @@ impl<E: Pending> Step<E> {
         match (self, old) {
             (Step::Task(task), old) => E::replaces(task, old),
             (_, Step::Events(_)) | (Step::Events(_), _) => false,
+            // What follows the order of the room goes on until it is told not to.
+            (Step::RoomGone(_), Step::Task(_)) => false,
             (Step::RoomGone(_), _) => true,
             (Step::Room(_), Step::Room(_)) | (Step::Channel(_), Step::Channel(_)) => true,
             (Step::ChannelGone, Step::Channel(_) | Step::ChannelGone) => true,
