@@ -176,7 +176,7 @@ impl Hub {
         self.end().await;
     }
 
-    /// One thing at a time: the connections, the lease, a round.
+    /// Makes the connections, or renews the lease, or does something of all else.
     async fn work(&mut self) {
         self.converse();
         let Some(bond) = self.state.bond.clone() else {
@@ -187,16 +187,26 @@ impl Hub {
             }
             return;
         };
-        let next_due = self.backlog.next_due();
         if Instant::now() >= bond.renew_at {
-            self.renew(&bond).await;
-        } else if self.gossip.has_wishes() {
+            return self.renew(&bond).await;
+        }
+        // Each has its turn, however much there is of the others.
+        let mut is_idle = true;
+        if self.gossip.has_wishes() {
             self.ask_for_ids(&bond).await;
-        } else if !self.state.outbox.is_empty() {
+            is_idle = false;
+        }
+        if self.state.bond.is_some() && !self.state.outbox.is_empty() {
             self.publish(&bond).await;
-        } else if self.backlog.has_due() || next_due.is_some_and(|at| Instant::now() >= at) {
+            is_idle = false;
+        }
+        let next_due = self.backlog.next_due();
+        let is_due = self.backlog.has_due() || next_due.is_some_and(|at| Instant::now() >= at);
+        if self.state.bond.is_some() && is_due {
             self.round(&bond).await;
-        } else {
+            is_idle = false;
+        }
+        if is_idle {
             let due = [next_due, self.next_word()].into_iter().flatten();
             let wake_at = due.fold(bond.renew_at, Instant::min);
             self.rest(Some(wake_at)).await;
