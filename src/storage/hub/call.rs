@@ -171,7 +171,8 @@ impl Caller<'_> {
         Ok(nodes)
     }
 
-    /// Forgets that nodes followed a channel that do not live any more.
+    /// Forgets that nodes followed a channel that do not live any more, and ends the term that they
+    /// followed it in.
     async fn forget_the_dead(&self, address: &Address) -> Result<(), Trouble> {
         let key = self.keys.followers(address);
         let mut dead = self.others(&key).await?;
@@ -182,6 +183,12 @@ impl Caller<'_> {
         let live = self.others(&self.keys.nodes).await?;
         dead.retain(|node| !live.contains(node));
         if !dead.is_empty() {
+            // Redis may have died with them, and have forgotten what they were told last. What it
+            // has is as sure as before.
+            match self.fork(address, "", u64::MAX).await {
+                Ok(_) | Err(Trouble::Missing) => {}
+                Err(trouble) => return Err(trouble),
+            }
             self.link.ask::<u64>(cmd("HDEL").arg(&key).arg(dead)).await?;
         }
         Ok(())
