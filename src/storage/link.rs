@@ -57,6 +57,7 @@ scripts! {
     MAKE = "make";
     REMOVE = "remove";
     RENEW = "renew";
+    ROOM = "room";
     SWEEP_IDS = "sweep_ids";
     TAKE_IDS = "take_ids";
     SHARE = "share";

@@ -111,6 +111,8 @@ struct State {
     is_degraded: bool,
     /// Whether the process was told what there is, and further changes are news.
     is_loaded: bool,
+    /// Whether it was ever seen what there is.
+    is_listed: bool,
     /// A generation that must be reached, as it was seen at some channel.
     floor: u64,
     /// How long the lease of one who writes alone was when it was last seen, and whether it grows.
@@ -390,6 +392,9 @@ impl Hub {
             tracing::warn!(%address, %entry, "what is kept there can't be read and is passed over");
         }
         for news in news {
+            if let PeerNews::Term { term, past, .. } = &news {
+                self.catalogue.note_term(address, *term, past);
+            }
             self.tell(to.clone(), news);
         }
     }
