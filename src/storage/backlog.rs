@@ -271,6 +271,24 @@ impl<E: Pending> Backlog<E> {
         self.settle(address);
     }
 
+    /// Drops what waits of rooms and channels and is not needed any more.
+    pub(super) fn drop_steps(&mut self, is_needless: impl Fn(&Address, &Step<E>) -> bool) {
+        for (address, lane) in &mut self.lanes {
+            let is_events = |step: &Step<E>| matches!(step, Step::Events(_));
+            lane.steps.retain(|step| is_events(step) || !is_needless(address, step));
+        }
+        let lanes = &mut self.lanes;
+        self.due.retain(|address| match lanes.get_mut(address) {
+            Some(lane) if lane.steps.is_empty() => {
+                lane.state = LaneState::Idle;
+                false
+            }
+            _ => true,
+        });
+        let is_left = |lane: &Lane<E>| !lane.steps.is_empty() || lane.is_spoilt;
+        lanes.retain(|_, lane| lane.state != LaneState::Idle || is_left(lane));
+    }
+
     /// Takes the steps of one round: the first of each lane that is due, in turn. True if nothing
     /// that was due is left.
     pub(super) fn take_round(&mut self, now: Instant) -> (Vec<Batch<E>>, bool) {
@@ -459,6 +477,8 @@ impl<E: Pending> Step<E> {
         match (self, old) {
             (Step::Task(task), old) => E::replaces(task, old),
             (_, Step::Events(_)) | (Step::Events(_), _) => false,
+            // What follows the order of the room goes on until it is told not to.
+            (Step::RoomGone(_), Step::Task(_)) => false,
             (Step::RoomGone(_), _) => true,
             (Step::Room(_), Step::Room(_)) | (Step::Channel(_), Step::Channel(_)) => true,
             (Step::ChannelGone, Step::Channel(_) | Step::ChannelGone) => true,

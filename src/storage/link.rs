@@ -57,6 +57,7 @@ scripts! {
     MAKE = "make";
     REMOVE = "remove";
     RENEW = "renew";
+    ROOM = "room";
     SESSIONS = "sessions";
     SWEEP_IDS = "sweep_ids";
     TAKE_IDS = "take_ids";

@@ -138,6 +138,8 @@ impl Heard {
                 self.note_room(&to, address.room.clone(), &what);
             }
             PeerNews::Claimed { is_granted, .. } => self.claims.push(is_granted),
+            // Who is there is not told of here.
+            PeerNews::Peers(_) | PeerNews::PeerGone(_) => {}
             other => panic!("nobody said {other:?}"),
         }
     }

@@ -367,6 +367,36 @@ fn rooms_and_channels_are_told_to_the_others() {
 }
 
 #[test]
+fn a_room_that_was_followed_and_deleted_at_once_stays_deleted() {
+    let redis = Redis::start();
+    let (a, b) = (Node::at("a", &redis.url()), Node::at("b", &redis.url()));
+    a.offer(Record::Room(Box::new(room("r"))));
+    let post = a.follow(1, "r", "*");
+    b.wait("the room", |heard| heard.catalogue.contains(&"room r".to_owned()));
+    // Redis is slow for a moment, so that all of it waits together.
+    redis.cli(&["CLIENT", "PAUSE", "300", "WRITE"]);
+    a.offer(Record::Room(Box::new(room("other"))));
+    std::thread::sleep(Duration::from_millis(100));
+    a.ask(PeerRecord::Detach(post.id, post.address.clone()));
+    a.offer(Record::RoomGone(Name::fixed("r")));
+    b.wait("the end", |heard| heard.catalogue.contains(&"no room r".to_owned()));
+    let count = redis.cli(&["PUBSUB", "NUMSUB", &post.key("push")]);
+    assert_eq!(count.lines().last(), Some("0"), "nobody follows it");
+    // All that is followed is looked through.
+    redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    b.offer(Record::Room(Box::new(room("after"))));
+    a.wait("another room", |heard| heard.catalogue.contains(&"room after".to_owned()));
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(redis.cli(&["KEYS", "arqonbus:{r:\\*}:*"]), "");
+    assert_eq!(redis.cli(&["SCARD", "arqonbus:{bus}:channels"]), "0");
+    let told = b.heard().catalogue;
+    let gone = told.iter().position(|it| it == "no room r").unwrap();
+    assert!(!told[gone..].iter().any(|it| it.starts_with("channel r:* ")), "{told:?}");
+    a.stop();
+    b.stop();
+}
+
+#[test]
 fn a_prefix_is_shared_or_not() {
     let redis = Redis::start();
     let (alone, _) = Desk::at(&redis.url());

@@ -9,14 +9,17 @@ use super::recent::Known;
 use crate::base::time::Now;
 use crate::broker::peers::{Place, Submission};
 use crate::broker::record::{ChannelRecord, KeptChannel, RoomRecord};
+use crate::broker::room::RoomType;
 use crate::protocol::command::Address;
 use crate::protocol::frame::Draft;
 use crate::protocol::names::Name;
 use crate::protocol::timestamp;
 use crate::storage::backlog::{Batch, Step, order_of};
-use crate::storage::codec::{channel_text, put_channel, read_channel, read_entry, room_text};
+use crate::storage::codec::{
+    channel_text, put_channel, read_channel, read_entry, read_room, room_text,
+};
 use crate::storage::keys::Keys;
-use crate::storage::link::{FORK, LIST, Link, MAKE, REMOVE, SUBMIT, SYNC, Script};
+use crate::storage::link::{FORK, LIST, Link, MAKE, REMOVE, ROOM, SUBMIT, SYNC, Script};
 use crate::storage::load::{DAY_US, RawEntry, Reader};
 use crate::storage::meters::Meters;
 use crate::storage::settings::Settings;
@@ -31,6 +34,8 @@ use std::time::Instant;
 
 /// The entries of one answer to who missed some.
 const MISSED_MAX: u32 = 2_000;
+/// The former terms of a channel that are kept, as in `scripts/order.lua`.
+const PAST_MAX: usize = 16;
 
 /// A step with what is known where it is to be carried out.
 pub(super) struct Job {
@@ -39,6 +44,8 @@ pub(super) struct Job {
     pub(super) trail: Option<Trail>,
     /// Whether the channel is known to stand in the catalogue.
     pub(super) is_listed: bool,
+    /// Of a room: whether what is kept under its name is known here, and may be replaced.
+    pub(super) is_known: bool,
 }
 
 /// What came of a step.
@@ -46,6 +53,13 @@ pub(super) enum Answer {
     Done,
     /// It is not as asked, but like this.
     Other(Box<ChannelRecord>),
+    /// The channel is there, in the life that was asked for.
+    There(Box<ChannelRecord>),
+    /// Something of a room is not as asked, but like this: itself, its order.
+    Kept {
+        room: Option<Box<RoomRecord>>,
+        order: Option<Box<ChannelRecord>>,
+    },
     /// A channel from what is kept of it.
     Read(Box<Read>),
     /// What follows that which is known of a channel.
@@ -101,12 +115,10 @@ impl Caller<'_> {
     async fn step(&self, job: &Job) -> Result<Answer, Trouble> {
         let address = &job.batch.address;
         match (&job.batch.step, &job.trail) {
-            (Step::Room(room), _) => self.room(room).await,
+            (Step::Room(room), _) => self.room(room, job.is_known).await,
             (Step::RoomGone(name), _) => self.room_gone(name).await,
             (Step::Channel(channel), _) => self.channel(channel, job.is_listed).await,
-            (Step::ChannelGone, _) => {
-                self.channel_gone(address, &format!("channel_gone {address}")).await
-            }
+            (Step::ChannelGone, _) => self.channel_gone(address).await,
             (Step::Task(Task::Detach(_)), None) => self.detach(address).await,
             (Step::Task(Task::Attach(_)), Some(trail)) => {
                 let mut ears = self.ears.clone();
@@ -125,42 +137,117 @@ impl Caller<'_> {
         }
     }
 
-    async fn room(&self, room: &RoomRecord) -> Result<Answer, Trouble> {
+    /// Keeps a room. One that is kept already and not known here stays, but for one that was made
+    /// by a join only while somebody has made this one on purpose.
+    async fn room(&self, room: &RoomRecord, is_known: bool) -> Result<Answer, Trouble> {
         let text = room_text(room)
             .map_err(|error| Trouble::Outage(format!("a room can't be written: {error}")))?;
-        let news = format!("room {} {text}", room.name);
-        self.list(&self.keys.rooms, &news, &["HSET", &room.name, &text]).await
+        let replaces = if is_known { "*" } else { "" };
+        let Some(kept) = self.keep_room(room, &text, replaces).await? else {
+            return Ok(Answer::Done);
+        };
+        match self.read_room(&room.name, &kept) {
+            Some(other)
+                if other.room_type == RoomType::Dynamic && room.room_type != RoomType::Dynamic =>
+            {
+                match self.keep_room(room, &text, &kept).await? {
+                    None => Ok(Answer::Done),
+                    Some(kept) => {
+                        let room = self.read_room(&room.name, &kept);
+                        Ok(Answer::Kept { room, order: None })
+                    }
+                }
+            }
+            room => Ok(Answer::Kept { room, order: None }),
+        }
+    }
+
+    /// Keeps a room in place of none or of a known one; what is kept instead, if it is another.
+    async fn keep_room(
+        &self,
+        room: &RoomRecord,
+        text: &str,
+        replaces: &str,
+    ) -> Result<Option<String>, Trouble> {
+        let name = &room.name;
+        let mut call = ROOM.call(&[&self.keys.writer, &self.keys.rooms]);
+        call.arg(self.generation).arg(self.keys.catalogue());
+        call.arg(format!("{} room {name} {text}", self.token)).arg(name.as_str()).arg(text);
+        call.arg(replaces);
+        let (word, kept): (String, String) = self.run(&ROOM, &call).await?;
+        match word.as_str() {
+            "fenced" => Err(fenced(Some(&kept))),
+            "there" => Ok(Some(kept)),
+            _ => Ok(None),
+        }
+    }
+
+    /// A room as it is kept; `None` if it can't be read, which is told.
+    fn read_room(&self, name: &Name, text: &str) -> Option<Box<RoomRecord>> {
+        let room = read_room(name, text);
+        room.inspect_err(|why| tracing::warn!(%name, why, "the room that is kept can't be read"))
+            .ok()
+            .map(Box::new)
     }
 
     async fn room_gone(&self, name: &Name) -> Result<Answer, Trouble> {
         // That its own order is gone with it goes without saying.
-        self.channel_gone(&order_of(name), "").await?;
-        let news = format!("room_gone {name}");
-        self.list(&self.keys.rooms, &news, &["HDEL", name]).await
+        match self.remove(&order_of(name), "").await? {
+            Removed::Gone => {
+                let news = format!("room_gone {name}");
+                self.list(&self.keys.rooms, &news, &["HDEL", name]).await
+            }
+            // Somebody is in all of the room.
+            Removed::Stays(order) => {
+                let mut call = cmd("HGET");
+                call.arg(&self.keys.rooms).arg(name.as_str());
+                let text: Option<String> = self.link.ask(&call).await?;
+                self.answered.set(Instant::now());
+                let room = text.and_then(|text| self.read_room(name, &text));
+                Ok(Answer::Kept { room, order })
+            }
+        }
     }
 
     /// Makes a channel if it is not there.
     async fn channel(&self, channel: &ChannelRecord, is_listed: bool) -> Result<Answer, Trouble> {
-        let (record, is_made) = self.make(channel, "", is_listed).await?;
-        match is_made || record.record.epoch == channel.epoch {
-            true => Ok(Answer::Done),
-            false => Ok(Answer::Other(Box::new(record.record))),
-        }
+        let (Found { record, .. }, _) = self.make(channel, "", is_listed).await?;
+        let record = Box::new(record);
+        Ok(match record.epoch == channel.epoch {
+            true => Answer::There(record),
+            false => Answer::Other(record),
+        })
     }
 
-    async fn channel_gone(&self, address: &Arc<Address>, news: &str) -> Result<Answer, Trouble> {
+    async fn channel_gone(&self, address: &Arc<Address>) -> Result<Answer, Trouble> {
+        Ok(match self.remove(address, &format!("channel_gone {address}")).await? {
+            Removed::Gone => Answer::Done,
+            Removed::Stays(Some(record)) => Answer::Other(record),
+            Removed::Stays(None) => Answer::Over,
+        })
+    }
+
+    /// Deletes a channel, unless another node follows it.
+    async fn remove(&self, address: &Arc<Address>, news: &str) -> Result<Removed, Trouble> {
         let (stream, meta) = (self.keys.stream(address), self.keys.meta(address));
         let mut call = REMOVE.call(&[&stream, &meta, &self.keys.followers(address)]);
         call.arg(self.generation).arg(self.others(&self.keys.nodes).await?);
         let (word, fields): (String, HashMap<String, String>) = self.run(&REMOVE, &call).await?;
+        let record = |fields| read_channel(address, fields).ok().map(|end| Box::new(end.record));
         match word.as_str() {
-            "followed" => Ok(match read_channel(address, &fields) {
-                Ok(end) => Answer::Other(Box::new(end.record)),
-                Err(_) => Answer::Done,
-            }),
-            "fenced" => Err(fenced(fields.keys().next())),
-            _ => self.list(&self.keys.channels, news, &["SREM", &address.to_string()]).await,
+            "followed" => return Ok(Removed::Stays(record(&fields))),
+            "fenced" => return Err(fenced(fields.keys().next())),
+            _ => {}
         }
+        let name = address.to_string();
+        self.list(&self.keys.channels, news, &["SREM", &name]).await?;
+        // Another node may have made it again before it was taken from the index.
+        let fields: HashMap<String, String> = self.link.ask(cmd("HGETALL").arg(&meta)).await?;
+        self.answered.set(Instant::now());
+        let Some(again) = record(&fields) else { return Ok(Removed::Gone) };
+        let news = format!("channel {name} {}", channel_text(&again));
+        self.list(&self.keys.channels, &news, &["SADD", &name]).await?;
+        Ok(Removed::Stays(Some(again)))
     }
 
     /// The other nodes that stand in a hash.
@@ -171,7 +258,8 @@ impl Caller<'_> {
         Ok(nodes)
     }
 
-    /// Forgets that nodes followed a channel that do not live any more.
+    /// Forgets that nodes followed a channel that do not live any more, and ends the term that they
+    /// followed it in.
     async fn forget_the_dead(&self, address: &Address) -> Result<(), Trouble> {
         let key = self.keys.followers(address);
         let mut dead = self.others(&key).await?;
@@ -182,6 +270,12 @@ impl Caller<'_> {
         let live = self.others(&self.keys.nodes).await?;
         dead.retain(|node| !live.contains(node));
         if !dead.is_empty() {
+            // Redis may have died with them, and have forgotten what they were told last. What it
+            // has is as sure as before.
+            match self.fork(address, "", u64::MAX).await {
+                Ok(_) | Err(Trouble::Missing) => {}
+                Err(trouble) => return Err(trouble),
+            }
             self.link.ask::<u64>(cmd("HDEL").arg(&key).arg(dead)).await?;
         }
         Ok(())
@@ -305,17 +399,12 @@ impl Caller<'_> {
             }
             "fenced" => Err(fenced(fields.keys().next())),
             // Redis has forgotten it. It goes on in another term, of which nothing is there.
-            "missing" => {
-                let mut record = record.clone();
-                let former = std::mem::replace(&mut record.term, new_term());
-                record.past.iter_mut().for_each(|(_, last)| *last = 0);
-                record.past.push((former, 0));
-                self.read(trail, &record, false).await
-            }
+            "missing" => self.read(trail, &anew(record), false).await,
             _ => self.read(trail, record, job.is_listed).await,
         }
     }
 
+    /// Ends the term of a channel; of any life of it, if that is "".
     async fn fork(&self, address: &Address, life: &str, base: u64) -> Result<Answer, Trouble> {
         let mut call = FORK.call(&[&self.keys.meta(address)]);
         call.arg(self.generation).arg(life).arg(base).arg(new_term());
@@ -374,6 +463,13 @@ impl Caller<'_> {
     }
 }
 
+/// What came of deleting a channel.
+enum Removed {
+    Gone,
+    /// As it is, if that can be read.
+    Stays(Option<Box<ChannelRecord>>),
+}
+
 /// A channel as it was found.
 struct Found {
     record: ChannelRecord,
@@ -399,6 +495,16 @@ impl Found {
 
 fn fenced(writer: Option<&String>) -> Trouble {
     Trouble::Fenced(writer.and_then(|writer| writer.parse().ok()).unwrap_or(0))
+}
+
+/// A channel that goes on in another term, as Redis has forgotten it with all that it held.
+pub(super) fn anew(record: &ChannelRecord) -> ChannelRecord {
+    let mut record = record.clone();
+    let former = std::mem::replace(&mut record.term, new_term());
+    record.past.iter_mut().for_each(|(_, last)| *last = 0);
+    record.past.push((former, 0));
+    record.past.drain(..record.past.len().saturating_sub(PAST_MAX));
+    record
 }
 
 /// A term that no other has, so far as chance can say; never the first one.

@@ -5,10 +5,13 @@
 //! deleted.
 
 use super::Hub;
+use super::call::anew;
 use crate::broker::peers::{PeerNews, To};
 use crate::broker::record::{ChannelRecord, KeptChannel, Record, RoomRecord, Snapshot};
+use crate::broker::room::RoomType;
 use crate::protocol::command::Address;
 use crate::protocol::names::Name;
+use crate::storage::backlog::Step;
 use crate::storage::codec::{
     ChannelEnd, read_address, read_channel_text, read_name, read_room, room_text,
 };
@@ -53,6 +56,21 @@ impl Catalogue {
         self.channels.insert(key(&channel.address), end);
     }
 
+    /// The order of a channel goes on in another term.
+    pub(super) fn note_term(&mut self, address: &Address, term: u32, past: &[(u32, u64)]) {
+        if let Some(ChannelEnd { record, .. }) = self.channels.get_mut(&key(address)) {
+            (record.term, record.past) = (term, past.to_vec());
+        }
+    }
+
+    /// Whether what is kept under a room's name may be replaced by it: it is known here. What a join
+    /// makes is nothing that one would know better than who made a room on purpose.
+    pub(super) fn may_replace(&self, room: &RoomRecord) -> bool {
+        let is_dynamic = |room: &RoomRecord| room.room_type == RoomType::Dynamic;
+        let known = self.rooms.get(&room.name);
+        known.is_some_and(|known| is_dynamic(known) || !is_dynamic(room))
+    }
+
     pub(super) fn drop_room(&mut self, name: &Name) {
         self.rooms.remove(name);
         self.channels.remove(&(name.clone(), Name::every()));
@@ -78,7 +96,7 @@ impl Catalogue {
         for (at, ChannelEnd { record: channel, .. }) in &self.channels {
             match (channels.contains(at), is_forgotten) {
                 (true, _) => {}
-                (false, true) => forgotten.push(Record::Channel(Box::new(channel.clone()))),
+                (false, true) => forgotten.push(Record::Channel(Box::new(anew(channel)))),
                 (false, false) => news.push(PeerNews::ChannelGone(Arc::clone(&channel.address))),
             }
         }
@@ -101,6 +119,10 @@ impl Catalogue {
 impl Hub {
     /// It was looked which rooms and channels there are.
     pub(super) fn on_listing(&mut self, listing: Listing, changes: u64) {
+        self.take_in();
+        if !std::mem::replace(&mut self.state.is_listed, true) {
+            self.give_way(&listing);
+        }
         let (news, forgotten) = self.catalogue.compare(listing, changes);
         if !forgotten.is_empty() {
             tracing::warn!("Redis has forgotten what was kept; rooms and channels are told again");
@@ -112,6 +134,19 @@ impl Hub {
         if self.state.is_loaded {
             news.into_iter().for_each(|news| self.tell_room(news));
         }
+    }
+
+    /// It is seen for the first time what there is: nobody here knew it who has wished meanwhile
+    /// that it be deleted or another, so it stays, and is told.
+    fn give_way(&mut self, listing: &Listing) {
+        let rooms: BTreeSet<&Name> = listing.rooms.iter().map(|room| &room.name).collect();
+        let channels: BTreeSet<_> = listing.channels.iter().map(key).collect();
+        self.backlog.drop_steps(|address, step| match step {
+            Step::Room(room) => rooms.contains(&room.name),
+            Step::RoomGone(name) => rooms.contains(name) || channels.contains(&key(address)),
+            Step::ChannelGone => channels.contains(&key(address)),
+            Step::Channel(_) | Step::Task(_) | Step::Events(_) => false,
+        });
     }
 
     /// Everything that there is; what was heard before is in it.

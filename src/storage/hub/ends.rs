@@ -1,6 +1,7 @@
 //! The start, when it is read which rooms and channels there are, and the end.
 
 use super::Hub;
+use super::catalogue::Catalogue;
 use crate::broker::record::Snapshot;
 use crate::storage::keeper::{Load, PAUSE, Stop};
 use crate::storage::settings::LEASE_MS;
@@ -17,6 +18,10 @@ impl Hub {
         let may_go_on = !matches!(answer, Err(LoadError::Wrong(_)));
         // Whatever comes to be known from here on is news.
         self.state.is_loaded = may_go_on;
+        if answer.is_err() {
+            // So is what was seen of it, as it was not told.
+            (self.catalogue, self.state.is_listed) = (Catalogue::default(), false);
+        }
         // Nobody waits any more if the process gave up.
         let _ = reply.send(answer);
         may_go_on

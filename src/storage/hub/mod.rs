@@ -113,6 +113,8 @@ struct State {
     is_degraded: bool,
     /// Whether the process was told what there is, and further changes are news.
     is_loaded: bool,
+    /// Whether it was ever seen what there is.
+    is_listed: bool,
     /// A generation that must be reached, as it was seen at some channel.
     floor: u64,
     /// How long the lease of one who writes alone was when it was last seen, and whether it grows.
@@ -179,7 +181,7 @@ impl Hub {
         self.end().await;
     }
 
-    /// One thing at a time: the connections, the lease, a round.
+    /// Makes the connections, or renews the lease, or does something of all else.
     async fn work(&mut self) {
         self.converse();
         let Some(bond) = self.state.bond.clone() else {
@@ -190,22 +192,32 @@ impl Hub {
             }
             return;
         };
-        if self.sessions.next_due().is_some_and(|at| Instant::now() >= at) {
-            self.sessions_round(&bond).await;
-            if self.state.bond.is_none() {
-                return;
-            }
+        if Instant::now() >= bond.renew_at {
+            return self.renew(&bond).await;
+        }
+        // Each has its turn, however much there is of the others.
+        let mut is_idle = true;
+        if self.gossip.has_wishes() {
+            self.ask_for_ids(&bond).await;
+            is_idle = false;
+        }
+        if self.state.bond.is_some() && !self.state.outbox.is_empty() {
+            self.publish(&bond).await;
+            is_idle = false;
         }
         let next_due = self.backlog.next_due();
-        if Instant::now() >= bond.renew_at {
-            self.renew(&bond).await;
-        } else if self.gossip.has_wishes() {
-            self.ask_for_ids(&bond).await;
-        } else if !self.state.outbox.is_empty() {
-            self.publish(&bond).await;
-        } else if self.backlog.has_due() || next_due.is_some_and(|at| Instant::now() >= at) {
+        let is_due = self.backlog.has_due() || next_due.is_some_and(|at| Instant::now() >= at);
+        if self.state.bond.is_some() && is_due {
             self.round(&bond).await;
-        } else {
+            is_idle = false;
+        }
+        if self.state.bond.is_some()
+            && self.sessions.next_due().is_some_and(|at| Instant::now() >= at)
+        {
+            self.sessions_round(&bond).await;
+            is_idle = false;
+        }
+        if is_idle {
             let due = [next_due, self.next_word(), self.sessions.next_due()].into_iter().flatten();
             let wake_at = due.fold(bond.renew_at, Instant::min);
             self.rest(Some(wake_at)).await;
@@ -408,6 +420,9 @@ impl Hub {
             tracing::warn!(%address, %entry, "what is kept there can't be read and is passed over");
         }
         for news in news {
+            if let PeerNews::Term { term, past, .. } = &news {
+                self.catalogue.note_term(address, *term, past);
+            }
             self.tell(to.clone(), news);
         }
     }

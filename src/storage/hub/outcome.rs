@@ -45,7 +45,11 @@ impl Hub {
             }
             following.trail(&batch.step)
         });
-        Job { trail, is_listed: self.catalogue.has(address), batch }
+        let is_known = match &batch.step {
+            Step::Room(room) => self.catalogue.may_replace(room),
+            _ => true,
+        };
+        Job { trail, is_listed: self.catalogue.has(address), is_known, batch }
     }
 
     /// Gives every step its due; the trouble there was, if it concerns all.
@@ -116,6 +120,22 @@ impl Hub {
                 self.tell(To::Room(address.room.clone()), PeerNews::Channel(record));
                 self.backlog.done(batch);
             }
+            Answer::There(record) => {
+                self.note_channel(&record);
+                self.backlog.done(batch);
+            }
+            Answer::Kept { room, order } => {
+                let to = To::Room(address.room.clone());
+                if let Some(room) = room {
+                    self.catalogue.note_room(&room);
+                    self.tell(to.clone(), PeerNews::Room(room));
+                }
+                if let Some(order) = order {
+                    self.note_channel(&order);
+                    self.tell(to, PeerNews::Channel(order));
+                }
+                self.backlog.done(batch);
+            }
             Answer::Placed(places) => {
                 add(&self.meters.stored, places.len() as u64);
                 if let Step::Events(submissions) = &batch.step {
@@ -138,7 +158,10 @@ impl Hub {
                 let went_on =
                     following.follower.go_on((terms.0, &terms.1), entries, last, &mut told);
                 match went_on {
-                    Ok(()) => following.note(record),
+                    Ok(()) => {
+                        self.catalogue.note_channel(&record);
+                        following.note(record);
+                    }
                     Err(_) => following.is_apart = true,
                 }
                 self.tell_of(&address, told);
@@ -168,9 +191,8 @@ impl Hub {
         match step {
             Step::Room(room) => self.catalogue.note_room(room),
             Step::RoomGone(name) => self.catalogue.drop_room(name),
-            Step::Channel(channel) => self.catalogue.note_channel(channel),
             Step::ChannelGone => self.catalogue.drop_channel(address),
-            Step::Task(_) | Step::Events(_) => {}
+            Step::Channel(_) | Step::Task(_) | Step::Events(_) => {}
         }
     }
 
