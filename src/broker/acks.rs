@@ -228,9 +228,9 @@ impl Acks {
     }
 }
 
-const UNAVAILABLE: &str = "The event was delivered to those who are there, but is not known to be \
-    stored; send it again with the same id to learn when it is.";
-const LOST: &str = "The event was delivered to those who are there, but will never be stored; send it \
+const UNAVAILABLE: &str = "The event may have been delivered to those who are there, but is not known \
+    to be stored; send it again with the same id to learn when it is.";
+const LOST: &str = "The event will never be stored, though those who are there may have got it; send it \
     again with a new id if it must be kept.";
 
 fn refuse(to: ShardId, accepted: &Accepted, fault: Fault, told: &mut Told) {

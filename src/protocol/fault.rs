@@ -135,9 +135,9 @@ faults! {
     ConnectionLimit = 503 "CONNECTION_LIMIT",
     /// The server is going away.
     Draining = 503 "DRAINING",
-    /// The event was delivered, but it is not known to be stored; or a session can't be read now.
+    /// The event is not known to be stored, though it may have been delivered; or a session can't be read now.
     StorageUnavailable = 503 "STORAGE_UNAVAILABLE",
-    /// The event was delivered, but will never be stored.
+    /// The event will never be stored, though it may have been delivered.
     StorageLost = 503 "STORAGE_LOST",
 }
 

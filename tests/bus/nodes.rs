@@ -184,3 +184,30 @@ fn what_was_acknowledged_on_any_node_survives_the_death_of_redis() {
     outcome.check(&format!("{} kills of Redis under two nodes", kills()), node(&redis, "auditor"));
     nodes.into_iter().for_each(|node| drop(node.stop()));
 }
+
+/// How long an event takes from a client of one node to a client of another, and back: a figure for
+/// people, no test.
+#[test]
+#[ignore = "a measurement"]
+fn delivery_across_two_nodes() {
+    let redis = Redis::start();
+    let (one, two) = (node(&redis, "one"), node(&redis, "two"));
+    let (mut ann, mut bob) = (one.client("ann"), two.client("bob"));
+    ann.join("lab:bench");
+    bob.join("lab:bench");
+    for (what, count) in [("warm-up", 200), ("measured", 3_000)] {
+        let mut took_us: Vec<u64> = (0..count)
+            .map(|n| {
+                let started = Instant::now();
+                ann.publish("lab:bench", json!({"n": n}));
+                bob.event();
+                started.elapsed().as_micros() as u64
+            })
+            .collect();
+        took_us.sort_unstable();
+        let at = |share: usize| took_us[took_us.len() * share / 100];
+        println!("{what}: {count} events one by one, p50 {} us, p99 {} us", at(50), at(99));
+    }
+    one.stop();
+    two.stop();
+}
