@@ -152,14 +152,25 @@ impl Durable {
 
     /// Whether a sequence of an earlier term means here what it meant there.
     pub fn knows(&self, epoch: &str, sequence: u64) -> bool {
-        let Some(rest) = epoch.strip_prefix(&*self.life) else { return false };
-        let term = match rest.strip_prefix('-') {
-            None if rest.is_empty() => Some(0),
-            None => None,
-            Some(term) => u32::from_str_radix(term, 16).ok(),
-        };
+        let term = self.term_of(epoch);
         let past = self.past.iter().find(|(known, _)| term == Some(*known));
         past.is_some_and(|(_, last)| sequence <= *last)
+    }
+
+    /// Whether an epoch is of this life, in a term that was never heard of: another node may have.
+    pub fn is_unheard(&self, epoch: &str) -> bool {
+        let is_known =
+            |term| term == self.term || self.past.iter().any(|(known, _)| *known == term);
+        self.term_of(epoch).is_some_and(|term| !is_known(term))
+    }
+
+    /// The term of an epoch of this life.
+    fn term_of(&self, epoch: &str) -> Option<u32> {
+        let rest = epoch.strip_prefix(&*self.life)?;
+        match rest.strip_prefix('-') {
+            None => rest.is_empty().then_some(0),
+            Some(term) => u32::from_str_radix(term, 16).ok(),
+        }
     }
 
     /// Whether an event is safe.

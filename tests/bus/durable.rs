@@ -182,7 +182,10 @@ fn follow(bus: &Whereabouts, is_over: &AtomicBool) -> Seen {
                 *sequence
             }
             (_, known) => {
-                seen.began_anew += u32::from(known.is_some());
+                if known.is_some() {
+                    println!("a member began anew: {}", joined["reason"]);
+                    seen.began_anew += 1;
+                }
                 seen.run.clear();
                 joined["sequence"].as_u64().unwrap()
             }

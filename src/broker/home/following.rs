@@ -10,6 +10,7 @@
 use crate::base::ids::{ChannelId, ConnRef};
 use crate::base::limits::{AHEAD_MS, FOLLOW_IDLE_MS, PARKED_MAX};
 use crate::base::time::Now;
+use crate::broker::durable::Durable;
 use crate::broker::home::membership::connecting_question;
 use crate::broker::home::ordering::{Fork, Open};
 use crate::broker::home::publish::refuse;
@@ -33,8 +34,8 @@ pub(super) struct Following {
     pub(super) fork: Option<Box<Fork>>,
     /// Who waits for it to be made.
     made_for: Option<ConnRef>,
-    /// Joins of clients that have seen more of it elsewhere than is known here, with how much.
-    ahead: Vec<(u64, Box<JoinAsk>)>,
+    /// Joins of clients that have seen more of it elsewhere than is known here.
+    ahead: Vec<Box<JoinAsk>>,
 }
 
 #[derive(Debug)]
@@ -159,7 +160,7 @@ impl Home {
     pub(super) fn forget_parked(&mut self, conn: ConnRef) {
         let Some(shared) = &mut self.shared else { return };
         for following in shared.following.values_mut().filter(|known| !known.ahead.is_empty()) {
-            following.ahead.retain(|(_, ask)| ask.conn != conn);
+            following.ahead.retain(|ask| ask.conn != conn);
         }
         for id in &shared.awaited {
             let following = shared.following.get_mut(id);
@@ -322,7 +323,7 @@ impl Home {
         if let Some(address) = address {
             told.records.push(Record::Peer(Box::new(PeerRecord::Detach(id, address))));
         }
-        for (_, ask) in following.ahead {
+        for ask in following.ahead {
             refuse_parked(Ask::Join(ask), told);
         }
         if let State::Awaited { parked } = following.state {
@@ -374,17 +375,18 @@ impl Home {
     /// heard: it will hear of it at once.
     fn unless_ahead(&mut self, now: Now, ask: JoinAsk) -> Option<JoinAsk> {
         let Some(recover) = &ask.join.recover else { return Some(ask) };
-        let (epoch, sequence) = (recover.epoch.clone(), recover.sequence);
         let Some(id) = self.id_of(&ask.join.address) else { return Some(ask) };
         let Some(history) = self.history_mut(id) else { return Some(ask) };
-        if *epoch != **history.epoch() || sequence <= history.last() {
-            return Some(ask);
-        }
-        let Some(following) = self.following_mut(id) else { return Some(ask) };
+        let is_unheard = |known: &Durable| known.is_unheard(&recover.epoch);
+        let is_ahead = match *recover.epoch == **history.epoch() {
+            true => recover.sequence > history.last(),
+            false => history.durable.as_deref().is_some_and(is_unheard),
+        };
+        let Some(following) = self.following_mut(id).filter(|_| is_ahead) else { return Some(ask) };
         if following.fork.is_some() || following.ahead.len() >= PARKED_MAX {
             return Some(ask);
         }
-        following.ahead.push((sequence, Box::new(ask)));
+        following.ahead.push(Box::new(ask));
         if let Some(shared) = &mut self.shared {
             shared.note_due(now.mono_ms() + AHEAD_MS, Due::Ahead(id));
         }
@@ -394,15 +396,15 @@ impl Home {
     /// Goes on with the joins of clients that were ahead: with those that are not any more, or with
     /// all, which are told that what they have seen is not known here.
     pub(super) fn let_join(&mut self, now: Now, id: ChannelId, all: bool, told: &mut Told) {
-        let last = self.history_mut(id).map_or(0, |history| history.last());
         let Some(following) = self.following_mut(id).filter(|known| !known.ahead.is_empty()) else {
             return;
         };
-        let (ready, ahead): (Vec<_>, Vec<_>) = std::mem::take(&mut following.ahead)
-            .into_iter()
-            .partition(|(sequence, _)| all || *sequence <= last);
-        following.ahead = ahead;
-        ready.into_iter().for_each(|(_, ask)| self.join_now(now, *ask, told));
+        for ask in std::mem::take(&mut following.ahead) {
+            let ready = if all { Some(*ask) } else { self.unless_ahead(now, *ask) };
+            if let Some(ask) = ready {
+                self.join_now(now, ask, told);
+            }
+        }
     }
 
     /// What a client would be a member of; nothing if it is refused.

@@ -221,7 +221,13 @@ impl Home {
     }
 
     /// The order of a channel goes on in another term.
-    pub(super) fn on_term(&mut self, id: ChannelId, term: u32, past: Vec<(u32, u64)>) {
+    pub(super) fn on_term(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        (term, past): (u32, Vec<(u32, u64)>),
+        told: &mut Told,
+    ) {
         if !self.following_mut(id).is_some_and(|following| following.is_attached) {
             return;
         }
@@ -234,6 +240,7 @@ impl Home {
         } else if let Some(history) = self.history_mut(id) {
             history.go_on_in(term, past);
         }
+        self.let_join(now, id, false, told);
     }
 
     pub(super) fn spread_arrival(

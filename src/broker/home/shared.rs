@@ -99,7 +99,9 @@ impl Home {
             }
             PeerNews::Placed { channel, places } => self.on_placed(channel, &places, told),
             PeerNews::Arrived { channel, events } => self.on_arrived(now, channel, events, told),
-            PeerNews::Term { channel, term, past } => self.on_term(channel, term, past),
+            PeerNews::Term { channel, term, past } => {
+                self.on_term(now, channel, (term, past), told);
+            }
             PeerNews::Room(record) => self.on_room(now, *record),
             PeerNews::RoomGone(name) => self.on_room_gone(&name, told),
             PeerNews::Channel(record) => self.on_channel(now, *record, told),
