@@ -5,7 +5,8 @@ use crate::node::{Node, Order, Post};
 use crate::redis::Redis;
 use arqonbus::base::ids::{ConnId, ConnRef, ShardId};
 use arqonbus::broker::peers::PeerRecord;
-use arqonbus::broker::record::Record;
+use arqonbus::broker::record::{Record, RoomRecord};
+use arqonbus::broker::room::RoomType;
 use arqonbus::protocol::names::Name;
 use arqonbus::storage::{LoadError, Wrong};
 use std::time::{Duration, Instant};
@@ -394,6 +395,151 @@ fn a_room_that_was_followed_and_deleted_at_once_stays_deleted() {
     assert!(!told[gone..].iter().any(|it| it.starts_with("channel r:* ")), "{told:?}");
     a.stop();
     b.stop();
+}
+
+#[test]
+fn a_room_that_another_node_follows_is_not_deleted() {
+    let redis = Redis::start();
+    let (a, b) = (Node::at("a", &redis.url()), Node::at("b", &redis.url()));
+    a.offer(Record::Room(Box::new(room("r"))));
+    let post = b.follow(1, "r", "*");
+    let order = format!("channel r:* {}", post.life);
+    a.wait("the order", |heard| heard.catalogue.contains(&order));
+    a.offer(Record::RoomGone(Name::fixed("r")));
+    let heard = a.wait("the refusal", |heard| heard.catalogue.len() == 3);
+    assert_eq!(heard.catalogue, [order.clone(), "room r".to_owned(), order]);
+    assert_eq!(redis.cli(&["HLEN", "arqonbus:{bus}:rooms"]), "1");
+    assert_eq!(b.heard().catalogue, ["room r"], "nothing has happened");
+    b.ask(PeerRecord::Detach(post.id, post.address.clone()));
+    b.offer(Record::RoomGone(Name::fixed("r")));
+    a.wait("the end", |heard| heard.catalogue.contains(&"no room r".to_owned()));
+    assert_eq!(redis.cli(&["KEYS", "arqonbus:{r:\\*}:*"]), "");
+    assert_eq!(redis.cli(&["SCARD", "arqonbus:{bus}:channels"]), "0");
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn a_room_is_made_once_and_a_join_does_not_change_it() {
+    let redis = Redis::start();
+    let kept = || redis.cli(&["HGET", "arqonbus:{bus}:rooms", "r"]);
+    let (a, b) = (Node::at("a", &redis.url()), Node::at("b", &redis.url()));
+    let joined = RoomRecord { room_type: RoomType::Dynamic, ..room("r") };
+    // What a join makes gives way to what was made on purpose, in either order.
+    b.offer(Record::Room(Box::new(joined.clone())));
+    a.wait("the room", |heard| heard.catalogue == ["room r"]);
+    a.offer(Record::Room(Box::new(room("r"))));
+    b.wait("the other room", |heard| heard.catalogue == ["room r"]);
+    let before = kept();
+    b.offer(Record::Room(Box::new(joined)));
+    b.wait("the refusal", |heard| heard.catalogue.len() == 2);
+    assert_eq!(kept(), before);
+    // Who knows it may change it.
+    b.offer(Record::Room(Box::new(RoomRecord { paused: true, ..room("r") })));
+    a.wait("the change", |heard| heard.catalogue.len() == 2);
+    assert_ne!(kept(), before);
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn who_starts_without_redis_deletes_and_overwrites_nothing_of_it() {
+    let mut redis = Redis::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+    let a = Node::at("a", &redis.url());
+    let post = a.follow(1, "r", "c");
+    for name in ["r", "q"] {
+        a.offer(Record::Room(Box::new(RoomRecord { paused: true, ..room(name) })));
+    }
+    a.stop();
+    let kept = |redis: &Redis| {
+        let channels = redis.cli(&["SMEMBERS", "arqonbus:{bus}:channels"]);
+        (redis.cli(&["HGETALL", "arqonbus:{bus}:rooms"]), channels)
+    };
+    let before = kept(&redis);
+    assert_eq!(before.1, "r:c");
+    redis.kill();
+    let b = Node::open("b", settings(&redis.url()));
+    assert!(matches!(b.load(), Err(LoadError::Unreachable(_))));
+    b.offer(Record::Room(Box::new(room("r"))));
+    b.offer(Record::RoomGone(Name::fixed("q")));
+    b.offer(Record::ChannelGone(post.address.clone()));
+    b.offer(Record::RoomGone(Name::fixed("nothing")));
+    redis.restart();
+    let heard = b.wait("restored", |heard| heard.restored == 1);
+    let channel = format!("channel r:c {}", post.life);
+    assert_eq!(heard.catalogue, ["room q".to_owned(), "room r".to_owned(), channel]);
+    assert_eq!(kept(&redis), before);
+    // Now it knows it.
+    b.offer(Record::RoomGone(Name::fixed("q")));
+    b.offer(Record::ChannelGone(post.address.clone()));
+    let end = Instant::now() + SOON;
+    while redis.cli(&["HKEYS", "arqonbus:{bus}:rooms"]) != "r" || !kept(&redis).1.is_empty() {
+        assert!(Instant::now() < end);
+    }
+    b.stop();
+}
+
+#[test]
+fn a_channel_that_nobody_follows_goes_on_in_another_term_when_redis_was_empty() {
+    let mut redis = Redis::start();
+    let ((a, mut of_a), (b, of_b)) = two(&redis);
+    a.say(&mut of_a, "x");
+    a.wait_placed(&of_a);
+    let (channel, address, life) = (of_a.id, of_a.address.clone(), of_a.life.clone());
+    let first = a.order(&of_a).term;
+    a.ask(PeerRecord::Fork { channel, address, life, base: 1 });
+    let second = a.wait("the term", |heard| heard.of(&of_a).terms == 1).of(&of_a).term;
+    b.wait("the term", |heard| heard.of(&of_b).terms == 1);
+    for (node, post) in [(&a, &of_a), (&b, &of_b)] {
+        node.ask(PeerRecord::Detach(post.id, post.address.clone()));
+    }
+    let end = Instant::now() + SOON;
+    while redis.cli(&["HLEN", &of_a.key("nodes")]) != "0" {
+        assert!(Instant::now() < end);
+    }
+    redis.kill();
+    redis.restart();
+    while redis.cli(&["SMEMBERS", "arqonbus:{bus}:channels"]) != "r:c" {
+        assert!(Instant::now() < end, "the channel is not told again");
+    }
+    let again = b.follow(8, "r", "c");
+    let order = b.order(&again);
+    assert_eq!((order.last(), order.past), (0, vec![(first, 0), (second, 0)]));
+    assert_eq!(again.life, of_a.life);
+    assert!(![first, second].contains(&order.term));
+    a.stop();
+    b.stop();
+}
+
+#[test]
+fn the_term_of_those_who_died_ends_where_redis_is_sure() {
+    let mut redis = Redis::start();
+    let dies = |name, past: &[(u32, u64)], last: u64| {
+        let node = Node::at(name, &redis.url());
+        let mut post = node.follow(1, "r", "c");
+        let order = node.order(&post);
+        assert_eq!((order.last(), order.past), (last, past.to_vec()));
+        for n in 0..5 {
+            node.say(&mut post, &format!("{name}-{n}"));
+        }
+        node.wait_last(&post, last + 5);
+        let term = node.order(&post).term;
+        node.abandon();
+        term
+    };
+    let first = dies("a", &[], 0);
+    // If only the node died nothing is less sure.
+    let second = dies("b", &[(first, 5)], 5);
+    redis.cli(&["SAVE"]);
+    let third = dies("c", &[(first, 5), (second, 10)], 10);
+    redis.kill();
+    redis.restart();
+    let d = Node::at("d", &redis.url());
+    let post = d.follow(1, "r", "c");
+    let order = d.order(&post);
+    assert_eq!((order.last(), order.past), (10, vec![(first, 5), (second, 10)]));
+    assert!(![first, second, third].contains(&order.term));
+    d.stop();
 }
 
 #[test]

@@ -98,6 +98,23 @@ fn records_keep_their_place_and_replace_each_other_between_events() {
 }
 
 #[test]
+fn what_is_not_needed_is_dropped_and_what_follows_it_is_done() {
+    let mut backlog = Backlog::new(1 << 20);
+    let gone = |name| Record::ChannelGone(address(name));
+    for record in [gone("a"), gone("b"), Record::Event(event(0, 1, 0)), room(true)] {
+        backlog.push(record);
+    }
+    backlog.drop_steps(|_, step| matches!(step, Step::ChannelGone | Step::Room(_)));
+    backlog.check(&[]);
+    assert!(backlog.has_due());
+    backlog.push(gone("c"));
+    assert_eq!(story(&mut backlog), ["1 events", "no channel"]);
+    backlog.push(gone("c"));
+    backlog.drop_steps(|_, _| true);
+    assert!(!backlog.has_due() && backlog.lanes.is_empty());
+}
+
+#[test]
 fn a_full_backlog_loses_until_half_of_it_is_free() {
     let size = EventRecord::bytes(&event(0, 1, 0));
     let mut backlog = Backlog::new(size * 10);

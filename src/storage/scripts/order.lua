@@ -3,8 +3,8 @@
 local function meta_of(key)
   local got = redis.call('HMGET', key, 'writer', 'epoch', 'term', 'past', 'last', 'top', 'mark',
     'last_us', 'last_time')
-  local meta = {writer = tonumber(got[1] or 0), epoch = got[2], term = got[3], past = got[4] or '[]',
-    last = tonumber(got[5] or 0), top = got[6] or '0-0', origin = '-',
+  local meta = {writer = tonumber(got[1] or 0), epoch = got[2], term = got[3] or '0',
+    past = got[4] or '[]', last = tonumber(got[5] or 0), top = got[6] or '0-0', origin = '-',
     last_us = tonumber(got[8] or 0)}
   -- Who writes alone knows nothing of the two: they count only for the entry that they are of.
   local id, origin = string.match(got[7] or '', '^(%S+) (%S+)$')
