@@ -183,7 +183,7 @@ fn follow(bus: &Whereabouts, is_over: &AtomicBool) -> Seen {
             }
             (_, known) => {
                 if known.is_some() {
-                    println!("a member began anew: {}", joined["reason"]);
+                    println!("a member began anew after {known:?}: {joined}");
                     seen.began_anew += 1;
                 }
                 seen.run.clear();

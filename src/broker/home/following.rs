@@ -35,7 +35,7 @@ pub(super) struct Following {
     /// Who waits for it to be made.
     made_for: Option<ConnRef>,
     /// Joins of clients that have seen more of it elsewhere than is known here.
-    ahead: Vec<Box<JoinAsk>>,
+    ahead: Vec<JoinAsk>,
 }
 
 #[derive(Debug)]
@@ -324,7 +324,7 @@ impl Home {
             told.records.push(Record::Peer(Box::new(PeerRecord::Detach(id, address))));
         }
         for ask in following.ahead {
-            refuse_parked(Ask::Join(ask), told);
+            refuse_parked(Ask::Join(Box::new(ask)), told);
         }
         if let State::Awaited { parked } = following.state {
             parked.into_iter().for_each(|ask| refuse_parked(ask, told));
@@ -386,7 +386,7 @@ impl Home {
         if following.fork.is_some() || following.ahead.len() >= PARKED_MAX {
             return Some(ask);
         }
-        following.ahead.push(Box::new(ask));
+        following.ahead.push(ask);
         if let Some(shared) = &mut self.shared {
             shared.note_due(now.mono_ms() + AHEAD_MS, Due::Ahead(id));
         }
@@ -400,7 +400,7 @@ impl Home {
             return;
         };
         for ask in std::mem::take(&mut following.ahead) {
-            let ready = if all { Some(*ask) } else { self.unless_ahead(now, *ask) };
+            let ready = if all { Some(ask) } else { self.unless_ahead(now, ask) };
             if let Some(ask) = ready {
                 self.join_now(now, ask, told);
             }
