@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 const LEASE: Duration = Duration::from_secs(5);
 
 fn node(redis: &Redis, name: &str) -> Daemon {
-    start(redis, &["--many-nodes", "true", "--node", name, "--ack-timeout-ms", "20000"])
+    let flags = ["--many-nodes", "true", "--node", name, "--ack-timeout-ms", "20000"];
+    // However much a client missed while its id was still that of a dead node, it may be given.
+    start(redis, &[&flags[..], &["--outbox-bytes", "1000000000"]].concat())
 }
 
 fn participants(client: &mut Client, channel: &str) -> Vec<String> {
