@@ -36,8 +36,8 @@ sim: ## replay one seed of the simulator: make sim SEED=7 (TRACE=1 prints every 
 soak: ## run many seeds of the simulator: make soak SEEDS=20000 FIRST=1
 	SIM_SEEDS=$(or $(SEEDS),20000) SIM_FIRST=$(or $(FIRST),1) $(CARGO) test --release --test sim -- --nocapture
 
-kills: install-redis ## kill the bus and Redis under load and print the ledgers: make kills KILLS=50
-	DURABLE_KILLS=$(or $(KILLS),50) $(CARGO) test --test bus -- --nocapture what_was_acknowledged_survives
+kills: install-redis ## kill the bus, nodes of it and Redis under load and print the ledgers: make kills KILLS=50
+	DURABLE_KILLS=$(or $(KILLS),50) $(CARGO) test --test bus -- --nocapture what_was_acknowledged
 
 crossing: ## count the messages between shards for each publish, on 1 to 64 shards
 	SIM_PUBLISHES=$(or $(PUBLISHES),2000) $(CARGO) test --test sim messages_between_shards -- --nocapture

@@ -1,12 +1,13 @@
-//! What it costs to read a message: the whole decoder, its scanner alone, and simd-json's tape of
-//! a copy of the same text (it writes into its input, and the payload must stay as it was sent).
+//! What it costs to read a message: the whole decoder, its long way, its scanner alone, and
+//! simd-json's tape of a copy of the same text (it writes into its input, and the payload must stay
+//! as it was sent).
 //!
 //! A tape only says that the text is JSON and where things are; the decoder's time includes the
 //! search for repeated keys and every rule of the envelope.
 
 mod common;
 
-use arqonbus::protocol::decode::decode;
+use arqonbus::protocol::decode::{decode, decode_any};
 use arqonbus::protocol::{json, timestamp};
 use common::{event, records_payload, text_payload};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -26,6 +27,7 @@ fn messages(c: &mut Criterion) {
         let mut group = c.benchmark_group(name);
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function("decode", |b| b.iter(|| decode(black_box(&text)).is_ok()));
+        group.bench_function("long-way", |b| b.iter(|| decode_any(black_box(&text)).is_ok()));
         group.bench_function("scan", |b| {
             b.iter(|| json::members(black_box(&text), |_, value| _ = black_box(value)).is_ok());
         });

@@ -8,6 +8,7 @@ use arqonbus::broker::history::{History, Recovery, Verdict, newest};
 use arqonbus::protocol::envelope::MessageType;
 use arqonbus::protocol::frame::{Draft, Origin};
 use arqonbus::protocol::names::Name;
+use arqonbus::protocol::timestamp::Writer;
 use common::text_payload;
 use criterion::{BatchSize, BenchmarkId, Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -22,14 +23,17 @@ fn draft(number: u64, payload: &str) -> Draft {
 
 fn full(size: u32, payload: &str) -> History {
     let mut history = History::new(EPOCH.into(), size, usize::MAX, seeded(1));
+    let mut times = Writer::default();
     for number in 0..u64::from(size) {
-        assert!(matches!(history.append(draft(number, payload), number), Verdict::Fresh(_)));
+        let verdict = history.append(draft(number, payload), number, &mut times);
+        assert!(matches!(verdict, Verdict::Fresh(_)));
     }
     history
 }
 
 fn append(c: &mut Criterion) {
     let payload = text_payload(128);
+    let mut times = Writer::default();
     let mut group = c.benchmark_group("history/append");
     for size in [0, 500, 10_000] {
         let mut history = full(size, &payload);
@@ -39,14 +43,15 @@ fn append(c: &mut Criterion) {
                 number += 1;
                 draft(number, &payload)
             };
-            let place = |draft| history.append(draft, 1);
+            let place = |draft| history.append(draft, 1, &mut times);
             b.iter_batched(next, place, BatchSize::SmallInput);
         });
     }
     let mut history = full(500, &payload);
     group.bench_function(BenchmarkId::new("repeated", 500), |b| {
         let again = || draft(499, &payload);
-        let place = |draft| assert!(matches!(history.append(draft, 1), Verdict::Duplicate(_)));
+        let place =
+            |draft| assert!(matches!(history.append(draft, 1, &mut times), Verdict::Duplicate(_)));
         b.iter_batched(again, place, BatchSize::SmallInput);
     });
     group.finish();

@@ -61,6 +61,14 @@ pub const PAST_TERMS_MAX: usize = 16;
 pub const ACK_GRAIN_MS: u64 = 64;
 /// The separate losses that are remembered of one history; more are remembered as fewer and longer.
 pub const HOLES_MAX: usize = 16;
+/// How long a channel without members is still followed on a bus of several nodes.
+pub const FOLLOW_IDLE_MS: u64 = 30_000;
+/// How long a node waits to hear of what a client has seen on another one.
+pub const AHEAD_MS: u64 = 2_000;
+/// The asks that may wait for it to be known how a channel stands.
+pub const PARKED_MAX: usize = 1_024;
+/// How long a shared storage is waited for to say whether a client id is free.
+pub const CLAIM_TIMEOUT_MS: u64 = 3_000;
 /// Rooms and channels that are gone and whose records were lost, remembered by a home to be told again.
 pub const GONE_UNSAID_MAX: usize = 16_384;
 /// The telemetry events that may wait for the control plane; later ones are dropped and counted.

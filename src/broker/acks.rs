@@ -15,6 +15,7 @@ use crate::base::time::Now;
 use crate::broker::durable::{Durable, Fate};
 use crate::broker::home::Told;
 use crate::broker::lane::{Accepted, RefusedEvent, Tell};
+use crate::broker::peers::Place;
 use crate::protocol::command::AckWhen;
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::reply::Question;
@@ -72,25 +73,55 @@ impl Acks {
         match fate {
             Fate::Stored => told.tell(to, Tell::Accepted(accepted)),
             Fate::Lost => refuse(to, &accepted, Fault::StorageLost, told),
-            Fate::Unknown if self.degraded.is_some() || self.count >= ACKS_WAITING_MAX => {
-                refuse(to, &accepted, Fault::StorageUnavailable, told);
-            }
-            Fate::Unknown => {
-                let due_ms = now.mono_ms() + u64::from(self.timeout_ms);
-                let due_ms = due_ms.next_multiple_of(ACK_GRAIN_MS);
-                self.due_ms = Some(self.due_ms.map_or(due_ms, |known_ms| known_ms.min(due_ms)));
-                self.count += 1;
-                told.ack_waits += 1;
-                let queue = self.waiting.entry(channel).or_default();
-                // Almost always at the end: only a repeat waits for what was before.
-                let sequence = accepted.sequence;
-                let place = match queue.back().is_none_or(|last| last.sequence <= sequence) {
-                    true => queue.len(),
-                    false => queue.partition_point(|known| known.sequence <= sequence),
-                };
-                queue.insert(place, Waiting { sequence, due_ms, to, accepted });
-            }
+            Fate::Unknown => self.wait(now, channel, (to, *accepted), told),
         }
+    }
+
+    /// Lets an ack wait for the sequence that it names, if acks may wait. On a bus of several nodes
+    /// that is the ticket of its submission, until its place is known.
+    pub fn wait(
+        &mut self,
+        now: Now,
+        channel: ChannelId,
+        (to, accepted): (ShardId, Accepted),
+        told: &mut Told,
+    ) {
+        if self.degraded.is_some() || self.count >= ACKS_WAITING_MAX {
+            return refuse(to, &accepted, Fault::StorageUnavailable, told);
+        }
+        let due_ms = now.mono_ms() + u64::from(self.timeout_ms);
+        let due_ms = due_ms.next_multiple_of(ACK_GRAIN_MS);
+        self.due_ms = Some(self.due_ms.map_or(due_ms, |known_ms| known_ms.min(due_ms)));
+        self.count += 1;
+        told.ack_waits += 1;
+        let queue = self.waiting.entry(channel).or_default();
+        // Almost always at the end: only a repeat waits for what was before.
+        let sequence = accepted.sequence;
+        let place = match queue.back().is_none_or(|last| last.sequence <= sequence) {
+            true => queue.len(),
+            false => queue.partition_point(|known| known.sequence <= sequence),
+        };
+        queue.insert(place, Waiting { sequence, due_ms, to, accepted: Box::new(accepted) });
+    }
+
+    /// A submission has got its place, with members of its channel on so many shards: its ack is
+    /// given, if one waits.
+    pub fn note_placed(&mut self, channel: ChannelId, place: &Place, shards: u16, told: &mut Told) {
+        let Some(queue) = self.waiting.get_mut(&channel) else { return };
+        let at = queue.partition_point(|waiting| waiting.sequence < place.ticket);
+        let Some(waiting) = queue.get(at).filter(|waiting| waiting.sequence == place.ticket) else {
+            return;
+        };
+        let to = waiting.to;
+        if let Some(Waiting { mut accepted, .. }) = queue.remove(at) {
+            self.count -= 1;
+            (accepted.sequence, accepted.duplicate) = (place.sequence, place.is_duplicate);
+            if let Some((_, _, to_shards)) = &mut accepted.trace {
+                *to_shards = if place.is_duplicate { 0 } else { shards };
+            }
+            told.tell(to, Tell::Accepted(accepted));
+        }
+        self.tidy(channel);
     }
 
     /// Everything of a channel up to a sequence is stored.
@@ -197,9 +228,9 @@ impl Acks {
     }
 }
 
-const UNAVAILABLE: &str = "The event was delivered to those who are there, but is not known to be \
-    stored; send it again with the same id to learn when it is.";
-const LOST: &str = "The event was delivered to those who are there, but will never be stored; send it \
+const UNAVAILABLE: &str = "The event may have been delivered to those who are there, but is not known \
+    to be stored; send it again with the same id to learn when it is.";
+const LOST: &str = "The event will never be stored, though those who are there may have got it; send it \
     again with a new id if it must be kept.";
 
 fn refuse(to: ShardId, accepted: &Accepted, fault: Fault, told: &mut Told) {

@@ -30,6 +30,7 @@ impl Census {
                 sum.channels += counts.channels;
                 sum.messages_in += counts.messages_in;
                 sum.messages_out += counts.messages_out;
+                sum.peers = sum.peers.take().or(counts.peers);
                 sum.storage = match (sum.storage.take(), counts.storage) {
                     (Some(known), Some(more)) => Some(known.plus(more)),
                     (known, more) => known.or(more),

@@ -169,6 +169,15 @@ impl Channel {
         self.members.get(&conn)
     }
 
+    /// The members that may not be in it, in order.
+    pub fn strangers(&self) -> Vec<(ConnRef, Arc<ClientCard>)> {
+        let members = self.members.iter().filter(|(_, member)| !self.admits(&member.client));
+        let mut strangers: Vec<_> =
+            members.map(|(conn, member)| (*conn, member.client.clone())).collect();
+        strangers.sort_unstable_by_key(|(conn, _)| *conn);
+        strangers
+    }
+
     /// How many members there are.
     pub fn member_count(&self) -> usize {
         self.members.len()

@@ -1,39 +1,72 @@
 //! Which connection has which client id, for the ids that hash to this shard.
 //!
-//! *Invariant*: an id belongs to at most one connection; only its holder can give it back.
+//! An id that a client returns for may still belong to the connection that it lost: then the new one
+//! waits until the old one has been closed.
+//!
+//! *Invariants*: an id belongs to at most one connection; only its holder can give it back; who waits
+//! for an id waits for the end of a connection of its own session.
 
 use crate::base::hash::Map;
 use crate::base::ids::ConnRef;
+use crate::broker::lane::Claim;
 use crate::protocol::names::Name;
 use ahash::RandomState;
+use std::num::NonZeroU64;
 
 /// The client ids at home on one shard.
 #[derive(Debug)]
 pub struct Directory {
-    holders: Map<Name, ConnRef>,
+    holders: Map<Name, Holder>,
+    /// Who gets an id next.
+    heirs: Map<Name, Claim>,
+}
+
+/// A connection that has an id.
+#[derive(Clone, Copy, Debug)]
+struct Holder {
+    conn: ConnRef,
+    session: Option<NonZeroU64>,
 }
 
 impl Directory {
     /// An empty directory.
     pub fn new(hasher: RandomState) -> Directory {
-        Directory { holders: Map::with_hasher(hasher) }
+        Directory { holders: Map::with_hasher(hasher.clone()), heirs: Map::with_hasher(hasher) }
     }
 
     /// Gives the id to the connection; false if another one has it.
-    pub fn claim(&mut self, client_id: Name, conn: ConnRef) -> bool {
-        *self.holders.entry(client_id).or_insert(conn) == conn
+    pub fn claim(&mut self, claim: &Claim) -> bool {
+        let holder = Holder { conn: claim.conn, session: claim.session };
+        self.holders.entry(claim.client_id.clone()).or_insert(holder).conn == claim.conn
     }
 
-    /// Takes the id back, if the connection has it.
-    pub fn release(&mut self, client_id: &str, conn: ConnRef) {
-        if self.holders.get(client_id) == Some(&conn) {
-            self.holders.remove(client_id);
+    /// The connection that has the id for the same session.
+    pub fn predecessor(&self, claim: &Claim) -> Option<ConnRef> {
+        let holder = self.holders.get(&claim.client_id)?;
+        let is_same = claim.session.is_some() && holder.session == claim.session;
+        (is_same && holder.conn != claim.conn).then_some(holder.conn)
+    }
+
+    /// Notes who gets the id next; gives who would have got it.
+    pub fn inherit(&mut self, claim: Claim) -> Option<Claim> {
+        self.heirs.insert(claim.client_id.clone(), claim)
+    }
+
+    /// Takes the id back, if the connection has it, or is to get it; gives who is to get it now.
+    pub fn release(&mut self, client_id: &str, conn: ConnRef) -> Option<Claim> {
+        if self.heirs.get(client_id).is_some_and(|claim| claim.conn == conn) {
+            self.heirs.remove(client_id);
         }
+        if self.holder(client_id) == Some(conn) {
+            self.holders.remove(client_id);
+            return self.heirs.remove(client_id);
+        }
+        None
     }
 
     /// Who has the id.
     pub fn holder(&self, client_id: &str) -> Option<ConnRef> {
-        self.holders.get(client_id).copied()
+        self.holders.get(client_id).map(|holder| holder.conn)
     }
 
     /// How many ids are taken.
@@ -53,16 +86,41 @@ mod tests {
     use crate::base::hash::seeded;
     use crate::base::ids::{ConnId, ShardId};
 
+    fn conn(slot: u32) -> ConnRef {
+        ConnRef { shard: ShardId(0), conn: ConnId { slot, generation: 0 } }
+    }
+
+    fn claim(slot: u32, session: u64) -> Claim {
+        let (client_id, session) = (Name::fixed("ann"), NonZeroU64::new(session));
+        Claim { client_id, conn: conn(slot), session }
+    }
+
     #[test]
     fn an_id_has_one_holder_and_only_it_can_release() {
-        let conn = |slot| ConnRef { shard: ShardId(0), conn: ConnId { slot, generation: 0 } };
         let mut directory = Directory::new(seeded(1));
-        assert!(directory.claim(Name::fixed("ann"), conn(1)));
-        assert!(directory.claim(Name::fixed("ann"), conn(1)), "claiming twice is no harm");
-        assert!(!directory.claim(Name::fixed("ann"), conn(2)));
-        directory.release("ann", conn(2));
+        assert!(directory.claim(&claim(1, 0)));
+        assert!(directory.claim(&claim(1, 0)), "claiming twice is no harm");
+        assert!(!directory.claim(&claim(2, 0)));
+        assert!(directory.release("ann", conn(2)).is_none());
         assert_eq!(directory.holder("ann"), Some(conn(1)));
-        directory.release("ann", conn(1));
-        assert!(directory.is_empty() && directory.claim(Name::fixed("ann"), conn(2)));
+        assert!(directory.release("ann", conn(1)).is_none());
+        assert!(directory.is_empty() && directory.claim(&claim(2, 0)));
+    }
+
+    #[test]
+    fn only_who_is_of_the_same_session_inherits_and_the_last_of_them() {
+        let mut directory = Directory::new(seeded(1));
+        assert!(directory.claim(&claim(1, 7)));
+        assert_eq!(directory.predecessor(&claim(1, 7)), None);
+        assert_eq!(directory.predecessor(&claim(2, 8)), None);
+        assert_eq!(directory.predecessor(&claim(2, 0)), None);
+        assert_eq!(directory.predecessor(&claim(2, 7)), Some(conn(1)));
+        assert!(directory.inherit(claim(2, 7)).is_none());
+        assert_eq!(directory.inherit(claim(3, 7)).unwrap().conn, conn(2));
+        assert!(directory.release("ann", conn(2)).is_none(), "it has and gets nothing");
+        assert_eq!(directory.release("ann", conn(1)).unwrap().conn, conn(3));
+        assert!(directory.claim(&claim(1, 7)) && directory.inherit(claim(4, 7)).is_none());
+        assert!(directory.release("ann", conn(4)).is_none());
+        assert!(directory.release("ann", conn(1)).is_none(), "who waited has gone");
     }
 }

@@ -17,7 +17,7 @@
 
 use crate::base::hash::Placement;
 use crate::base::limits::{HOLES_MAX, PAST_TERMS_MAX};
-use crate::broker::record::{Keep, Snapshot};
+use crate::broker::record::{ChannelRecord, Keep, Snapshot};
 use crate::protocol::command::{AckWhen, Persist, RoomConfig};
 use crate::protocol::names::{Name, TELEMETRY_ROOM};
 use std::sync::Arc;
@@ -33,17 +33,25 @@ pub struct Durability {
     pub retention_age_ms: u64,
     /// How long an ack waits before it is refused.
     pub ack_timeout_ms: u32,
+    /// Whether several nodes share the storage, which then gives the sequences.
+    pub is_shared: bool,
 }
 
 impl Durability {
     /// What is kept of a room. What the bus tells about itself is kept only where a room's own
     /// configuration says so.
     pub fn of_room(&self, name: &Name, config: &RoomConfig) -> Persist {
-        let default = match name.as_str() == TELEMETRY_ROOM {
+        let is_telemetry = name.as_str() == TELEMETRY_ROOM;
+        let default = match is_telemetry {
             true => Persist::None,
             false => self.persist,
         };
-        config.persist.unwrap_or(default)
+        match (self.is_shared, config.persist.unwrap_or(default)) {
+            // What a node tells about itself is its own; all else goes through what is shared.
+            (true, _) if is_telemetry => Persist::None,
+            (true, _) => Persist::All,
+            (false, persist) => persist,
+        }
     }
 
     /// How much is kept of a channel whose history holds so many messages: at least the last one,
@@ -83,6 +91,8 @@ pub struct Durable {
     pub is_recorded: bool,
     /// When its events are acknowledged.
     pub ack_when: AckWhen,
+    /// Whether the storage gives its sequences, to several nodes.
+    pub is_shared: bool,
     /// Up to which sequence everything is stored, but for the holes.
     stored: u64,
     /// Sequences that will never be stored.
@@ -99,6 +109,7 @@ impl Durable {
             past: Vec::new(),
             is_recorded: false,
             ack_when: ack_when.unwrap_or(AckWhen::Stored),
+            is_shared: false,
             stored: 0,
             holes: Vec::new(),
         }
@@ -117,6 +128,20 @@ impl Durable {
         self
     }
 
+    /// It is as it is kept, up to `last`.
+    pub fn take_over(&mut self, record: &ChannelRecord, last: u64) {
+        (self.life, self.term, self.past) =
+            (record.epoch.clone(), record.term, record.past.clone());
+        (self.stored, self.is_recorded) = (last, true);
+        self.holes.clear();
+    }
+
+    /// Nothing of it is here any more.
+    pub fn begin_again(&mut self) {
+        self.stored = 0;
+        self.holes.clear();
+    }
+
     /// The epoch that members are told.
     pub fn epoch(&self) -> Arc<str> {
         match self.term {
@@ -127,14 +152,25 @@ impl Durable {
 
     /// Whether a sequence of an earlier term means here what it meant there.
     pub fn knows(&self, epoch: &str, sequence: u64) -> bool {
-        let Some(rest) = epoch.strip_prefix(&*self.life) else { return false };
-        let term = match rest.strip_prefix('-') {
-            None if rest.is_empty() => Some(0),
-            None => None,
-            Some(term) => u32::from_str_radix(term, 16).ok(),
-        };
+        let term = self.term_of(epoch);
         let past = self.past.iter().find(|(known, _)| term == Some(*known));
         past.is_some_and(|(_, last)| sequence <= *last)
+    }
+
+    /// Whether an epoch is of this life, in a term that was never heard of: another node may have.
+    pub fn is_unheard(&self, epoch: &str) -> bool {
+        let is_known =
+            |term| term == self.term || self.past.iter().any(|(known, _)| *known == term);
+        self.term_of(epoch).is_some_and(|term| !is_known(term))
+    }
+
+    /// The term of an epoch of this life.
+    fn term_of(&self, epoch: &str) -> Option<u32> {
+        let rest = epoch.strip_prefix(&*self.life)?;
+        match rest.strip_prefix('-') {
+            None => rest.is_empty().then_some(0),
+            Some(term) => u32::from_str_radix(term, 16).ok(),
+        }
     }
 
     /// Whether an event is safe.
@@ -303,6 +339,7 @@ mod tests {
             retention_messages: 0,
             retention_age_ms: 7,
             ack_timeout_ms: 1,
+            is_shared: false,
         };
         assert_eq!(durability.keep(500), Keep { messages: 500, age_ms: 7 });
         assert_eq!(durability.keep(0).messages, 1);

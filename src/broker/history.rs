@@ -8,6 +8,7 @@ use crate::broker::history::Verdict::{Duplicate, Fresh};
 use crate::protocol::command::HistoryQuery;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::names::Name;
+use crate::protocol::timestamp::Writer;
 use crate::protocol::views::HistorySpan;
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -119,14 +120,14 @@ impl History {
     }
 
     /// Gives an event its place and a time that never goes back, unless it has a place already.
-    pub fn append(&mut self, draft: Draft, wall_us: u64) -> Verdict {
+    pub fn append(&mut self, draft: Draft, wall_us: u64, times: &mut Writer) -> Verdict {
         let hash = self.hasher.hash_one(draft.identity());
         if let Some(first) = self.find(hash, draft.identity()) {
             return Duplicate(first.clone());
         }
         self.last += 1;
         self.last_us = self.last_us.max(wall_us);
-        let frame = draft.stamp(self.last, self.last_us);
+        let frame = draft.stamp_by(times, self.last, self.last_us);
         self.keep(hash, &frame);
         self.check_ends();
         Fresh(frame)
@@ -151,6 +152,66 @@ impl History {
             self.keep(hash, frame);
         }
         self.check_ends();
+    }
+
+    /// Takes an event in that has got its place elsewhere: the next one.
+    pub fn follow(&mut self, frame: &Arc<Frame>) {
+        assert_eq!(frame.sequence, self.last + 1, "what follows is the next");
+        self.last = frame.sequence;
+        self.last_us = self.last_us.max(frame.timestamp_us);
+        let hash = self.hasher.hash_one(frame.identity());
+        // More may be remembered here than where it got its place.
+        while self.find(hash, frame.identity()).is_some() {
+            self.evict();
+        }
+        self.keep(hash, frame);
+        if let Some(durable) = &mut self.durable {
+            durable.note_stored(self.last);
+        }
+        self.check_ends();
+    }
+
+    /// A copy that goes on in another term.
+    pub(super) fn fork(&self, term: u32, bytes_max: usize) -> History {
+        let mut fork = History::new(self.epoch.clone(), self.size, bytes_max, self.hasher.clone());
+        let durable = self.durable.as_ref().map(|durable| {
+            let before = (durable.term, durable.past.clone());
+            Box::new(Durable::clone(durable).go_on(before, term, self.last))
+        });
+        let epoch = durable.as_ref().map_or_else(|| self.epoch.clone(), |durable| durable.epoch());
+        let frames: Vec<Arc<Frame>> = self.ring.iter().map(|kept| kept.frame.clone()).collect();
+        fork.restore(epoch, self.last, self.last_us, &frames);
+        (fork.durable, fork.rank) = (durable, self.rank);
+        fork
+    }
+
+    /// Its order goes on in another term.
+    pub(super) fn go_on_in(&mut self, term: u32, past: Vec<(u32, u64)>) {
+        if let Some(durable) = &mut self.durable {
+            (durable.term, durable.past) = (term, past);
+            self.epoch = durable.epoch();
+        }
+    }
+
+    /// An empty history is that of another life.
+    pub(super) fn rename(&mut self, epoch: Arc<str>) {
+        assert!(self.last == 0, "only what is empty can get another epoch");
+        self.epoch = epoch;
+    }
+
+    /// Whether its places are given by a storage that several nodes share.
+    pub fn is_shared(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| durable.is_shared)
+    }
+
+    /// How many messages are kept.
+    pub fn size(&self) -> u32 {
+        self.size
+    }
+
+    /// The message of an identity, if it is kept.
+    pub fn first_of(&self, identity: &[u8]) -> Option<&Arc<Frame>> {
+        self.find(self.hasher.hash_one(identity), identity)
     }
 
     /// Keeps `size` messages of `bytes_max` bytes together from now on.
@@ -322,10 +383,14 @@ mod tests {
         Draft::of_server(id, MessageType::Event, ("r", "c"), "{}", origin)
     }
 
+    fn append(history: &mut History, draft: Draft, us: u64) -> Verdict {
+        history.append(draft, us, &mut Writer::default())
+    }
+
     fn filled(size: u32, count: u64) -> History {
         let mut history = History::new("e".into(), size, usize::MAX, seeded(1));
         for n in 1..=count {
-            assert!(matches!(history.append(draft(&format!("arq_{n}"), None), n), Fresh(_)));
+            assert!(matches!(append(&mut history, draft(&format!("arq_{n}"), None), n), Fresh(_)));
             history.check();
         }
         history
@@ -338,11 +403,14 @@ mod tests {
     #[test]
     fn a_repeated_id_is_known_while_it_is_in_the_ring() {
         let mut history = filled(3, 4);
-        match history.append(draft("arq_3", None), 9) {
+        match append(&mut history, draft("arq_3", None), 9) {
             Duplicate(first) => assert_eq!(first.sequence, 3),
             Fresh(_) => panic!("arq_3 is in the ring"),
         }
-        assert!(matches!(history.append(draft("arq_1", None), 9), Fresh(_)), "arq_1 fell out");
+        assert!(
+            matches!(append(&mut history, draft("arq_1", None), 9), Fresh(_)),
+            "arq_1 fell out"
+        );
         history.check();
     }
 
@@ -383,8 +451,8 @@ mod tests {
     #[test]
     fn expired_messages_are_not_replayed() {
         let mut history = History::new("e".into(), 5, usize::MAX, seeded(1));
-        history.append(draft("arq_1", Some(10)), 1);
-        history.append(draft("arq_2", None), 1);
+        append(&mut history, draft("arq_1", Some(10)), 1);
+        append(&mut history, draft("arq_2", None), 1);
         let Recovery::Whole(frames) = history.since("e", 0, 11, 10_000) else { panic!() };
         assert_eq!(sequences(&frames), [2]);
     }
@@ -392,7 +460,7 @@ mod tests {
     #[test]
     fn time_never_goes_back_and_no_history_still_counts() {
         let mut history = History::new("e".into(), 0, usize::MAX, seeded(1));
-        let mut stamp = |id, us| match history.append(draft(id, None), us) {
+        let mut stamp = |id, us| match append(&mut history, draft(id, None), us) {
             Fresh(frame) => (frame.sequence, frame.timestamp_us),
             Duplicate(_) => panic!(),
         };

@@ -18,6 +18,7 @@ use crate::protocol::reply::Question;
 use crate::protocol::views::{
     ChannelLine, ChannelView, ClientView, Counts, HistoryView, JoinView, RoomView,
 };
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// What an edge asks of a home.
@@ -87,12 +88,14 @@ pub struct Publish {
 }
 
 /// A wish for a client id.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Claim {
     /// The id.
     pub client_id: Name,
     /// Who wants it.
     pub conn: ConnRef,
+    /// Which session it is for: an earlier connection of the same one gives way.
+    pub session: Option<NonZeroU64>,
 }
 
 /// A wish to become a member.
@@ -106,6 +109,8 @@ pub struct JoinAsk {
     pub join: Join,
     /// What is answered; `None` for a join that was part of connecting.
     pub question: Option<Question>,
+    /// Whether it was joined by returning, and may still recover what it missed.
+    pub has_returned: bool,
 }
 
 /// A wish to leave.
@@ -277,6 +282,8 @@ pub enum Tell {
     Answer(Box<Answer>),
     /// An admin closes a connection.
     Disconnect(ConnId, Option<String>),
+    /// The session of a connection goes on in another one.
+    Supersede(ConnId),
 }
 
 /// An event for the members on one shard.

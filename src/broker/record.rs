@@ -8,7 +8,9 @@
 //! [`Record::Channel`] before its first event; a record says all there is to know of its subject,
 //! so a later one replaces an earlier one.
 
-use crate::base::ids::ChannelId;
+use crate::base::ids::{ChannelId, ConnId};
+use crate::broker::peers::{PeerNews, PeerRecord};
+use crate::broker::returning::{Recalled, SessionRecord};
 use crate::broker::room::RoomType;
 use crate::protocol::command::{Address, ChannelType, RoomConfig};
 use crate::protocol::frame::Frame;
@@ -29,6 +31,21 @@ pub enum Record {
     ChannelGone(Arc<Address>),
     /// An event with its place in its channel.
     Event(EventRecord),
+    /// What only a storage that several nodes share is asked.
+    Peer(Box<PeerRecord>),
+    /// A session of a client, from its edge.
+    Session(SessionRecord),
+}
+
+impl Record {
+    /// Whether it is an event: of those there may be any number, and they alone may be lost.
+    pub fn is_event(&self) -> bool {
+        match self {
+            Record::Event(_) => true,
+            Record::Peer(record) => matches!(**record, PeerRecord::Submit(_)),
+            _ => false,
+        }
+    }
 }
 
 /// A room as it is kept.
@@ -127,6 +144,10 @@ pub enum StorageNews {
     },
     /// The storage has forgotten whatever it had stored, of all channels.
     AllForgotten,
+    /// What only a storage that several nodes share has to say.
+    Peer(PeerNews),
+    /// What is kept of the session that a connection of this shard asked for.
+    Session(ConnId, Recalled),
 }
 
 /// All that is kept, for a node that starts.

@@ -187,6 +187,7 @@ mod tests {
     use crate::base::ids::ShardId;
     use crate::protocol::envelope::MessageType;
     use crate::protocol::frame::{Draft, Origin};
+    use crate::protocol::timestamp::Writer;
 
     const LOAN: usize = HISTORY_LOAN_BYTES as usize;
 
@@ -210,7 +211,7 @@ mod tests {
         let address = ("r", "c");
         let draft = Draft::of_server(&message_id, MessageType::Event, address, &payload, origin);
         let before = history.held();
-        history.append(draft, 0);
+        history.append(draft, 0, &mut Writer::default());
         retention.account(id(number), before, history);
         retention.check(id(number), history);
     }

@@ -3,9 +3,11 @@
 use crate::base::ids::{ChannelId, ConnId, ShardId};
 use crate::base::time::{Moment, Now};
 use crate::broker::channel::{Options, Seen, Ties};
+use crate::broker::lane::Claim;
 use crate::broker::policy::ClientCard;
+use crate::broker::returning::{Stay, Subscription};
 use crate::broker::violations::Violations;
-use crate::protocol::command::{Address, Identity};
+use crate::protocol::command::{Address, Identity, Join};
 use crate::protocol::fault::Refusal;
 use crate::protocol::names::Name;
 use crate::protocol::reply::Question;
@@ -14,7 +16,9 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 use serde::Serialize;
 use smallvec::SmallVec;
+use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// A client that is connected to this shard.
@@ -56,6 +60,8 @@ pub struct Session {
     pub rates: Rates,
     /// When agent activity was last told of it.
     pub activity_told: Option<Moment>,
+    /// What may return of it, where sessions are kept.
+    pub stay: Option<Box<Stay>>,
     violations: Violations,
 }
 
@@ -73,6 +79,8 @@ pub struct Profile {
 /// How far a client has come.
 #[derive(Debug)]
 pub enum Phase {
+    /// The storage is asked for the session that it returns to.
+    Returning(Box<Identity>),
     /// A directory decides on the client id it wants.
     Claiming(Box<Claiming>),
     /// It is being joined to what it wanted to be joined to.
@@ -90,6 +98,8 @@ pub struct Claiming {
     pub client_id: Name,
     /// The `identify` that is answered; `None` while connecting.
     pub identify: Option<Question>,
+    /// What it had joined before, if it returns.
+    pub subscriptions: Vec<Subscription>,
 }
 
 /// What waits for the answers to joins.
@@ -123,10 +133,12 @@ pub struct RefusedJoin {
 /// What a tell obliges an edge to ask later.
 #[derive(Debug, Default)]
 pub struct Errands {
+    /// A client id to claim.
+    pub claim: Option<Name>,
     /// A client id that is not needed any more.
     pub release: Option<Name>,
     /// Channels to join.
-    pub joins: Vec<Address>,
+    pub joins: VecDeque<Join>,
 }
 
 /// A channel that a client is a member of.
@@ -169,6 +181,14 @@ impl RoomTie {
     }
 }
 
+impl Claiming {
+    /// What waits for the answer to this claim.
+    pub fn new(identity: Identity, claim: &Claim, identify: Option<Question>) -> Claiming {
+        let (client_id, subscriptions) = (claim.client_id.clone(), Vec::new());
+        Claiming { identity, client_id, identify, subscriptions }
+    }
+}
+
 impl RefusedJoin {
     /// A refused join of that channel.
     pub fn new(room: &str, channel: &str, refusal: Refusal) -> RefusedJoin {
@@ -204,8 +224,14 @@ impl Session {
             messages: 0,
             rates: Rates::default(),
             activity_told: None,
+            stay: None,
             violations: Violations::default(),
         }
+    }
+
+    /// By which the connections of one session are told from others.
+    pub fn mark(&self) -> Option<NonZeroU64> {
+        self.stay.as_ref().and_then(|stay| stay.key.mark())
     }
 
     /// Whether it may send and receive.
@@ -216,6 +242,7 @@ impl Session {
     /// Whether it has its id: the directory has decided, if it may still want another one.
     pub fn is_connected(&self) -> bool {
         match &self.phase {
+            Phase::Returning(_) => false,
             Phase::Claiming(claiming) => claiming.identify.is_some(),
             Phase::Joining(_) | Phase::Live => true,
         }
@@ -269,6 +296,22 @@ impl Session {
             .chain(named.map(|membership| membership.address.to_string()))
             .collect();
         list.sort_unstable();
+        list
+    }
+
+    /// What it joined, by name and by `*`, as it can be joined again; sorted.
+    pub fn kept_subscriptions(&self) -> Vec<Subscription> {
+        let whole_rooms = self.rooms.iter().filter_map(|tie| {
+            let address = Address { room: tie.room.clone(), channel: Name::every() };
+            Some(Subscription { address, options: tie.whole_room? })
+        });
+        let named = self.memberships.iter().filter_map(|membership| {
+            let address = (*membership.address).clone();
+            Some(Subscription { address, options: membership.ties.named? })
+        });
+        let mut list: Vec<Subscription> = whole_rooms.chain(named).collect();
+        let names = |kept: &Subscription| (kept.address.room.clone(), kept.address.channel.clone());
+        list.sort_unstable_by_key(names);
         list
     }
 

@@ -4,7 +4,9 @@
 
 use crate::base::limits::LANE_STAGED_BYTES_MAX;
 use crate::broker::lane::{Ask, Part, RoomAnswer, RoomWish, Tell};
+use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
 use crate::broker::record::{Record, StorageNews};
+use crate::broker::returning::SessionRecord;
 use std::collections::VecDeque;
 
 /// What a row of a list takes, about.
@@ -97,6 +99,7 @@ impl Weigh for Ask {
             },
             Ask::Storage(news) => match &**news {
                 StorageNews::Stored(channels) => size_of_val(&channels[..]),
+                StorageNews::Peer(news) => news.weight(),
                 _ => 0,
             },
             _ => 0,
@@ -112,9 +115,61 @@ impl Weigh for Record {
                 let metadata = channel.metadata.as_ref().map_or(0, |metadata| metadata.get().len());
                 metadata + channel.guests.len() * ROW_BYTES
             }
+            Record::Peer(record) => record.weight(),
+            Record::Session(record) => record.weight(),
             Record::Room(_) | Record::RoomGone(_) | Record::ChannelGone(_) => ROW_BYTES,
         };
         size_of::<Record>() + kept
+    }
+}
+
+impl Weigh for SessionRecord {
+    fn weight(&self) -> usize {
+        match self {
+            SessionRecord::Here(_, kept) | SessionRecord::Left(_, kept) => {
+                size_of_val(&**kept) + kept.subscriptions.len() * ROW_BYTES
+            }
+            SessionRecord::Over(..) | SessionRecord::Recall(..) => 0,
+        }
+    }
+}
+
+impl Weigh for PeerRecord {
+    fn weight(&self) -> usize {
+        match self {
+            PeerRecord::Submit(submission) => {
+                size_of_val(&**submission) + submission.draft.length()
+            }
+            PeerRecord::Send(_, note) | PeerRecord::SendAll(note) => note.weight(),
+            _ => ROW_BYTES,
+        }
+    }
+}
+
+impl Weigh for PeerNote {
+    fn weight(&self) -> usize {
+        match self {
+            PeerNote::Private { frame, .. } | PeerNote::Announce { frame, .. } => {
+                frame.wire().len()
+            }
+            PeerNote::Disconnect { .. } => ROW_BYTES,
+        }
+    }
+}
+
+impl Weigh for PeerNews {
+    fn weight(&self) -> usize {
+        match self {
+            PeerNews::Attached { kept, .. } => {
+                kept.messages.iter().map(|frame| frame.memory_bytes()).sum()
+            }
+            PeerNews::Arrived { events, .. } => {
+                events.iter().map(|event| event.frame.memory_bytes()).sum()
+            }
+            PeerNews::Placed { places, .. } => size_of_val(&places[..]),
+            PeerNews::Note(note) => note.weight(),
+            _ => ROW_BYTES,
+        }
     }
 }
 

@@ -117,6 +117,9 @@ impl Node {
             let records = match (&mut storage, kept.as_mut().and_then(Iterator::next)) {
                 (Some(storage), Some(kept)) => {
                     engine.begin_with(now, storage.durability.clone(), kept);
+                    if let Some(plan) = storage.sessions {
+                        engine.keep_sessions(plan);
+                    }
                     (storage.sink)()
                 }
                 _ => no_sink(),
@@ -157,7 +160,8 @@ impl Node {
                 let waiting = (0..config.shards).map(|_| VecDeque::new()).collect();
                 let (needed, quit) = crossbeam_channel::bounded(0);
                 let (lanes, stop) = (lanes.clone(), stop.clone());
-                let courier = Courier { news, lanes, notice, waiting, stop, quit };
+                let placement = placement.clone();
+                let courier = Courier { news, lanes, placement, notice, waiting, stop, quit };
                 Some(RunningStorage { end, needed, courier: courier.spawn()? })
             }
         };

@@ -7,19 +7,24 @@
 //! *Invariants*: each home hears its news in their order, all of them; that the storage is degraded,
 //! or well again, is told once for the node.
 
+use crate::base::hash::Placement;
 use crate::base::ids::ShardId;
 use crate::base::time::Now;
 use crate::broker::durable::Durability;
 use crate::broker::lane::Ask;
+use crate::broker::peers::To;
 use crate::broker::record::{Snapshot, StorageNews};
+use crate::broker::returning::SessionPlan;
 use crate::broker::telemetry::{Event, Telemetry};
 use crate::daemon::config::{Config, Storage as Kind};
 use crate::daemon::control::{Facts, Outage, intake::Intake};
+use crate::protocol::session::TOKEN_BYTES;
 use crate::shard::driver::{Clock, RecordSink};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::{Counter, Meters};
 use crate::storage::{self, LoadError, Unsaved};
 use crossbeam_channel::Receiver;
+use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
@@ -43,12 +48,14 @@ const RETRY: Duration = Duration::from_millis(1);
 pub struct StorageSeam {
     /// What is to be kept.
     pub durability: Durability,
+    /// How clients return to their sessions, if they can.
+    pub sessions: Option<SessionPlan>,
     /// What was kept.
     pub snapshot: Snapshot,
     /// Makes the sink of one shard.
     pub sink: Box<dyn Fn() -> RecordSink>,
     /// What the storage says to each home. It ends when the storage does.
-    pub news: Receiver<(ShardId, StorageNews)>,
+    pub news: Receiver<(To, StorageNews)>,
     /// What the storage counts of itself.
     pub meters: Arc<storage::Meters>,
     /// Stores what was taken, as far as that can be done in time, and ends. Called when no shard
@@ -83,13 +90,15 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
             0 => u64::MAX,
             bytes => u64::from(bytes),
         },
+        is_shared: persistence.many_nodes,
+        session_ttl_ms: u64::from(persistence.session_ttl_s) * 1_000,
         ..storage::Settings::new(url)
     };
     let shown = settings.url.to_string();
     let (tell, news) = crossbeam_channel::unbounded();
     // A courier that has ended needs no news any more.
-    let tell = Box::new(move |shard, of_shard| drop(tell.send((shard, of_shard))));
-    let (storage, sender) = storage::start(settings, config.shards, tell)
+    let tell = Box::new(move |to, news| drop(tell.send((to, news))));
+    let (storage, sender) = storage::start(settings, tell)
         .map_err(|error| format!("the storage could not be started: {error}"))?;
     tracing::info!(redis = shown, "reading what was kept");
     let snapshot = match storage.load(now, LOAD_TIMEOUT) {
@@ -117,6 +126,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
     };
     Ok(Some(StorageSeam {
         durability: persistence.durability(),
+        sessions: persistence.sessions(random),
         snapshot,
         meters,
         sink: Box::new(move || {
@@ -126,6 +136,12 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
         news,
         end: Box::new(end),
     }))
+}
+
+/// Bytes that nobody can guess: the operating system's.
+fn random() -> Option<[u8; TOKEN_BYTES]> {
+    let mut bytes = [0; TOKEN_BYTES];
+    SystemRandom::new().fill(&mut bytes).ok().map(|()| bytes)
 }
 
 /// The most messages that the history of any channel holds whose size Redis does not know.
@@ -141,8 +157,9 @@ pub fn no_sink() -> RecordSink {
 
 /// What takes the storage's news to the homes.
 pub(super) struct Courier {
-    pub(super) news: Receiver<(ShardId, StorageNews)>,
+    pub(super) news: Receiver<(To, StorageNews)>,
     pub(super) lanes: Lanes,
+    pub(super) placement: Placement,
     pub(super) notice: Notice,
     /// What each shard's lane has not taken.
     pub(super) waiting: Vec<VecDeque<StorageNews>>,
@@ -190,9 +207,18 @@ impl Courier {
             recv(self.quit) -> _ => return false,
             default(longest) => None,
         };
-        for (shard, news) in first.into_iter().chain(self.news.try_iter()) {
+        for (to, news) in first.into_iter().chain(self.news.try_iter()) {
             self.notice.take(&news);
-            self.waiting[shard.index()].push_back(news);
+            let home = match to {
+                To::Shard(shard) => shard,
+                To::Room(name) => self.placement.of_room(&name),
+                To::Client(client_id) => self.placement.of_client(&client_id),
+                To::All => {
+                    self.waiting.iter_mut().for_each(|waiting| waiting.push_back(news.clone()));
+                    continue;
+                }
+            };
+            self.waiting[home.index()].push_back(news);
         }
         self.offer();
         true
@@ -297,14 +323,17 @@ mod tests {
         lanes: Lanes,
         events: Intake,
         meters: Vec<Arc<Meters>>,
-    ) -> (Courier, Sender<(ShardId, StorageNews)>) {
+    ) -> (Courier, Sender<(To, StorageNews)>) {
         let (stop, quit) = (Arc::new(AtomicBool::new(false)), crossbeam_channel::never());
         let (sender, news) = unbounded();
         let (facts, clock): (_, Clock) = (facts(), Arc::new(now));
         let (events, lost_before, lost_since) = (Some(events), 0, 0);
         let notice = Notice { facts, meters, events, clock, lost_before, lost_since };
         let waiting = vec![VecDeque::new(), VecDeque::new()];
-        (Courier { news, lanes, notice, waiting, stop, quit }, sender)
+        (
+            Courier { news, lanes, placement: Placement::new(2, 1), notice, waiting, stop, quit },
+            sender,
+        )
     }
 
     fn stored(sequence: u64) -> StorageNews {
@@ -319,9 +348,9 @@ mod tests {
         let (events, _outlet) = intake::queue();
         let (mut courier, sender) = courier(lanes, events, Vec::new());
         for sequence in 1..=3 {
-            sender.send((ShardId(0), stored(sequence))).unwrap();
+            sender.send((To::Shard(ShardId(0)), stored(sequence))).unwrap();
         }
-        sender.send((ShardId(1), StorageNews::Restored)).unwrap();
+        sender.send((To::Shard(ShardId(1)), StorageNews::Restored)).unwrap();
         assert!(courier.carry());
         assert_eq!((courier.waiting[0].len(), inboxes[1].asks.len()), (3, 1));
         for _ in 0..LANE_SLOTS {
@@ -379,7 +408,7 @@ mod tests {
         let channel = ChannelId::new(ShardId(0), 1);
         let lost = StorageNews::Lost { channel, first: 3, last: 6 };
         for news in [StorageNews::Degraded("gone".into()), lost, StorageNews::Restored] {
-            sender.send((ShardId(0), news)).unwrap();
+            sender.send((To::All, news)).unwrap();
         }
         assert!(courier.carry());
         let told: Vec<Event> =
@@ -397,7 +426,7 @@ mod tests {
         let mut tally = crate::shard::meters::Tally::default();
         for news in [StorageNews::Degraded("gone".into()), StorageNews::Restored] {
             for shard in [ShardId(0), ShardId(1)] {
-                sender.send((shard, news.clone())).unwrap();
+                sender.send((To::Shard(shard), news.clone())).unwrap();
             }
             assert!(courier.carry());
             let is_degraded = matches!(news, StorageNews::Degraded(_));

@@ -12,7 +12,11 @@ pub(super) fn unmask(payload: &mut [u8], mask: [u8; 4]) {
         *word = (u64::from_ne_bytes(*word) ^ key).to_ne_bytes();
     }
     // Eight is a multiple of four, so the rest begins with the mask's first byte again.
-    for (byte, key) in rest.iter_mut().zip(mask.into_iter().cycle()) {
+    let (words, rest) = rest.as_chunks_mut::<4>();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(mask)).to_ne_bytes();
+    }
+    for (byte, key) in rest.iter_mut().zip(mask) {
         *byte ^= key;
     }
 }

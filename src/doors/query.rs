@@ -7,10 +7,22 @@
 
 use crate::protocol::command::{Identity, identity_field};
 use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::session::SessionToken;
 
 /// The keys a query string may hold, for the sentence that refuses another.
-const KEYS: [&str; 7] =
-    ["client_id", "client_type", "screen_name", "avatar", "personality", "join", "token"];
+const KEYS: [&str; 8] = [
+    "client_id",
+    "client_type",
+    "screen_name",
+    "avatar",
+    "personality",
+    "join",
+    "token",
+    "session",
+];
+
+/// The keys that a session answers for.
+const KEPT_KEYS: [&str; 5] = ["client_id", "client_type", "screen_name", "avatar", "personality"];
 
 /// How much of a key the client made up is said back to it.
 const ECHO_BYTES_MAX: usize = 64;
@@ -28,6 +40,13 @@ pub(super) fn identity(query: &str) -> Result<Identity, Refusal> {
         }
         set(&mut identity, &key, &value)?;
         seen.push(key);
+    }
+    let is_kept = |key: &&String| KEPT_KEYS.contains(&key.as_str());
+    if identity.session.is_some()
+        && let Some(key) = seen.iter().find(is_kept)
+    {
+        let why = format!("`{key}` stands beside `session`, which keeps it; give one of the two");
+        return Err(refusal(key, why));
     }
     Ok(identity)
 }
@@ -47,6 +66,13 @@ pub(super) fn add_token(identity: &mut Identity, token: &str) -> Result<(), Refu
 
 /// Sets one field; a key that names none is refused.
 fn set(identity: &mut Identity, key: &str, value: &str) -> Result<(), Refusal> {
+    if key == "session" {
+        if value.is_empty() {
+            return Err(refusal(key, "`session` is empty; give the token of your last welcome"));
+        }
+        identity.session = Some(SessionToken::given(value));
+        return Ok(());
+    }
     if identity_field(identity, key, value)? {
         return Ok(());
     }
@@ -176,6 +202,25 @@ mod tests {
             assert_eq!(refusal.fault, Fault::BadIdentity, "{query}");
             assert_eq!(refusal.field.as_deref(), field, "{query}");
             assert!(refusal.message.contains(says), "{query}: {}", refusal.message);
+        }
+    }
+
+    #[test]
+    fn a_session_stands_for_all_that_it_keeps() {
+        let identity = identity("session=5eC.re-t&join=a:b&token=t").unwrap();
+        assert_eq!(identity.session, Some(SessionToken::given("5eC.re-t")));
+        assert_eq!((identity.join.len(), identity.token.as_deref()), (1, Some("t")));
+        for key in KEPT_KEYS {
+            for query in
+                [format!("session=secret&{key}=human"), format!("{key}=human&session=secret")]
+            {
+                let refusal = super::identity(&query).unwrap_err();
+                assert_eq!(refusal.field.as_deref(), Some(key));
+                assert!(!refusal.message.contains("secret"), "{}", refusal.message);
+            }
+        }
+        for query in ["session=", "session=a&session=b"] {
+            assert_eq!(super::identity(query).unwrap_err().field.as_deref(), Some("session"));
         }
     }
 

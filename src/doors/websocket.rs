@@ -145,7 +145,7 @@ impl WebSocket {
     /// Takes a frame that is there as a whole.
     fn take<'a>(&'a mut self, header: &Header, payload: &'a [u8], used: usize) -> Step<'a> {
         let event = match header.opcode {
-            Opcode::Text if header.is_final => match std::str::from_utf8(payload) {
+            Opcode::Text if header.is_final => match simdutf8::basic::from_utf8(payload) {
                 Ok(text) => Event::Text(text),
                 Err(_) => return self.fail(CloseReason::NotUtf8),
             },

@@ -57,6 +57,8 @@ closes! {
     Silent = 4010 "silent" "nothing was heard for two heartbeats; answer pings",
     /// An admin closed it.
     Disconnected = 4013 "disconnected" "disconnected by an admin",
+    /// Its client has come back by another connection.
+    Superseded = 4013 "superseded" "your session goes on in another connection",
     /// The handshake did not come in time.
     HandshakeTimeout = 1006 "handshake_timeout" "the handshake did not come in time",
     /// The handshake was refused with an HTTP answer.

@@ -21,6 +21,7 @@ pub use table::{
 };
 
 use crate::protocol::names::Name;
+use crate::protocol::session::SessionToken;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -34,7 +35,7 @@ pub struct Request {
 }
 
 /// A room and a channel of it; the channel may be `*`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address {
     /// The room.
     pub room: Name,
@@ -173,6 +174,8 @@ pub struct Identity {
     pub join: Vec<Address>,
     /// Its token.
     pub token: Option<String>,
+    /// What it returns with.
+    pub session: Option<SessionToken>,
 }
 
 /// The parameters of `join_channel`.

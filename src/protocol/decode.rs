@@ -4,8 +4,8 @@
 //! One pass over the text finds the top-level fields and proves that the whole is sound JSON; then
 //! the fields are judged in the order of the protocol's table, so that the first thing wrong is
 //! what the sender is told. What follows is written for the good message: refusals are boxed and
-//! their sentences made only when there is one; and keys that are the protocol's own, each once,
-//! are read a quick way ([`json::known_members`]), while all else goes the long one.
+//! their sentences made only when there is one; and a good message in the [usual form](usual) is
+//! read a quick way, while all else goes the long one.
 //!
 //! *Invariants*: both ways say the same of every text; an `Envelope` that comes out of here keeps
 //! every promise of its documentation; a sentence never repeats more than a few characters of what
@@ -13,12 +13,15 @@
 //!
 //! *Not here*: whether the sender may say it, and whether the room is there.
 
+mod usual;
+
 use crate::base::limits::{METADATA_KEYS_MAX, PRIVATE_TARGETS_MAX, TTL_MS_MAX};
 use crate::protocol::envelope::{Envelope, MessageType, Metadata};
 use crate::protocol::fault::{Fault, Refusal};
-use crate::protocol::json::{self, KnownKey, Text, Value};
+use crate::protocol::json::{self, Text, Value};
 use crate::protocol::names::{self, EVERY_CHANNEL, Name, NameError};
 use crate::protocol::quote::{field_name, quote};
+use crate::protocol::scan::{find, is_no_id_byte};
 use crate::protocol::timestamp;
 use std::borrow::Cow;
 
@@ -33,11 +36,7 @@ pub struct Rejected {
 
 /// Reads one message.
 pub fn decode<'a>(text: &'a str) -> Result<Envelope<'a>, Box<Rejected>> {
-    let mut fields = Fields::default();
-    match json::known_members(text, &KNOWN, &mut fields.values) {
-        true => fields.envelope().map_err(|refusal| fields.rejected(refusal)),
-        false => decode_any(text),
-    }
+    usual::read(text).map_or_else(|| decode_any(text), Ok)
 }
 
 /// Reads one message, whatever its keys are and however they are written: [`decode`] without its
@@ -83,15 +82,6 @@ pub fn private_targets(payload: &str) -> Result<Vec<Name>, Refusal> {
 /// which most clients write them.
 const FIELDS: [&str; 9] =
     ["version", "id", "type", "room", "channel", "from", "timestamp", "payload", "metadata"];
-const KNOWN: [KnownKey; FIELDS.len()] = {
-    let mut keys = [const { KnownKey::new("") }; FIELDS.len()];
-    let mut at = 0;
-    while at < FIELDS.len() {
-        keys[at] = KnownKey::new(FIELDS[at]);
-        at += 1;
-    }
-    keys
-};
 
 /// The top-level fields, as they were found.
 #[derive(Default)]
@@ -200,27 +190,16 @@ fn bad_version(version: &str) -> Refusal {
     Refusal::of_field(Fault::UnsupportedVersion, "version", message)
 }
 
-/// Which bytes may follow the `arq_` of an id.
-const IS_ID_BYTE: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < table.len() {
-        let char = byte as u8;
-        table[byte] = char.is_ascii_alphanumeric() || matches!(char, b'_' | b'-');
-        byte += 1;
-    }
-    table
-};
-
 /// `arq_` and 1 to 124 of `A-Z a-z 0-9 _ -`.
 #[inline]
 fn is_id(id: &str) -> bool {
-    match id.as_bytes() {
-        [b'a', b'r', b'q', b'_', rest @ ..] => {
-            (1..=124).contains(&rest.len()) && names::are_all_in(rest, &IS_ID_BYTE)
-        }
-        _ => false,
-    }
+    is_id_head(id) && find(id.as_bytes(), 0, is_no_id_byte) == id.len()
+}
+
+/// Whether it begins like an id and is as long as one.
+#[inline(always)]
+fn is_id_head(id: &str) -> bool {
+    id.starts_with("arq_") && (5..=128).contains(&id.len())
 }
 
 #[inline]
@@ -343,8 +322,7 @@ fn check_telemetry(payload: &str) -> Result<(), Refusal> {
 }
 
 fn read_metadata(object: &str) -> Result<Metadata<'_>, Refusal> {
-    let members = object[1..object.len() - 1].trim_matches([' ', '\t', '\n', '\r']);
-    let mut metadata = Metadata { members, ..Metadata::default() };
+    let mut metadata = Metadata { members: trimmed_members(object), ..Metadata::default() };
     let mut count = 0;
     json::try_members(object, |key, value| {
         count += 1;
@@ -354,6 +332,11 @@ fn read_metadata(object: &str) -> Result<Metadata<'_>, Refusal> {
         metadata.put(&key.get(), value)
     })?;
     Ok(metadata)
+}
+
+/// What stands between the braces of an object.
+fn trimmed_members(object: &str) -> &str {
+    object[1..object.len() - 1].trim_matches([' ', '\t', '\n', '\r'])
 }
 
 impl Metadata<'_> {

@@ -91,6 +91,8 @@ faults! {
     ClientNotFound = 404 "CLIENT_NOT_FOUND",
     /// A target of a private message is not connected.
     TargetNotFound = 404 "TARGET_NOT_FOUND",
+    /// No session is kept under this token, or not any more.
+    SessionUnknown = 404 "SESSION_UNKNOWN",
     /// The client id belongs to another connection.
     ClientIdInUse = 409 "CLIENT_ID_IN_USE",
     /// `identify` came too late.
@@ -133,9 +135,9 @@ faults! {
     ConnectionLimit = 503 "CONNECTION_LIMIT",
     /// The server is going away.
     Draining = 503 "DRAINING",
-    /// The event was delivered, but it is not known to be stored.
+    /// The event is not known to be stored, though it may have been delivered; or a session can't be read now.
     StorageUnavailable = 503 "STORAGE_UNAVAILABLE",
-    /// The event was delivered, but will never be stored.
+    /// The event will never be stored, though it may have been delivered.
     StorageLost = 503 "STORAGE_LOST",
 }
 

@@ -49,7 +49,7 @@ pub struct Origin {
 }
 
 /// A message that lacks its sequence and its time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Draft {
     bytes: Vec<u8>,
     names: Names,
@@ -101,6 +101,10 @@ impl fmt::Display for RestoreError {
 impl std::error::Error for RestoreError {}
 
 impl Draft {
+    /// What stands before the time, and what stands between it and the sequence.
+    pub const HEAD: (&'static str, &'static str) =
+        (r#"{"version":"1.0","timestamp":""#, r#"","metadata":{"sequence":"#);
+
     /// Everything of `envelope` that its edge knows. `from` is the true sender.
     pub fn new(envelope: &Envelope<'_>, from: &str, origin: Origin) -> Draft {
         Draft::assemble(
@@ -164,6 +168,12 @@ impl Draft {
         self.bytes.len()
     }
 
+    /// What follows the sequence in the text of the message. Whoever else gives sequence and time
+    /// writes [`Draft::HEAD`] with the time in it, the digits of the sequence, and this.
+    pub fn tail(&self) -> &[u8] {
+        &self.bytes[HEAD_ROOM..]
+    }
+
     /// The message's id.
     pub fn id(&self) -> &str {
         text(&self.bytes, self.names.id)
@@ -185,12 +195,23 @@ impl Draft {
     }
 
     /// Gives the message its place and its time, and seals it.
-    pub fn stamp(mut self, sequence: u64, timestamp_us: u64) -> Arc<Frame> {
+    pub fn stamp(self, sequence: u64, timestamp_us: u64) -> Arc<Frame> {
+        self.stamp_by(&mut timestamp::Writer::default(), sequence, timestamp_us)
+    }
+
+    /// [`Draft::stamp`] by who stamps many.
+    pub fn stamp_by(
+        mut self,
+        times: &mut timestamp::Writer,
+        sequence: u64,
+        timestamp_us: u64,
+    ) -> Arc<Frame> {
         let mut digits = itoa::Buffer::new();
         let digits = digits.format(sequence).as_bytes();
         let digits_start = HEAD_ROOM - digits.len();
         self.bytes[digits_start..HEAD_ROOM].copy_from_slice(digits);
-        let start = put_head(&mut self.bytes, digits_start, HEAD, timestamp_us);
+        let time = times.format(timestamp_us);
+        let start = put_head(&mut self.bytes, digits_start, HEAD, time);
         Arc::new(self.seal(start, sequence, timestamp_us))
     }
 
@@ -202,7 +223,8 @@ impl Draft {
         if self.bytes[HEAD_ROOM] == b',' {
             self.bytes[HEAD_ROOM] = b' ';
         }
-        let start = put_head(&mut self.bytes, HEAD_ROOM, HEAD_UNORDERED, timestamp_us);
+        let time = timestamp::format(timestamp_us);
+        let start = put_head(&mut self.bytes, HEAD_ROOM, HEAD_UNORDERED, &time);
         Arc::new(self.seal(start, 0, timestamp_us))
     }
 
@@ -400,36 +422,34 @@ fn put_head<const N: usize>(
     bytes: &mut [u8],
     end: usize,
     head: &[u8; N],
-    timestamp_us: u64,
+    time: &[u8; timestamp::LENGTH],
 ) -> usize {
     let mut head = *head;
-    head[TIMESTAMP_AT..TIMESTAMP_AT + timestamp::LENGTH]
-        .copy_from_slice(&timestamp::format(timestamp_us));
+    head[TIMESTAMP_AT..TIMESTAMP_AT + timestamp::LENGTH].copy_from_slice(time);
     let head_start = end - N;
     bytes[head_start..end].copy_from_slice(&head);
     let (header, length) = text_header(bytes.len() - head_start);
-    let start = head_start - length;
-    bytes[start..head_start].copy_from_slice(&header[..length]);
-    start
+    // All ten bytes: what is before the header is unused.
+    bytes[head_start - header.len()..head_start].copy_from_slice(&header);
+    head_start - length
 }
 
-/// The header of one final, unmasked text frame, and its length.
+/// The header of one final, unmasked text frame, at the end of the bytes, and its length.
 fn text_header(payload: usize) -> ([u8; 10], usize) {
     let mut header = [0; 10];
-    header[0] = 0x81;
     match payload {
         0..=125 => {
-            header[1] = payload as u8;
+            header[8..].copy_from_slice(&[0x81, payload as u8]);
             (header, 2)
         }
         126..=65_535 => {
-            header[1] = 126;
-            header[2..4].copy_from_slice(&(payload as u16).to_be_bytes());
+            header[6..8].copy_from_slice(&[0x81, 126]);
+            header[8..].copy_from_slice(&(payload as u16).to_be_bytes());
             (header, 4)
         }
         _ => {
-            header[1] = 127;
-            header[2..10].copy_from_slice(&(payload as u64).to_be_bytes());
+            header[..2].copy_from_slice(&[0x81, 127]);
+            header[2..].copy_from_slice(&(payload as u64).to_be_bytes());
             (header, 10)
         }
     }
@@ -446,7 +466,7 @@ fn header_length(wire: &[u8]) -> usize {
 
 fn push_header(out: &mut Vec<u8>, payload: usize) {
     let (header, length) = text_header(payload);
-    out.extend_from_slice(&header[..length]);
+    out.extend_from_slice(&header[header.len() - length..]);
 }
 
 fn text(bytes: &[u8], (from, to): (u32, u32)) -> &str {

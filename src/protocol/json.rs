@@ -18,14 +18,15 @@ mod keys;
 mod known;
 mod text;
 
-pub use known::{KnownKey, known_members};
+pub(super) use known::{KnownKey, KnownMembers};
 pub use text::Text;
 
 use crate::base::limits::JSON_DEPTH_MAX;
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::quote::quote;
+use crate::protocol::scan::{find, is_no_digit, is_special};
 use keys::Keys;
-use text::{clean_run, hex4, special_bytes};
+use text::hex4;
 
 /// A JSON value as a span of the text it stands in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -128,9 +129,6 @@ pub fn try_elements<'a, E: From<JsonError>>(
 
 /// The longest text that is scanned: spans of keys are kept in 31 bits.
 const TEXT_BYTES_MAX: usize = (1 << 31) - 1;
-
-/// How many words a string may have to be short.
-const SHORT_WORDS: usize = 4;
 
 /// Why scanning stopped; where is `Scanner::at`. One byte, so that a result is returned in
 /// registers.
@@ -260,12 +258,11 @@ impl<'a> Scanner<'a> {
         if self.text.len() > TEXT_BYTES_MAX {
             return Err(Complaint::TextTooLong);
         }
-        self.space();
-        if self.peek() != opening {
+        if self.next_byte() != opening {
             return Err(if opening == b'{' { Complaint::NotObject } else { Complaint::NotArray });
         }
         walk(self)?;
-        self.space();
+        self.next_byte();
         if self.at < self.text.len() { Err(Complaint::Trailing) } else { Ok(()) }
     }
 
@@ -274,18 +271,16 @@ impl<'a> Scanner<'a> {
     fn object(&mut self, mut each: impl FnMut(Span, Span)) -> Result<(), Complaint> {
         self.open()?;
         let mut mark = self.keys.open();
-        if self.peek() != b'}' {
+        if self.next_byte() != b'}' {
             loop {
                 let key = self.key(&mut mark)?;
                 let value = self.value()?;
                 each(key, value);
-                self.space();
-                match self.peek() {
+                match self.next_byte() {
                     b',' => self.at += 1,
                     b'}' => break,
                     _ => return Err(Complaint::NoCommaInObject),
                 }
-                self.space();
             }
         }
         self.keys.close(self.text, mark)?;
@@ -298,17 +293,15 @@ impl<'a> Scanner<'a> {
     #[inline]
     fn array(&mut self, mut each: impl FnMut(Span)) -> Result<(), Complaint> {
         self.open()?;
-        if self.peek() != b']' {
+        if self.next_byte() != b']' {
             loop {
                 let value = self.value()?;
                 each(value);
-                self.space();
-                match self.peek() {
+                match self.next_byte() {
                     b',' => self.at += 1,
                     b']' => break,
                     _ => return Err(Complaint::NoCommaInArray),
                 }
-                self.space();
             }
         }
         self.at += 1;
@@ -322,14 +315,13 @@ impl<'a> Scanner<'a> {
         }
         self.depth += 1;
         self.at += 1;
-        self.space();
         Ok(())
     }
 
     /// Reads a key, its colon and the space around it.
     #[inline(always)] // A span in memory, written in parts and read as a whole, stalls the CPU.
     fn key(&mut self, object: &mut keys::Mark) -> Result<Span, Complaint> {
-        if self.peek() != b'"' {
+        if self.next_byte() != b'"' {
             return Err(Complaint::NoKey);
         }
         let start = self.at;
@@ -339,27 +331,25 @@ impl<'a> Scanner<'a> {
             self.at = start;
             return Err(why);
         }
-        self.space();
-        if self.peek() != b':' {
+        if self.next_byte() != b':' {
             return Err(Complaint::NoColon);
         }
         self.at += 1;
-        self.space();
         Ok(key)
     }
 
     #[inline(always)]
     fn value(&mut self) -> Result<Span, Complaint> {
+        let first = self.next_byte();
         let start = self.at;
-        let kind = if self.peek() == b'"' { self.string()? } else { self.pass()? };
+        let kind = if first == b'"' { self.string()? } else { self.pass(first)? };
         Ok(Span { start, end: self.at, kind })
     }
 
-    /// Moves behind the value that begins here. The one recursion of the scanner, bounded by
+    /// Moves behind the value that begins here with `first`, if it is no string. The one recursion of the scanner, bounded by
     /// `open`.
-    fn pass(&mut self) -> Result<Kind, Complaint> {
-        match self.peek() {
-            b'"' => self.string(),
+    fn pass(&mut self, first: u8) -> Result<Kind, Complaint> {
+        match first {
             b'{' => self.object(|_, _| ()).map(|()| Kind::Object),
             b'[' => self.array(|_| ()).map(|()| Kind::Array),
             b'-' | b'0'..=b'9' => self.number().map(|()| Kind::Number),
@@ -381,37 +371,40 @@ impl<'a> Scanner<'a> {
     /// Moves from an opening quote to after the closing one; says whether there were escapes.
     #[inline(always)] // As with `Scanner::key`.
     fn string(&mut self) -> Result<Kind, Complaint> {
-        match short_text(self.rest()) {
-            Some(length) => {
-                self.at += length;
+        let end = find(self.text.as_bytes(), self.at + 1, is_special);
+        match self.text.as_bytes().get(end) {
+            Some(b'"') => {
+                self.at = end + 1;
                 Ok(Kind::Text)
             }
-            None => self.long_string(),
+            _ => self.escaped_string(end),
         }
     }
 
-    fn long_string(&mut self) -> Result<Kind, Complaint> {
+    /// The rest of a string from its first escape, or whatever is at `at`.
+    fn escaped_string(&mut self, mut at: usize) -> Result<Kind, Complaint> {
         let bytes = self.text.as_bytes();
-        let mut at = self.at + 1;
-        let mut kind = Kind::Text;
         loop {
-            at += clean_run(&bytes[at..]);
-            match bytes[at..] {
-                [b'"', ..] => {
-                    self.at = at + 1;
-                    return Ok(kind);
+            match bytes.get(at) {
+                Some(b'\\') => {
+                    let escape = &bytes[at + 1..];
+                    if escape.first().is_some_and(|&char| IS_SHORT_ESCAPE[usize::from(char)]) {
+                        at += 2;
+                    } else {
+                        self.at = at;
+                        at += unit_escape(escape)?;
+                    }
                 }
-                [b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..] => at += 2,
-                [b'\\', ..] => {
-                    self.at = at;
-                    at += unit_escape(&bytes[at + 1..])?;
+                Some(b'"') => {
+                    self.at = at + 1;
+                    return Ok(Kind::EscapedText);
                 }
                 _ => {
                     self.at = at;
                     return Err(Complaint::ControlCharacter);
                 }
             }
-            kind = Kind::EscapedText;
+            at = find(bytes, at, is_special);
         }
     }
 
@@ -448,19 +441,23 @@ impl<'a> Scanner<'a> {
     }
 
     /// Passes one digit or more; says how many.
+    #[inline(always)]
     fn digits(&mut self) -> Result<usize, Complaint> {
         let start = self.at;
-        while self.peek().is_ascii_digit() {
-            self.at += 1;
-        }
+        self.at = find(self.text.as_bytes(), start, is_no_digit);
         if self.at == start { Err(Complaint::BadNumber) } else { Ok(self.at - start) }
     }
 
-    #[inline]
-    fn space(&mut self) {
-        // Mostly there is none, which one comparison settles.
-        while self.peek() <= b' ' && matches!(self.peek(), b' ' | b'\t' | b'\n' | b'\r') {
-            self.at += 1;
+    /// Passes space; the byte behind it, as [`Scanner::peek`] gives it.
+    #[inline(always)]
+    fn next_byte(&mut self) -> u8 {
+        loop {
+            // Mostly there is no space, which one comparison settles.
+            match self.peek() {
+                byte if byte > b' ' => return byte,
+                b' ' | b'\t' | b'\n' | b'\r' => self.at += 1,
+                byte => return byte,
+            }
         }
     }
 
@@ -497,21 +494,16 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The length of the string that `text` begins with, quotes included, if it is short and has no
-/// escapes, as most are.
-#[inline(always)]
-fn short_text(text: &[u8]) -> Option<usize> {
-    let mut length = 1;
-    for &word in text.get(1..)?.as_chunks().0.iter().take(SHORT_WORDS) {
-        let special = special_bytes(word);
-        if special != 0 {
-            length += special.trailing_zeros() as usize / 8;
-            return (text.get(length) == Some(&b'"')).then_some(length + 1);
-        }
-        length += 8;
+/// Which bytes make an escape with the backslash before them.
+const IS_SHORT_ESCAPE: [bool; 256] = {
+    let (mut table, chars) = ([false; 256], br#""\/bfnrt"#);
+    let mut at = 0;
+    while at < chars.len() {
+        table[chars[at] as usize] = true;
+        at += 1;
     }
-    None
-}
+    table
+};
 
 /// The length of an escape by its UTF-16 units, one or a pair, from what follows its backslash.
 fn unit_escape(escape: &[u8]) -> Result<usize, Complaint> {

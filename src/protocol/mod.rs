@@ -13,5 +13,7 @@ pub mod names;
 pub mod origin;
 pub mod quote;
 pub mod reply;
+mod scan;
+pub mod session;
 pub mod timestamp;
 pub mod views;

@@ -1,8 +1,10 @@
 //! Names of rooms, channels and clients. A name that exists as a value is a valid one.
 
 use crate::base::limits::NAME_BYTES_MAX;
-use serde::{Serialize, Serializer};
-use std::borrow::Borrow;
+use crate::protocol::scan::{find, is_no_name_byte};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -48,18 +50,6 @@ impl fmt::Display for NameError {
     }
 }
 
-/// Which bytes a name may hold; a table, as every message has three names to check.
-const IS_NAME_BYTE: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < table.len() {
-        let char = byte as u8;
-        table[byte] = char.is_ascii_alphanumeric() || matches!(char, b'.' | b'_' | b'-');
-        byte += 1;
-    }
-    table
-};
-
 /// Checks the rule for names without making one.
 pub fn check(text: &str) -> Result<(), NameError> {
     let bytes = text.as_bytes();
@@ -69,22 +59,13 @@ pub fn check(text: &str) -> Result<(), NameError> {
     if bytes.len() > NAME_BYTES_MAX {
         return Err(NameError::TooLong);
     }
-    if !are_all_in(bytes, &IS_NAME_BYTE) {
+    if find(bytes, 0, is_no_name_byte) < bytes.len() {
         return Err(NameError::BadCharacter);
     }
     if !first.is_ascii_alphanumeric() {
         return Err(NameError::BadStart);
     }
     Ok(())
-}
-
-/// Whether the table allows every byte. Eight at a time, as a branch for each would cost more than
-/// to look at them all.
-#[inline]
-pub(super) fn are_all_in(bytes: &[u8], table: &[bool; 256]) -> bool {
-    let is_in = |all: bool, &byte: &u8| all & table[usize::from(byte)];
-    let (blocks, rest) = bytes.as_chunks::<8>();
-    blocks.iter().all(|block| block.iter().fold(true, is_in)) && rest.iter().fold(true, is_in)
 }
 
 /// Whether a room of this name belongs to the system.
@@ -169,6 +150,14 @@ impl fmt::Debug for Name {
 impl Serialize for Name {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
+    }
+}
+
+/// By the rule; `*` is refused.
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        Name::parse(&text).map_err(|why| D::Error::custom(format!("the name {text:?} {why}")))
     }
 }
 

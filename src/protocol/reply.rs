@@ -93,6 +93,38 @@ pub fn success(stamp: Stamp, question: &Question, result: impl Serialize) -> Str
     envelope(stamp, "command_response", (room, channel), payload)
 }
 
+/// The text of the reply that an event has its place: what [`success`] writes of an
+/// [`AckView`](crate::protocol::views::AckView) without a trace. There is one for each event that asks
+/// for it, so it is put together without a serializer; ids and names hold nothing to escape.
+pub fn accepted(
+    stamp: Stamp,
+    id: &str,
+    (room, channel): (&str, &str),
+    sequence: u64,
+    is_duplicate: bool,
+) -> String {
+    let (mut ulid, mut digits) = ([0; ulid::ULID_LEN], itoa::Buffer::new());
+    let time = timestamp::format(stamp.at_us);
+    let parts = [
+        r#"{"version":"1.0","id":"arq_"#,
+        stamp.ulid.array_to_str(&mut ulid),
+        r#"","type":"command_response","room":""#,
+        room,
+        r#"","channel":""#,
+        channel,
+        r#"","from":""#,
+        SERVER_ID,
+        r#"","timestamp":""#,
+        std::str::from_utf8(&time).unwrap_or_default(),
+        r#"","payload":{"request_id":""#,
+        id,
+        r#"","status":"success","result":{"sequence":"#,
+        digits.format(sequence),
+        if is_duplicate { r#","duplicate":true}}}"# } else { r#","duplicate":false}}}"# },
+    ];
+    parts.concat()
+}
+
 /// The text of a reply that says no.
 pub fn failure(stamp: Stamp, question: &Question, refusal: &Refusal) -> String {
     let payload = Failure {
@@ -150,9 +182,22 @@ pub fn time_text(at_us: u64) -> String {
 mod tests {
     use super::*;
     use crate::protocol::fault::Fault;
+    use crate::protocol::views::AckView;
     use serde_json::{Value, json};
 
     const STAMP: Stamp = Stamp { ulid: ulid::Ulid::nil(), at_us: 1_764_000_000_123_456 };
+
+    #[test]
+    fn acks_are_what_a_serializer_writes() {
+        let stamp = Stamp { ulid: ulid::Ulid::from(0x0123_4567_89ab_cdef_u128 << 60), ..STAMP };
+        for (sequence, duplicate) in [(0, false), (7, true), (u64::MAX, false)] {
+            let (trace, delivered, unreported) = (None, None, 0);
+            let view = AckView { sequence, duplicate, trace, delivered, unreported };
+            let question = Question::of_message("arq_A-z_7", "science.x", "*");
+            let text = accepted(stamp, "arq_A-z_7", ("science.x", "*"), sequence, duplicate);
+            assert_eq!(text, success(stamp, &question, view));
+        }
+    }
 
     #[test]
     fn replies_have_the_shape_of_the_protocol() {

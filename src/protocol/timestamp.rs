@@ -85,6 +85,38 @@ pub fn format(us: u64) -> [u8; LENGTH] {
     ]
 }
 
+/// Writes one time after the other. Most are of the same second as the one before, so that only
+/// their fraction has to be written.
+#[derive(Debug)]
+pub struct Writer {
+    second: u64,
+    text: [u8; LENGTH],
+}
+
+impl Default for Writer {
+    fn default() -> Writer {
+        Writer { second: 0, text: format(0) }
+    }
+}
+
+impl Writer {
+    /// The same as [`format()`].
+    #[inline]
+    pub fn format(&mut self, us: u64) -> &[u8; LENGTH] {
+        let us = us.min(US_MAX);
+        if us / 1_000_000 == self.second {
+            let microseconds = (us % 1_000_000) as u32;
+            let [.., f1, f2, f3, f4, f5, f6, _] = &mut self.text;
+            [*f1, *f2] = two_digits(microseconds / 10_000);
+            [*f3, *f4] = two_digits(microseconds / 100 % 100);
+            [*f5, *f6] = two_digits(microseconds % 100);
+        } else {
+            (self.second, self.text) = (us / 1_000_000, format(us));
+        }
+        &self.text
+    }
+}
+
 /// Whether it is a good time written as nearly all are: with a capital `T` and `Z` and no leap
 /// second. It needs no arithmetic over the calendar.
 #[inline]
@@ -434,6 +466,16 @@ mod tests {
         for day in 0..60_000 {
             let text = format(day * 86_400_000_000);
             assert!(is_usual(&text), "day {day}");
+        }
+    }
+
+    #[test]
+    fn a_writer_writes_what_format_does() {
+        let mut writer = Writer::default();
+        for us in [0, 1, 999_999, 1_000_000, 1_764_504_000_123_456, 1_764_504_000_999_999] {
+            for us in [us, us + 7, us, US_MAX, US_MAX + 1, u64::MAX, us / 2] {
+                assert_eq!(*writer.format(us), format(us), "{us}");
+            }
         }
     }
 }

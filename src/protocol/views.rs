@@ -230,6 +230,17 @@ pub struct Counts {
     pub messages_out: u64,
     /// How its storage does, if there is one beyond memory.
     pub storage: Option<StorageView>,
+    /// The other nodes of the bus, if there may be any; from one shard.
+    pub peers: Option<Vec<NodeView>>,
+}
+
+/// Another node of the bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NodeView {
+    /// Its name.
+    pub node: String,
+    /// Clients connected to it.
+    pub clients: u64,
 }
 
 /// How a storage does.
@@ -294,6 +305,9 @@ pub struct StatusView {
     /// How that does, if it is not memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub storage_state: Option<StorageView>,
+    /// The other nodes of the bus; their clients are counted above, their messages are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Vec<NodeView>>,
     /// Shards that did not answer in time; their share is missing above.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unanswered_shards: Vec<u16>,

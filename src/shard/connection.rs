@@ -7,45 +7,49 @@ use crate::base::time::Moment;
 use crate::doors::WebSocket;
 use crate::protocol::close::CloseReason;
 use crate::shard::outbox::Outbox;
+use std::mem::offset_of;
 use std::net::IpAddr;
 
-/// A connection.
+/// A connection. What a delivery touches comes first, in two lines of the cache: a turn may deliver
+/// to more connections than the cache can hold.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub struct Connection {
     /// Its id.
     pub id: ConnId,
-    /// How far its conversation has come.
-    pub stage: Stage,
-    /// What waits to be written.
-    pub outbox: Outbox,
-    /// Bytes that were read and not used up: half a frame, or what came while it was paused.
-    pub input: Vec<u8>,
-    /// A message that found a full lane and is offered again.
-    pub stalled: Option<Box<str>>,
-    /// Why it is not read, if it is not.
-    pub paused: Option<PausedBy>,
-    /// Where it comes from.
-    pub peer: Option<IpAddr>,
-    /// Why it is turned away after its handshake, if it is.
-    pub turned_away: Option<CloseReason>,
-    /// When anything was last heard of it, on the monotonic clock in milliseconds.
-    pub last_heard_ms: u64,
-    /// When a ping went out that nothing was heard after.
-    pub pinged: Option<Moment>,
-    /// Since when it does not keep up.
-    pub behind_since: Option<Moment>,
-    /// When its drain closes it.
-    pub drain_at: Option<Moment>,
-    /// When it is next looked at, on the monotonic clock in milliseconds.
-    pub timer_ms: u64,
     /// Whether it is in the list of connections to be written to.
     pub is_dirty: bool,
     /// Whether its socket took less than it was given.
     pub is_blocked: bool,
     /// Whether everything waits for the welcome.
     pub is_held: bool,
+    /// Why it is not read, if it is not.
+    pub paused: Option<PausedBy>,
+    /// How far its conversation has come.
+    pub stage: Stage,
+    /// Since when it does not keep up.
+    pub behind_since: Option<Moment>,
+    /// What waits to be written.
+    pub outbox: Outbox,
+    /// When anything was last heard of it, on the monotonic clock in milliseconds.
+    pub last_heard_ms: u64,
+    /// When a ping went out that nothing was heard after.
+    pub pinged: Option<Moment>,
+    /// Bytes that were read and not used up: half a frame, or what came while it was paused.
+    pub input: Vec<u8>,
+    /// A message that found a full lane and is offered again.
+    pub stalled: Option<Box<str>>,
+    /// When its drain closes it.
+    pub drain_at: Option<Moment>,
+    /// When it is next looked at, on the monotonic clock in milliseconds.
+    pub timer_ms: u64,
+    /// Where it comes from.
+    pub peer: Option<IpAddr>,
+    /// Why it is turned away after its handshake, if it is.
+    pub turned_away: Option<CloseReason>,
 }
 
+const _: () = assert!(offset_of!(Connection, outbox) <= 64);
 const _: () = assert!(size_of::<Connection>() <= 256, "idle ones are what most memory is for");
 
 /// How far a conversation has come.
@@ -110,6 +114,11 @@ impl Connection {
             is_blocked: false,
             is_held: false,
         }
+    }
+
+    /// Whether the edge knows it.
+    pub fn has_session(&self) -> bool {
+        matches!(self.stage, Stage::Claiming { .. } | Stage::Open(_))
     }
 
     /// Whether it has been told to go.

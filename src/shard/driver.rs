@@ -422,7 +422,7 @@ impl Driver {
         let (mut records, mut events) = (0, 0);
         while let Some(record) = self.parts.engine.records().pop_front() {
             records += 1;
-            events += u64::from(matches!(record, Record::Event(_)));
+            events += u64::from(record.is_event());
         }
         tracing::error!(
             records,

@@ -120,9 +120,9 @@ impl Mail {
         (self.batch_count - 1) as u32
     }
 
-    /// Counts one more member of a batch that has no letters yet.
-    pub fn count_member(&mut self, batch: u32) {
-        self.batches[batch as usize].members += 1;
+    /// Says how many members a batch has that has no letters yet, the absent one included.
+    pub fn set_members(&mut self, batch: u32, members: u32) {
+        self.batches[batch as usize].members = members;
     }
 
     /// Adds a letter to a batch; gives the member that was absent and has to get the batch now.

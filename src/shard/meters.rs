@@ -79,6 +79,10 @@ meter! {
     EventsLost = "events_lost" "Events that will never be stored",
     /// Acks that waited.
     AckWaits = "ack_waits" "Acks that had to wait until their events were stored",
+    /// Clients that went on with a session.
+    SessionsResumed = "sessions_resumed" "Clients that came back to their session",
+    /// Clients that no session is kept of.
+    SessionsUnknown = "sessions_unknown" "Clients that came with the token of no session that is kept",
     /// Gap notices sent.
     Gaps = "gaps" "Gap notices sent to clients that missed messages",
 }

@@ -19,6 +19,7 @@ use crate::shard::mail::{Letter, Mail};
 use crate::shard::meters::Drop as DropReason;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::mem::offset_of;
 
 /// The bytes gathered for one write.
 pub const WRITE_BYTES: usize = 128 * 1024;
@@ -59,18 +60,20 @@ enum Entry {
     Batch(u32),
 }
 
-/// What waits for one connection.
+/// What waits for one connection. What a client that keeps up makes use of comes first, in one line
+/// of the cache.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Outbox {
     fresh: SmallVec<[Entry; 2]>,
     /// The bytes of the fresh letters that stand alone.
     fresh_bytes: usize,
+    /// What is left to write of the backlog; 0 only if there is none.
+    bytes: usize,
+    #[allow(clippy::box_collection, reason = "every outbox has room for it, few ever need it")]
+    gaps: Option<Box<Vec<Gap>>>,
     /// Whether the connection sent a letter of a fresh batch itself.
     has_own: bool,
-    backlog: VecDeque<Letter>,
-    /// How much of the backlog's first frame is written.
-    written: usize,
-    bytes: usize,
     /// Whether a message was dropped and half of the bound is not free yet.
     is_behind: bool,
     /// Whether something of the backlog may expire.
@@ -78,9 +81,12 @@ pub struct Outbox {
     /// Whether the first frame of the backlog is the answer to the handshake, without which the
     /// peer can't read what follows.
     has_greeting: bool,
-    #[allow(clippy::box_collection, reason = "every outbox has room for it, few ever need it")]
-    gaps: Option<Box<Vec<Gap>>>,
+    backlog: VecDeque<Letter>,
+    /// How much of the backlog's first frame is written.
+    written: usize,
 }
+
+const _: () = assert!(offset_of!(Outbox, backlog) <= 64);
 
 impl Outbox {
     /// How many bytes of the backlog wait.
@@ -95,7 +101,7 @@ impl Outbox {
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.fresh.is_empty() && self.backlog.is_empty()
+        self.fresh.is_empty() && self.bytes == 0
     }
 
     /// Whether messages are being dropped.
@@ -106,7 +112,7 @@ impl Outbox {
     /// The batch whose bytes are all that waits.
     pub fn only_batch(&self) -> Option<u32> {
         match self.fresh[..] {
-            [Entry::Batch(batch)] if !self.has_own && self.backlog.is_empty() => Some(batch),
+            [Entry::Batch(batch)] if !self.has_own && self.bytes == 0 => Some(batch),
             _ => None,
         }
     }
@@ -179,9 +185,11 @@ impl Outbox {
     /// The socket took everything that waited.
     pub fn clear(&mut self) {
         self.forget_fresh();
-        self.backlog = VecDeque::new();
-        (self.written, self.bytes) = (0, 0);
-        (self.may_expire, self.has_greeting) = (false, false);
+        if self.bytes > 0 {
+            self.backlog = VecDeque::new();
+            (self.written, self.bytes) = (0, 0);
+            (self.may_expire, self.has_greeting) = (false, false);
+        }
     }
 
     /// The socket took `count` bytes of what waits; listed letters that are left become backlog.
@@ -292,6 +300,10 @@ impl Outbox {
             self.bytes -= letter.frame.wire().len();
             self.note_gap(letter, DropReason::Expired);
         }
+        if self.backlog.is_empty() {
+            self.backlog = VecDeque::new();
+            self.may_expire = false;
+        }
         expired.len() as u64
     }
 
@@ -334,6 +346,7 @@ impl Outbox {
         assert_eq!(self.fresh_bytes, 0, "nothing is fresh between turns");
         let length: usize = self.backlog.iter().map(|letter| letter.frame.wire().len()).sum();
         assert_eq!(length - self.written, self.bytes, "the bytes are counted right");
+        assert_eq!(self.bytes == 0, self.backlog.is_empty(), "no frame is empty");
         assert!(self.backlog.front().is_none_or(|first| self.written < first.frame.wire().len()));
     }
 
@@ -434,7 +447,7 @@ mod tests {
     fn letters_come_in_the_order_of_their_numbers_and_own_ones_not_at_all() {
         let (mut outbox, mut mail) = (Outbox::default(), Mail::default());
         let (one, two) = (mail.begin_batch(None), mail.begin_batch(Some(CONN)));
-        (0..2).for_each(|_| mail.count_member(two));
+        mail.set_members(two, 2);
         outbox.put_batch(one);
         assert_eq!(outbox.only_batch(), Some(one));
         let join = |mail: &mut Mail, batch, sequence, sender| {

@@ -18,6 +18,8 @@ use crate::broker::record::{ChannelRecord, EventRecord, Record, RoomRecord};
 use crate::protocol::command::Address;
 use crate::protocol::names::Name;
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,22 +35,68 @@ const ROUND_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// How long a channel is left alone in whose place something foreign stands.
 const REST: Duration = Duration::from_secs(1);
 
+/// An event that waits, as far as it matters here.
+pub(super) trait Pending: Debug {
+    /// What else a lane may have to do, in its order.
+    type Task: Debug;
+    fn channel(&self) -> ChannelId;
+    fn address(&self) -> &Arc<Address>;
+    /// The life of the channel that it belongs to.
+    fn life(&self) -> &str;
+    /// Its number among those of its channel, by which it is told as lost.
+    fn number(&self) -> u64;
+    fn bytes(&self) -> u64;
+    /// Whether nothing is left to do of `old` when `task` follows it.
+    fn replaces(task: &Self::Task, old: &Step<Self>) -> bool
+    where
+        Self: Sized;
+}
+
+impl Pending for EventRecord {
+    type Task = Infallible;
+
+    fn channel(&self) -> ChannelId {
+        self.channel
+    }
+
+    fn address(&self) -> &Arc<Address> {
+        &self.address
+    }
+
+    fn life(&self) -> &str {
+        &self.epoch
+    }
+
+    fn number(&self) -> u64 {
+        self.frame.sequence
+    }
+
+    fn bytes(&self) -> u64 {
+        self.frame.memory_bytes() as u64
+    }
+
+    fn replaces(task: &Infallible, _old: &Step<EventRecord>) -> bool {
+        match *task {}
+    }
+}
+
 /// One atomic change of what is kept.
 #[derive(Debug)]
-pub(super) enum Step {
+pub(super) enum Step<E: Pending> {
     Room(Box<RoomRecord>),
     RoomGone(Name),
     Channel(Box<ChannelRecord>),
     ChannelGone,
+    Task(E::Task),
     /// Never empty.
-    Events(VecDeque<EventRecord>),
+    Events(VecDeque<E>),
 }
 
 /// A step that is under way, and whose.
 #[derive(Debug)]
-pub(super) struct Batch {
+pub(super) struct Batch<E: Pending> {
     pub(super) address: Arc<Address>,
-    pub(super) step: Step,
+    pub(super) step: Step<E>,
 }
 
 /// A run of events that will never be stored.
@@ -60,8 +108,8 @@ pub(super) struct Loss {
 }
 
 #[derive(Debug)]
-pub(super) struct Backlog {
-    lanes: Map<Arc<Address>, Lane>,
+pub(super) struct Backlog<E: Pending> {
+    lanes: Map<Arc<Address>, Lane<E>>,
     /// The lanes whose first step may be taken; each stands here once.
     due: VecDeque<Arc<Address>>,
     /// The lanes that are left alone, and until when; the first ends first.
@@ -74,17 +122,22 @@ pub(super) struct Backlog {
     bytes_max: u64,
 }
 
-#[derive(Debug, Default)]
-struct Lane {
-    steps: VecDeque<Step>,
+#[derive(Debug)]
+struct Lane<E: Pending> {
+    steps: VecDeque<Step<E>>,
     state: LaneState,
     /// Whether its last step found something foreign in its place.
     is_spoilt: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+impl<E: Pending> Default for Lane<E> {
+    fn default() -> Lane<E> {
+        Lane { steps: VecDeque::new(), state: LaneState::Idle, is_spoilt: false }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum LaneState {
-    #[default]
     Idle,
     Due,
     /// Its first step is under way.
@@ -93,8 +146,18 @@ enum LaneState {
     Resting,
 }
 
-impl Backlog {
-    pub(super) fn new(bytes_max: u64) -> Backlog {
+impl Backlog<EventRecord> {
+    /// Takes a record in.
+    pub(super) fn push(&mut self, record: Record) {
+        match record {
+            Record::Event(event) => self.push_event(event),
+            other => self.push_record(other),
+        }
+    }
+}
+
+impl<E: Pending> Backlog<E> {
+    pub(super) fn new(bytes_max: u64) -> Backlog<E> {
         let hasher = seeded(fastrand::u64(..));
         Backlog {
             lanes: Map::with_hasher(hasher.clone()),
@@ -133,25 +196,28 @@ impl Backlog {
         std::mem::take(&mut self.losses).into_values().flatten().collect()
     }
 
-    /// Takes a record in.
-    pub(super) fn push(&mut self, record: Record) {
+    /// Takes a room or a channel in.
+    pub(super) fn push_record(&mut self, record: Record) {
         match record {
-            Record::Event(event) => self.push_event(event),
             Record::Room(room) => self.push_step(order_of(&room.name), Step::Room(room)),
             Record::RoomGone(name) => self.push_step(order_of(&name), Step::RoomGone(name)),
             Record::Channel(channel) => {
                 self.push_step(Arc::clone(&channel.address), Step::Channel(channel));
             }
             Record::ChannelGone(address) => self.push_step(address, Step::ChannelGone),
+            Record::Event(_) | Record::Peer(_) => {
+                unreachable!("events have a way of their own, and who does not share has no peers")
+            }
+            Record::Session(_) => unreachable!("a session belongs to no channel"),
         }
     }
 
-    fn push_event(&mut self, event: EventRecord) {
-        let bytes = bytes_of(&event);
+    pub(super) fn push_event(&mut self, event: E) {
+        let bytes = event.bytes();
         if self.bytes <= self.bytes_max / 2 {
             self.losing.clear();
         }
-        let address = Arc::clone(&event.address);
+        let address = Arc::clone(event.address());
         let lane = self.lanes.entry(Arc::clone(&address)).or_default();
         if lane.state == LaneState::Resting || self.losing.contains(&address) {
             return self.lose(&event);
@@ -164,7 +230,7 @@ impl Backlog {
         self.events += 1;
         self.bytes += bytes;
         match lane.steps.back_mut() {
-            Some(Step::Events(events)) if events[0].epoch == event.epoch => {
+            Some(Step::Events(events)) if events[0].life() == event.life() => {
                 events.push_back(event);
             }
             _ => lane.steps.push_back(Step::Events(VecDeque::from([event]))),
@@ -172,9 +238,9 @@ impl Backlog {
         self.settle(&address);
     }
 
-    fn push_step(&mut self, address: Arc<Address>, step: Step) {
+    pub(super) fn push_step(&mut self, address: Arc<Address>, step: Step<E>) {
         let steps = &mut self.lanes.entry(Arc::clone(&address)).or_default().steps;
-        let is_events = |step: &Step| matches!(step, Step::Events(_));
+        let is_events = |step: &Step<E>| matches!(step, Step::Events(_));
         let mut before_end = steps.iter().rposition(is_events).map_or(0, |at| at + 1);
         steps.retain(|old| {
             let stays = before_end > 0 || !step.replaces(old);
@@ -191,7 +257,7 @@ impl Backlog {
         let (address, step) = match record {
             Record::Room(room) => (order_of(&room.name), Step::Room(room)),
             Record::Channel(channel) => (Arc::clone(&channel.address), Step::Channel(channel)),
-            other => return self.push(other),
+            other => return self.push_record(other),
         };
         let lane = self.lanes.entry(Arc::clone(&address)).or_default();
         assert_ne!(lane.state, LaneState::Busy, "nothing of the lane is under way");
@@ -199,9 +265,33 @@ impl Backlog {
         self.settle(&address);
     }
 
+    /// Takes in what shall be done before all else that waits in its lane.
+    pub(super) fn push_ahead(&mut self, address: &Arc<Address>, step: Step<E>) {
+        self.lanes.entry(Arc::clone(address)).or_default().steps.push_front(step);
+        self.settle(address);
+    }
+
+    /// Drops what waits of rooms and channels and is not needed any more.
+    pub(super) fn drop_steps(&mut self, is_needless: impl Fn(&Address, &Step<E>) -> bool) {
+        for (address, lane) in &mut self.lanes {
+            let is_events = |step: &Step<E>| matches!(step, Step::Events(_));
+            lane.steps.retain(|step| is_events(step) || !is_needless(address, step));
+        }
+        let lanes = &mut self.lanes;
+        self.due.retain(|address| match lanes.get_mut(address) {
+            Some(lane) if lane.steps.is_empty() => {
+                lane.state = LaneState::Idle;
+                false
+            }
+            _ => true,
+        });
+        let is_left = |lane: &Lane<E>| !lane.steps.is_empty() || lane.is_spoilt;
+        lanes.retain(|_, lane| lane.state != LaneState::Idle || is_left(lane));
+    }
+
     /// Takes the steps of one round: the first of each lane that is due, in turn. True if nothing
     /// that was due is left.
-    pub(super) fn take_round(&mut self, now: Instant) -> (Vec<Batch>, bool) {
+    pub(super) fn take_round(&mut self, now: Instant) -> (Vec<Batch<E>>, bool) {
         while let Some(&(until, _)) = self.resting.front().filter(|(until, _)| *until <= now) {
             let Some((_, address)) = self.resting.pop_front() else { break };
             debug_assert!(until <= now);
@@ -222,7 +312,7 @@ impl Backlog {
     }
 
     /// A step was carried out.
-    pub(super) fn done(&mut self, batch: Batch) {
+    pub(super) fn done(&mut self, batch: Batch<E>) {
         if let Step::Events(events) = &batch.step {
             self.forget(events);
         }
@@ -233,7 +323,7 @@ impl Backlog {
     }
 
     /// A step was not carried out, and shall be tried again before all that follows it.
-    pub(super) fn give_back(&mut self, batch: Batch) {
+    pub(super) fn give_back(&mut self, batch: Batch<E>) {
         if let Some(lane) = self.lanes.get_mut(&batch.address) {
             lane.put_first(batch.step);
         }
@@ -241,7 +331,7 @@ impl Backlog {
     }
 
     /// A step was not carried out, and `first` shall be before it is tried again.
-    pub(super) fn give_back_after(&mut self, batch: Batch, first: Step) {
+    pub(super) fn give_back_after(&mut self, batch: Batch<E>, first: Step<E>) {
         if let Some(lane) = self.lanes.get_mut(&batch.address) {
             lane.put_first(batch.step);
             lane.steps.push_front(first);
@@ -250,7 +340,7 @@ impl Backlog {
     }
 
     /// The events of a step are lost; what follows them goes on.
-    pub(super) fn give_up(&mut self, batch: Batch) {
+    pub(super) fn give_up(&mut self, batch: Batch<E>) {
         if let Step::Events(events) = batch.step {
             self.forget(&events);
             events.iter().for_each(|event| self.lose(event));
@@ -260,7 +350,7 @@ impl Backlog {
 
     /// Something foreign stands where the channel of this step is kept: its events are lost until
     /// it is tried again, and the other records wait. True if that is new.
-    pub(super) fn spoil(&mut self, batch: Batch, now: Instant) -> bool {
+    pub(super) fn spoil(&mut self, batch: Batch<E>, now: Instant) -> bool {
         let Some(lane) = self.lanes.get_mut(&batch.address) else { return false };
         lane.put_first(batch.step);
         let is_new = !std::mem::replace(&mut lane.is_spoilt, true);
@@ -278,11 +368,11 @@ impl Backlog {
     pub(super) fn lose_everything(&mut self) {
         self.due.clear();
         self.resting.clear();
-        let lanes: Vec<Lane> = self.lanes.drain().map(|(_, lane)| lane).collect();
+        let lanes: Vec<Lane<E>> = self.lanes.drain().map(|(_, lane)| lane).collect();
         lanes.into_iter().for_each(|lane| self.lose_all(lane.steps));
     }
 
-    fn lose_all(&mut self, steps: VecDeque<Step>) {
+    fn lose_all(&mut self, steps: VecDeque<Step<E>>) {
         for step in steps {
             if let Step::Events(events) = step {
                 self.forget(&events);
@@ -291,19 +381,19 @@ impl Backlog {
         }
     }
 
-    fn lose(&mut self, event: &EventRecord) {
-        let sequence = event.frame.sequence;
-        let losses = self.losses.entry(event.channel).or_default();
+    fn lose(&mut self, event: &E) {
+        let (channel, number) = (event.channel(), event.number());
+        let losses = self.losses.entry(channel).or_default();
         match losses.last_mut() {
-            Some(loss) if loss.last + 1 == sequence => loss.last = sequence,
-            _ => losses.push(Loss { channel: event.channel, first: sequence, last: sequence }),
+            Some(loss) if loss.last + 1 == number => loss.last = number,
+            _ => losses.push(Loss { channel, first: number, last: number }),
         }
     }
 
     /// Counts events out.
-    fn forget(&mut self, events: &VecDeque<EventRecord>) {
+    fn forget(&mut self, events: &VecDeque<E>) {
         self.events -= events.len() as u64;
-        self.bytes -= events.iter().map(bytes_of).sum::<u64>();
+        self.bytes -= events.iter().map(E::bytes).sum::<u64>();
     }
 
     fn release(&mut self, address: &Arc<Address>, state: LaneState) {
@@ -329,32 +419,32 @@ impl Backlog {
 
     /// Asserts every invariant; for tests.
     #[cfg(test)]
-    fn check(&self, under_way: &[Batch]) {
-        let is_due = |lane: &Lane| lane.state == LaneState::Due;
+    fn check(&self, under_way: &[Batch<E>]) {
+        let is_due = |lane: &Lane<E>| lane.state == LaneState::Due;
         assert_eq!(self.lanes.values().filter(|lane| is_due(lane)).count(), self.due.len());
         let waiting = self.lanes.values().flat_map(|lane| &lane.steps);
         let mut events = Vec::new();
         for step in waiting.chain(under_way.iter().map(|batch| &batch.step)) {
             if let Step::Events(some) = step {
-                assert!(some.iter().all(|event| event.epoch == some[0].epoch));
+                assert!(some.iter().all(|event| event.life() == some[0].life()));
                 events.extend(some);
             }
         }
         assert_eq!(events.len() as u64, self.events, "events are counted right");
-        assert_eq!(events.iter().map(|event| bytes_of(event)).sum::<u64>(), self.bytes);
+        assert_eq!(events.iter().map(|event| event.bytes()).sum::<u64>(), self.bytes);
     }
 }
 
-impl Lane {
+impl<E: Pending> Lane<E> {
     /// Takes the first step, or of its events as many as are good for one call.
-    fn take_step(&mut self, bytes: &mut u64) -> Option<Step> {
+    fn take_step(&mut self, bytes: &mut u64) -> Option<Step<E>> {
         self.state = LaneState::Busy;
         let Some(Step::Events(events)) = self.steps.front_mut() else {
             return self.steps.pop_front();
         };
         let (mut count, mut step_bytes) = (0, 0);
         for event in events.iter().take(STEP_EVENTS_MAX) {
-            step_bytes += bytes_of(event);
+            step_bytes += event.bytes();
             if count > 0 && step_bytes > STEP_BYTES_MAX {
                 break;
             }
@@ -369,10 +459,10 @@ impl Lane {
     }
 
     /// Puts a step back that was taken.
-    fn put_first(&mut self, step: Step) {
+    fn put_first(&mut self, step: Step<E>) {
         match (step, self.steps.front_mut()) {
             (Step::Events(taken), Some(Step::Events(events)))
-                if taken[0].epoch == events[0].epoch =>
+                if taken[0].life() == events[0].life() =>
             {
                 taken.into_iter().rev().for_each(|event| events.push_front(event));
             }
@@ -381,11 +471,14 @@ impl Lane {
     }
 }
 
-impl Step {
+impl<E: Pending> Step<E> {
     /// Whether nothing is left to do of `old` when this follows it.
-    fn replaces(&self, old: &Step) -> bool {
+    fn replaces(&self, old: &Step<E>) -> bool {
         match (self, old) {
+            (Step::Task(task), old) => E::replaces(task, old),
             (_, Step::Events(_)) | (Step::Events(_), _) => false,
+            // What follows the order of the room goes on until it is told not to.
+            (Step::RoomGone(_), Step::Task(_)) => false,
             (Step::RoomGone(_), _) => true,
             (Step::Room(_), Step::Room(_)) | (Step::Channel(_), Step::Channel(_)) => true,
             (Step::ChannelGone, Step::Channel(_) | Step::ChannelGone) => true,
@@ -397,10 +490,6 @@ impl Step {
 /// The lane of a room: that of the events to all of it.
 pub(super) fn order_of(room: &Name) -> Arc<Address> {
     Arc::new(Address { room: room.clone(), channel: Name::every() })
-}
-
-fn bytes_of(event: &EventRecord) -> u64 {
-    event.frame.memory_bytes() as u64
 }
 
 #[cfg(test)]

@@ -73,25 +73,53 @@ pub(super) fn read_room(name: &str, text: &str) -> Result<RoomRecord, String> {
     })
 }
 
-/// Appends the fields of a channel and their values, but for its epoch and the end of its order.
-pub(super) fn put_channel(channel: &ChannelRecord, call: &mut Cmd) {
+/// The fields of a channel and their values, but for its epoch and the end of its order.
+fn channel_fields(channel: &ChannelRecord) -> [(&'static str, String); 8] {
     let guests: Vec<&str> = channel.guests.iter().map(Name::as_str).collect();
-    let guests = serde_json::Value::from(guests).to_string();
     let metadata = channel.metadata.as_ref().map_or("", |metadata| metadata.get());
     let past = serde_json::Value::from_iter(
         channel.past.iter().map(|&(term, last)| vec![u64::from(term), last]),
     );
-    call.arg("term").arg(channel.term).arg("past").arg(past.to_string());
-    call.arg("type").arg(type_text(channel.channel_type));
-    call.arg("created_us").arg(channel.created_us);
-    call.arg("created_by").arg(channel.created_by.as_deref().unwrap_or(""));
-    call.arg("metadata").arg(metadata);
-    call.arg("guests").arg(guests);
-    call.arg("auto_created").arg(u8::from(channel.auto_created));
+    [
+        ("term", channel.term.to_string()),
+        ("past", past.to_string()),
+        ("type", type_text(channel.channel_type).to_owned()),
+        ("created_us", channel.created_us.to_string()),
+        ("created_by", channel.created_by.as_deref().unwrap_or_default().to_owned()),
+        ("metadata", metadata.to_owned()),
+        ("guests", serde_json::Value::from(guests).to_string()),
+        ("auto_created", u8::from(channel.auto_created).to_string()),
+    ]
+}
+
+/// Appends the fields of a channel and their values, but for its epoch and the end of its order.
+pub(super) fn put_channel(channel: &ChannelRecord, call: &mut Cmd) {
+    for (name, value) in channel_fields(channel) {
+        call.arg(name).arg(value);
+    }
+}
+
+/// A channel as one text, as other nodes are told of it.
+pub(super) fn channel_text(channel: &ChannelRecord) -> String {
+    let mut fields: HashMap<&str, String> = channel_fields(channel).into();
+    fields.insert("epoch", channel.epoch.to_string());
+    for name in ["last", "last_us"] {
+        fields.insert(name, "0".to_owned());
+    }
+    serde_json::json!(fields).to_string()
+}
+
+/// The channel of such a text.
+pub(super) fn read_channel_text(
+    address: &Arc<Address>,
+    text: &str,
+) -> Result<ChannelRecord, String> {
+    let fields = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    Ok(read_channel(address, &fields)?.record)
 }
 
 /// A channel as its hash tells it, with the end of its order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ChannelEnd {
     pub(super) record: ChannelRecord,
     pub(super) last: u64,
@@ -149,7 +177,9 @@ pub(super) fn put_event(event: &EventRecord, call: &mut Cmd) {
 pub(super) struct Entry {
     pub(super) epoch: String,
     pub(super) sequence: u64,
-    message: String,
+    pub(super) message: String,
+    /// What asked for its place, if several nodes share the stream.
+    pub(super) origin: Option<String>,
 }
 
 /// The entry that these fields are.
@@ -161,8 +191,9 @@ pub(super) fn read_entry(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Entry, Strin
         String::from_utf8(value).map_err(|_| format!("the field {name} is not UTF-8"))
     };
     let (epoch, message) = (take("epoch")?, take("message")?);
+    let origin = take("origin").ok();
     let sequence = take("sequence")?.parse().map_err(|_| "the field sequence is no number")?;
-    Ok(Entry { epoch, sequence, message })
+    Ok(Entry { epoch, sequence, message, origin })
 }
 
 /// The message of an entry, ready for the wire.
@@ -184,7 +215,7 @@ pub(super) fn read_address(text: &str) -> Result<Address, String> {
     Ok(Address { room: read_name(room)?, channel })
 }
 
-fn read_name(text: &str) -> Result<Name, String> {
+pub(super) fn read_name(text: &str) -> Result<Name, String> {
     Name::parse(text).map_err(|why| format!("the name {text:?} {why}"))
 }
 
@@ -269,6 +300,8 @@ mod tests {
             for (name, value) in [("epoch", "e"), ("last", "3"), ("last_us", "9")] {
                 fields.insert(name.into(), value.into());
             }
+            let told = read_channel_text(&address, &channel_text(&record)).unwrap();
+            assert_eq!(format!("{told:?}"), format!("{record:?}"));
             let back = read_channel(&address, &fields).unwrap();
             assert_eq!(format!("{:?}", back.record), format!("{record:?}"));
             assert_eq!((back.last, back.last_us), (3, 9));

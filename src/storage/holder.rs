@@ -16,6 +16,9 @@ use crate::storage::trouble::{Trouble, Wrong};
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+/// What stands for a token while several nodes share what is kept.
+pub(super) const SHARED: &str = "shared";
+
 /// This process, as the one who writes.
 #[derive(Debug)]
 pub(super) struct Holder {
@@ -69,8 +72,11 @@ impl Holder {
                 .run(&HOLD, &call)
                 .await
                 .map_err(|trouble| foreign(trouble, &keys.writer, "hash"))?;
-            let wrong =
-                || Wrong::AnotherWriter { node: text.clone(), prefix: settings.prefix.clone() };
+            let (node, prefix) = (text.clone(), settings.prefix.clone());
+            let wrong = || match token == SHARED {
+                true => Wrong::Shared { node, prefix },
+                false => Wrong::AnotherWriter { node, prefix },
+            };
             match word.as_str() {
                 "held" => {
                     let is_forgotten = has_held && text == "new";
@@ -160,7 +166,7 @@ impl Process {
 
 /// Whether a token's process is known to be dead: it ran beside this one, and runs no more. When
 /// in doubt it lives.
-fn is_dead(token: &str) -> bool {
+pub(super) fn is_dead(token: &str) -> bool {
     let (Some(theirs), Some(ours)) = (Process::of_token(token), Process::this()) else {
         return false;
     };

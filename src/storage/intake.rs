@@ -6,6 +6,7 @@
 //! afterwards, so one of the two sees the other, and a storage that is awake is never woken.
 
 use crate::broker::record::Record;
+use crate::broker::staged::Weigh;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
@@ -90,6 +91,7 @@ impl Intake {
 fn bytes_of(record: &Record) -> u64 {
     match record {
         Record::Event(event) => event.frame.memory_bytes() as u64,
+        Record::Peer(_) if record.is_event() => record.weight() as u64,
         _ => 0,
     }
 }

@@ -15,7 +15,8 @@ mod ends;
 
 use crate::base::ids::{ChannelId, ShardId};
 use crate::base::time::Now;
-use crate::broker::record::{Snapshot, StorageNews};
+use crate::broker::peers::To;
+use crate::broker::record::{EventRecord, Record, Snapshot, StorageNews};
 use crate::storage::backlog::{Backlog, Batch, Step};
 use crate::storage::holder::Holder;
 use crate::storage::intake::{INTAKE_SLOTS, Intake};
@@ -24,6 +25,7 @@ use crate::storage::known::Known;
 use crate::storage::link::Link;
 use crate::storage::load::Unread;
 use crate::storage::meters::{Meters, add};
+use crate::storage::sessions::Sessions;
 use crate::storage::settings::{LEASE_MS, Settings};
 use crate::storage::trouble::Trouble;
 use crate::storage::write::Writer;
@@ -39,16 +41,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until};
 
 /// How often a lease is renewed.
-const RENEW: Duration = Duration::from_millis(LEASE_MS / 5);
+pub(super) const RENEW: Duration = Duration::from_millis(LEASE_MS / 5);
 /// How often records are taken in while Redis is waited for; the lane holds much more than comes
 /// meanwhile, and nobody has to ring.
-const TAKE_IN: Duration = Duration::from_millis(5);
+pub(super) const TAKE_IN: Duration = Duration::from_millis(5);
 
 /// How long the thread sleeps when it waits for nothing in particular.
-const REST_MAX: Duration = Duration::from_secs(3_600);
+pub(super) const REST_MAX: Duration = Duration::from_secs(3_600);
+/// How long is waited between two tries to read.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
+/// How long is waited before the first new try, and the longest wait.
+const RETRY_MS_MIN: u64 = 50;
+const RETRY_MS_MAX: u64 = 2_000;
 
 /// Where news go.
-pub(super) type Tell = Box<dyn Fn(ShardId, StorageNews) + Send>;
+pub(super) type Tell = Box<dyn Fn(To, StorageNews) + Send>;
 
 /// The start: everything is read back.
 #[derive(Debug)]
@@ -68,13 +75,13 @@ pub(super) struct Stop {
 pub(super) struct Keeper {
     pub(super) settings: Arc<Settings>,
     pub(super) keys: Arc<Keys>,
-    pub(super) shards: u16,
     pub(super) tell: Tell,
     pub(super) intake: Intake,
     pub(super) loads: mpsc::UnboundedReceiver<Load>,
     pub(super) stop: oneshot::Receiver<Stop>,
     pub(super) meters: Arc<Meters>,
-    pub(super) backlog: Backlog,
+    pub(super) backlog: Backlog<EventRecord>,
+    pub(super) sessions: Sessions,
     pub(super) known: Known,
     pub(super) holder: Arc<Holder>,
     pub(super) state: State,
@@ -142,13 +149,21 @@ impl Keeper {
             }
             return;
         };
-        let next_due = self.backlog.next_due();
+        let is_past = |at: Instant| Instant::now() >= at;
+        if self.sessions.next_due().is_some_and(is_past) {
+            self.sessions_round(&bond).await;
+            if self.state.bond.is_none() {
+                return;
+            }
+        }
+        let dues = [self.backlog.next_due(), self.sessions.next_due()];
+        let next_due = dues[0];
         if Instant::now() >= bond.renew_at {
             self.renew(&bond).await;
         } else if self.backlog.has_due() || next_due.is_some_and(|at| Instant::now() >= at) {
             self.round(&bond).await;
         } else {
-            let wake_at = next_due.map_or(bond.renew_at, |at| at.min(bond.renew_at));
+            let wake_at = dues.into_iter().flatten().fold(bond.renew_at, Instant::min);
             self.rest(Some(wake_at)).await;
         }
     }
@@ -226,12 +241,33 @@ impl Keeper {
         for _ in 0..INTAKE_SLOTS {
             let Some(record) = self.intake.take() else { break };
             self.known.note(&record);
-            self.backlog.push(record);
+            match record {
+                Record::Session(record) => self.sessions.take(record),
+                other => self.backlog.push(other),
+            }
+        }
+        if self.state.is_degraded {
+            self.sessions.give_up(&self.tell);
         }
         if self.state.is_overtaken {
             self.backlog.lose_everything();
         }
         self.tell_losses();
+    }
+
+    /// Writes the sessions that are due, and reads those that are asked for.
+    async fn sessions_round(&mut self, bond: &Bond) {
+        let round = self.sessions.begin(Instant::now());
+        if round.is_empty() {
+            return;
+        }
+        let (keys, limit) = (Arc::clone(&self.keys), self.commit_timeout());
+        let answers = self.attend(limit, round.run(&bond.link, &keys)).await;
+        let answers = answers.unwrap_or_else(|| Err(no_answer(limit)));
+        self.sessions.end(round, answers.as_ref(), &self.tell);
+        if let Err(trouble) = answers {
+            self.fail(trouble);
+        }
     }
 
     /// Writes the first step of every channel that has one.
@@ -272,7 +308,7 @@ impl Keeper {
             }
         }
         for (shard, channels) in stored {
-            (self.tell)(shard, StorageNews::Stored(channels));
+            (self.tell)(To::Shard(shard), StorageNews::Stored(channels));
         }
         self.tell_losses();
         match trouble {
@@ -295,7 +331,7 @@ impl Keeper {
     /// A step was carried out; if it is events, `before` was the last sequence that was there.
     fn done(
         &mut self,
-        batch: Batch,
+        batch: Batch<EventRecord>,
         before: u64,
         stored: &mut BTreeMap<ShardId, Vec<(ChannelId, u64)>>,
     ) {
@@ -307,7 +343,10 @@ impl Keeper {
             if first <= last {
                 // They were lost, or Redis has forgotten them: a master that took over may lack what
                 // the one before it had said to be stored.
-                (self.tell)(channel.home(), StorageNews::Forgotten { channel, first, last });
+                (self.tell)(
+                    To::Shard(channel.home()),
+                    StorageNews::Forgotten { channel, first, last },
+                );
             }
             add(&self.meters.stored, events.len() as u64);
             let channels = stored.entry(newest.channel.home()).or_default();
@@ -317,7 +356,7 @@ impl Keeper {
     }
 
     /// Redis does not know the channel of these events, though it was told of it.
-    fn tell_channel_again(&mut self, batch: Batch) {
+    fn tell_channel_again(&mut self, batch: Batch<EventRecord>) {
         let Step::Events(events) = &batch.step else { return self.backlog.give_back(batch) };
         match self.known.channel(&batch.address, &events[0].epoch) {
             Some(record) => self.backlog.give_back_after(batch, Step::Channel(record)),
@@ -326,7 +365,7 @@ impl Keeper {
         }
     }
 
-    fn spoil(&mut self, batch: Batch) {
+    fn spoil(&mut self, batch: Batch<EventRecord>) {
         let address = Arc::clone(&batch.address);
         if self.backlog.spoil(batch, Instant::now()) {
             add(&self.meters.spoilt, 1);
@@ -341,14 +380,14 @@ impl Keeper {
     }
 
     fn tell_all(&self, news: &StorageNews) {
-        (0..self.shards).for_each(|shard| (self.tell)(ShardId(shard), news.clone()));
+        (self.tell)(To::All, news.clone());
     }
 
     fn tell_losses(&mut self) {
         for loss in self.backlog.take_losses() {
             let (channel, first, last) = (loss.channel, loss.first, loss.last);
             add(&self.meters.lost, last - first + 1);
-            (self.tell)(channel.home(), StorageNews::Lost { channel, first, last });
+            (self.tell)(To::Shard(channel.home()), StorageNews::Lost { channel, first, last });
         }
         self.meters.pending.store(self.backlog.events(), Relaxed);
         self.meters.pending_bytes.store(self.backlog.bytes(), Relaxed);
@@ -359,12 +398,19 @@ impl Keeper {
     }
 }
 
-fn no_answer(limit: Duration) -> Trouble {
+pub(super) fn no_answer(limit: Duration) -> Trouble {
     Trouble::Outage(format!("Redis did not answer within {} ms", limit.as_millis()))
 }
 
+/// How long is waited after so many tries that failed.
+pub(super) fn retry_after(tries: u32) -> Duration {
+    let wait_ms = (RETRY_MS_MIN << tries.min(10)).min(RETRY_MS_MAX);
+    // Half of it is left to chance, so that nodes do not come back all at once.
+    Duration::from_millis(wait_ms / 2 + fastrand::u64(..=wait_ms / 2))
+}
+
 /// The order to stop; at once if whoever could give it is gone.
-fn or_at_once(stop: Result<Stop, oneshot::error::RecvError>) -> Stop {
+pub(super) fn or_at_once(stop: Result<Stop, oneshot::error::RecvError>) -> Stop {
     stop.unwrap_or_else(|_| Stop {
         deadline: Instant::now(),
         reply: crossbeam_channel::bounded(1).0,

@@ -31,7 +31,7 @@ impl Known {
                 self.channels.insert(Arc::clone(&channel.address), channel.clone());
             }
             Record::ChannelGone(address) => _ = self.channels.remove(address),
-            Record::Event(_) => {}
+            Record::Event(_) | Record::Peer(_) | Record::Session(_) => {}
         }
     }
 

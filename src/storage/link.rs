@@ -7,7 +7,7 @@
 
 use crate::storage::settings::Settings;
 use crate::storage::trouble::{Trouble, Wrong, check_version};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
@@ -37,9 +37,10 @@ pub(super) struct Script {
 }
 
 macro_rules! scripts {
-    ($($name:ident = $file:literal;)*) => {
-        $(pub(super) static $name: LazyLock<Script> =
-            LazyLock::new(|| Script::new(include_str!(concat!("scripts/", $file, ".lua"))));)*
+    ($($name:ident = $($file:literal),+;)*) => {
+        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
+            Script::new(concat!($(include_str!(concat!("scripts/", $file, ".lua"))),+))
+        });)*
     };
 }
 
@@ -48,9 +49,21 @@ scripts! {
     CHANNEL = "channel";
     CHANNEL_GONE = "channel_gone";
     CLAIM = "claim";
+    FREE_IDS = "free_ids";
+    FORK = "order", "fork";
     HOLD = "hold";
     INDEX = "index";
+    LIST = "list";
+    MAKE = "make";
+    REMOVE = "remove";
     RENEW = "renew";
+    ROOM = "room";
+    SESSIONS = "sessions";
+    SWEEP_IDS = "sweep_ids";
+    TAKE_IDS = "take_ids";
+    SHARE = "share";
+    SUBMIT = "order", "submit";
+    SYNC = "order", "sync";
 }
 
 impl Script {
@@ -159,6 +172,21 @@ impl Link {
         }
     }
 
+    /// Waits until as many replicas have what was written over this connection as were asked for.
+    pub(super) async fn replicate(&self, settings: &Settings) -> Result<(), Trouble> {
+        let wanted = settings.replicas;
+        let mut wait = cmd("WAIT");
+        wait.arg(wanted).arg(settings.replicas_timeout_ms);
+        let count: u32 = self.ask(&wait).await?;
+        match count >= wanted {
+            true => Ok(()),
+            false => Err(Trouble::Outage(format!(
+                "only {count} of {wanted} replicas took the events within {} ms",
+                settings.replicas_timeout_ms
+            ))),
+        }
+    }
+
     async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         match self {
             Link::One(connection) => command.query_async(&mut connection.clone()).await,
@@ -172,6 +200,25 @@ fn field<'a>(about: &'a str, name: &str) -> Option<&'a str> {
     about.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
+/// A connection by which one is told what others publish, to any server: in a cluster every node
+/// tells what is published at another.
+pub(super) async fn ears(settings: &Settings) -> Result<PubSub, Trouble> {
+    let url = &settings.url;
+    if let Some(master) = &url.master {
+        let client = sentinels(&url.servers, master)?.async_get_client().await?;
+        return Ok(client.get_async_pubsub().await?);
+    }
+    let mut trouble = Trouble::Outage("no server is named".to_owned());
+    for server in &url.servers {
+        let ears = async { Client::open(server.clone())?.get_async_pubsub().await };
+        match ears.await {
+            Ok(ears) => return Ok(ears),
+            Err(error) => trouble = of_connecting(error, server),
+        }
+    }
+    Err(trouble)
+}
+
 async fn of_server(
     server: ConnectionInfo,
     timeout: Duration,
@@ -182,10 +229,15 @@ async fn of_server(
 
 /// A connection to the master that sentinels name. The login of the URL is for the master.
 async fn of_sentinels(
-    sentinels: &[ConnectionInfo],
+    servers: &[ConnectionInfo],
     master: &str,
     timeout: Duration,
 ) -> Result<MultiplexedConnection, RedisError> {
+    sentinels(servers, master)?.get_async_connection_with_config(&config(timeout)).await
+}
+
+/// Whoever asks sentinels where the master is.
+fn sentinels(sentinels: &[ConnectionInfo], master: &str) -> Result<SentinelClient, RedisError> {
     let mut node = SentinelNodeConnectionInfo::default();
     if let Some(first) = sentinels.first() {
         node = node.set_redis_connection_info(first.redis_settings().clone());
@@ -195,8 +247,7 @@ async fn of_sentinels(
     }
     let addresses = sentinels.iter().map(|sentinel| sentinel.addr().clone()).collect();
     let kind = SentinelServerType::Master;
-    let mut client = SentinelClient::build::<ConnectionAddr>(addresses, master, Some(node), kind)?;
-    client.get_async_connection_with_config(&config(timeout)).await
+    SentinelClient::build::<ConnectionAddr>(addresses, master, Some(node), kind)
 }
 
 async fn of_cluster(settings: &Settings) -> Result<Link, Trouble> {

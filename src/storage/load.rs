@@ -5,7 +5,7 @@
 //! nothing is changed but the claim, and nothing deleted, whatever is found.
 
 use crate::base::time::Now;
-use crate::broker::record::{ChannelRecord, KeptChannel, RoomRecord, Snapshot};
+use crate::broker::record::{ChannelRecord, EventRecord, KeptChannel, RoomRecord, Snapshot};
 use crate::protocol::command::Address;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
@@ -21,10 +21,11 @@ use crate::storage::settings::Settings;
 use crate::storage::trouble::{Trouble, Wrong};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use redis::{FromRedisValue, Value, cmd};
+use std::cell::Cell;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The channels that are read at a time.
 const CHANNELS_AT_A_TIME: usize = 16;
@@ -38,12 +39,12 @@ const PAGE_MAX: u64 = 1_000;
 /// How long one answer may take: many come at a time, and they are large.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How far ahead of the clock the time of a last event is believed.
-const DAY_US: u64 = 86_400_000_000;
+pub(super) const DAY_US: u64 = 86_400_000_000;
 /// The entries of an index in one answer.
 const SCAN_COUNT: u32 = 1_000;
 
 /// An entry of a stream as Redis gives it: its id, its fields.
-type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
+pub(super) type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
 
 /// What was kept and not read, because Redis could not be reached when the process started. Nobody
 /// here knows what it was, so nothing of it is deleted, and no settings are overwritten.
@@ -62,7 +63,7 @@ impl Unread {
     }
 
     /// Whether a step would delete some of it, or overwrite a room's settings.
-    pub(super) fn forbids(&self, address: &Address, step: &Step) -> bool {
+    pub(super) fn forbids(&self, address: &Address, step: &Step<EventRecord>) -> bool {
         match step {
             Step::Room(room) => self.rooms.contains(room.name.as_str()),
             Step::RoomGone(name) => {
@@ -70,6 +71,7 @@ impl Unread {
             }
             Step::ChannelGone => self.channels.contains(&address.to_string()),
             Step::Channel(_) | Step::Events(_) => false,
+            Step::Task(never) => match *never {},
         }
     }
 }
@@ -82,6 +84,8 @@ pub(super) struct Reader<'a> {
     pub(super) meters: &'a Meters,
     pub(super) generation: u64,
     pub(super) now: Now,
+    /// When the last answer came.
+    pub(super) answered: &'a Cell<Instant>,
 }
 
 impl Reader<'_> {
@@ -116,7 +120,8 @@ impl Reader<'_> {
         })
     }
 
-    async fn rooms(&self) -> Result<Vec<RoomRecord>, Trouble> {
+    /// The rooms.
+    pub(super) async fn rooms(&self) -> Result<Vec<RoomRecord>, Trouble> {
         let key = &self.keys.rooms;
         let pairs: Vec<(Vec<u8>, Vec<u8>)> = self.scan("HSCAN", key, "hash").await?;
         let mut rooms = Vec::new();
@@ -132,7 +137,8 @@ impl Reader<'_> {
         Ok(rooms)
     }
 
-    async fn addresses(&self) -> Result<Vec<Address>, Trouble> {
+    /// The channels' names, `*` among them.
+    pub(super) async fn addresses(&self) -> Result<Vec<Address>, Trouble> {
         let key = &self.keys.channels;
         let members: Vec<Vec<u8>> = self.scan("SSCAN", key, "set").await?;
         let mut addresses = Vec::new();
@@ -170,6 +176,31 @@ impl Reader<'_> {
         }
     }
 
+    /// Channels with the ends of their orders, without claiming them; those that can't be read are
+    /// passed over, which is told.
+    pub(super) async fn ends(&self, addresses: Vec<Address>) -> Result<Vec<ChannelEnd>, Trouble> {
+        let ends = stream::iter(addresses).map(async |address| {
+            let address = Arc::new(address);
+            let key = self.keys.meta(&address);
+            let mut call = cmd("HGETALL");
+            call.arg(&key);
+            match self.within(self.link.ask::<HashMap<String, String>>(&call)).await {
+                Err(trouble) => Err(self.named(trouble, &key, "hash").await),
+                // It is gone since the names were read, or is about to be made.
+                Ok(fields) if fields.is_empty() => Ok(None),
+                Ok(fields) => match read_channel(&address, &fields) {
+                    Ok(end) => Ok(Some(end)),
+                    Err(why) => {
+                        self.skip(&key, "the channel", &why);
+                        Ok(None)
+                    }
+                },
+            }
+        });
+        let ends: Vec<Option<ChannelEnd>> = ends.buffered(CHANNELS_AT_A_TIME).try_collect().await?;
+        Ok(ends.into_iter().flatten().collect())
+    }
+
     /// A channel and the end of its order; `None` if it can't be read, which is told.
     async fn channel(
         &self,
@@ -196,7 +227,8 @@ impl Reader<'_> {
                 Ok(None)
             }
             Ok(ChannelEnd { record, last, last_us }) => {
-                let messages = self.run(&record, last, size).await?;
+                let messages =
+                    self.run(&record, (last, "+"), size, self.settings.load_bytes).await?;
                 // A time from far ahead would be given to every event from now on.
                 let last_us = last_us.min(self.now.wall_us + DAY_US);
                 Ok(Some(KeptChannel { record, last, last_us, messages }))
@@ -204,16 +236,18 @@ impl Reader<'_> {
         }
     }
 
-    /// The newest messages of an epoch, oldest first: a run that ends with `last`.
-    async fn run(
+    /// The newest messages of an epoch, oldest first: a run that ends with `last`, which is not
+    /// behind the entry `end`; as many as `size`, and of hardly more than `bytes_max`.
+    pub(super) async fn run(
         &self,
         channel: &ChannelRecord,
-        last: u64,
+        (last, end): (u64, &str),
         size: u64,
+        bytes_max: u64,
     ) -> Result<Vec<Arc<Frame>>, Trouble> {
         let key = self.keys.stream(&channel.address);
         let mut run = Run { messages: Vec::new(), wanted: last, bytes: 0 };
-        let (mut end, mut page) = ("+".to_owned(), FIRST_PAGE);
+        let (mut end, mut page) = (end.to_owned(), FIRST_PAGE);
         loop {
             page = page.min(size - (run.messages.len() as u64).min(size));
             if run.wanted == 0 || page == 0 {
@@ -229,7 +263,7 @@ impl Reader<'_> {
             for (id, fields) in entries {
                 end = format!("({id}");
                 match run.add(fields, &channel.epoch, self.now) {
-                    Ok(Taken::Yes) if run.bytes < self.settings.load_bytes => {}
+                    Ok(Taken::Yes) if run.bytes < bytes_max => {}
                     Ok(_) => return Ok(run.oldest_first()),
                     Err(why) => {
                         self.skip(&key, &id, &why);
@@ -252,7 +286,10 @@ impl Reader<'_> {
     ) -> Result<T, Trouble> {
         let limit = ANSWER.max(Duration::from_millis(self.settings.commit_timeout_ms));
         match tokio::time::timeout(limit, answer).await {
-            Ok(answer) => answer,
+            Ok(answer) => {
+                self.answered.set(Instant::now());
+                answer
+            }
             Err(_) => Err(Trouble::Outage(format!("no answer within {} ms", limit.as_millis()))),
         }
     }

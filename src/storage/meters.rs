@@ -26,6 +26,12 @@ pub struct Meters {
     pub spoilt: AtomicU64,
     /// Entries and records that could not be read back.
     pub unreadable: AtomicU64,
+    /// The other nodes of the bus that live.
+    pub peers: AtomicU64,
+    /// What they said that could not be read.
+    pub garbled: AtomicU64,
+    /// What was for their clients and was not sent.
+    pub lost_notes: AtomicU64,
     /// Events that wait or are under way.
     pub pending: AtomicU64,
     /// Their bytes.

@@ -17,7 +17,25 @@
 //! | `PREFIX:{room:channel}:meta` | hash | `epoch`, `term` and `past`, `type`, `created_us`, `created_by`, `metadata`, `guests`, `auto_created`; `last` and `last_us`, the sequence and the time of the last event; `top`, the id of the last entry; `writer`, the generation that wrote last |
 //! | `PREFIX:{bus}:channels` | set | `room:channel` of every channel |
 //! | `PREFIX:{bus}:rooms` | hash | the name of every room, and in JSON what is known of it |
-//! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write |
+//! | `PREFIX:{bus}:session:HASH` | string | a client's session in JSON, under the SHA-256 of its token; it expires |
+//! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write; where several share, the token is `shared`, and `changes` counts those of rooms and channels |
+//!
+//! Where several nodes share what is kept (`hub`) there is more:
+//!
+//! | key or pub/sub channel | type | what it holds |
+//! |---|---|---|
+//! | `PREFIX:{bus}:nodes` | hash | the token of every node that lives, and until when in ms |
+//! | `PREFIX:{bus}:clients` | hash | every client id, and the token of the node that it is connected to |
+//! | `PREFIX:{bus}:node:TOKEN` | string | the name of a node that lives; runs out when it does not any more |
+//! | `PREFIX:{room:channel}:nodes` | hash | the tokens of the nodes that follow the channel |
+//! | `PREFIX:{room:channel}:meta` | | besides: `mark`, the id and the origin of the last entry; `last_time`, its time in us and as text |
+//! | `PREFIX:{room:channel}:stream` | | besides, in each entry: `origin`, `TOKEN.NUMBER:TICKET` of who asked for its place |
+//! | `PREFIX:{room:channel}:push` | pub/sub | what was appended to the channel, and its terms |
+//! | `PREFIX:catalogue` | pub/sub | changes of rooms and channels |
+//! | `PREFIX:census` | pub/sub | what nodes tell all nodes |
+//! | `PREFIX:node:TOKEN` | pub/sub | what is told to one node |
+//!
+//! Pub/sub channels are of no database: for another than 0 they begin with `PREFIX@DATABASE`.
 //!
 //! An entry has the id `time-sequence`, the time in milliseconds, and the fields `epoch`,
 //! `sequence`, `id`, `from` and `message`, the whole envelope as it went over the wire. So
@@ -28,7 +46,7 @@
 //!
 //! # Order and failures
 //!
-//! The order is the home's, not Redis's. A script appends all of its events or none, and passes
+//! The order is the home's, not Redis's, unless nodes share it. A script appends all of its events or none, and passes
 //! over what is there already, so a call whose answer was lost is simply made again; and nothing of
 //! a channel is written before what failed of it. A call of an older connection or of another node
 //! is refused (`holder`), whenever it arrives. While Redis takes nothing, records wait in order
@@ -41,9 +59,13 @@
 //! | `backlog` | what waits, by channel, in order (pure) |
 //! | `keeper` | the thread: rounds, retries, news |
 //! | `write`, `load` | one round of writing; reading everything back |
+//! | `sessions` | the sessions of clients: written, renewed, read |
 //! | `holder` | the right to write under a prefix |
+//! | `census` | who is connected to which node of a bus, and in which channels (pure) |
+//! | `claims` | which node has a client id |
 //! | `link`, `scripts/` | the connection, and what Redis does at once |
 //! | `codec`, `keys` | how things stand in Redis, and where |
+//! | `hub/` | in place of `keeper`, `write` and `known`: several nodes, whose order Redis gives |
 //! | `known` | rooms and channels, to be told again to a Redis that has forgotten them |
 //! | `trouble` | what went wrong, and what follows |
 //! | `meters` | what is counted |
@@ -53,11 +75,14 @@
 //! stream, and on so many replicas as were asked for; every event that was taken is told as stored
 //! or as lost, unless the process ends; nothing that is not ours is changed or deleted.
 //!
-//! *Not here*: who gives sequences, what clients are told, several writing nodes.
+//! *Not here*: what clients are told; who gives sequences, unless nodes share them.
 
 mod backlog;
+mod census;
+mod claims;
 mod codec;
 mod holder;
+mod hub;
 mod intake;
 mod keeper;
 mod keys;
@@ -65,6 +90,7 @@ mod known;
 mod link;
 mod load;
 mod meters;
+mod sessions;
 mod settings;
 mod trouble;
 mod write;
@@ -74,12 +100,13 @@ pub use meters::{COMMIT_BOUNDS_MS, Degraded, Meters};
 pub use settings::{LEASE_MS, RedisUrl, Settings, UrlError};
 pub use trouble::Wrong;
 
-use crate::base::ids::ShardId;
 use crate::base::time::Now;
+use crate::broker::peers::To;
 #[cfg(doc)]
 use crate::broker::record::Record;
 use crate::broker::record::{Snapshot, StorageNews};
-use keeper::{Keeper, Load, State, Stop};
+use hub::Hub;
+use keeper::{Keeper, Load, State, Stop, Tell};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -127,12 +154,11 @@ pub struct Unsaved {
     pub events: u64,
 }
 
-/// Starts the storage for a node of `shards` shards. It writes nothing until [`Storage::load`] has
+/// Starts the storage of a node. It writes nothing until [`Storage::load`] has
 /// been called. `news` is called on the storage's thread, and must not wait.
 pub fn start(
     settings: Settings,
-    shards: u16,
-    news: Box<dyn Fn(ShardId, StorageNews) + Send>,
+    news: Box<dyn Fn(To, StorageNews) + Send>,
 ) -> io::Result<(Storage, RecordSender)> {
     settings.check().map_err(|sentence| io::Error::new(io::ErrorKind::InvalidInput, sentence))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -142,26 +168,58 @@ pub fn start(
     let (loads, loads_in) = mpsc::unbounded_channel();
     let (stop, stop_in) = oneshot::channel();
     let meters = Arc::new(Meters::default());
-    let keeper = Keeper {
-        keys: Arc::new(keys::Keys::new(&settings.prefix)),
-        shards,
-        tell: news,
+    let database = settings.url.servers.first().map_or(0, |server| server.redis_settings().db());
+    let keys = Arc::new(keys::Keys::new(&settings.prefix, database));
+    let (settings, counts) = (Arc::new(settings), Arc::clone(&meters));
+    let orders = (loads_in, stop_in);
+    let thread = match settings.is_shared {
+        true => {
+            let hub = Hub::new(settings, keys, news, intake, orders, counts);
+            spawn(runtime, move || hub.run())
+        }
+        false => {
+            let keeper = keeper(settings, keys, news, intake, orders, counts);
+            spawn(runtime, move || keeper.run())
+        }
+    }?;
+    Ok((Storage { loads, stop, meters, thread }, sender))
+}
+
+/// Who writes alone.
+fn keeper(
+    settings: Arc<Settings>,
+    keys: Arc<keys::Keys>,
+    tell: Tell,
+    intake: intake::Intake,
+    (loads, stop): (mpsc::UnboundedReceiver<Load>, oneshot::Receiver<Stop>),
+    meters: Arc<Meters>,
+) -> Keeper {
+    Keeper {
+        keys,
+        tell,
         intake,
-        loads: loads_in,
-        stop: stop_in,
-        meters: Arc::clone(&meters),
+        loads,
+        stop,
+        meters,
         backlog: backlog::Backlog::new(settings.backlog_bytes),
+        sessions: sessions::Sessions::new(Duration::from_millis(settings.session_ttl_ms)),
         known: known::Known::new(),
         holder: Arc::new(holder::Holder::new()),
         state: State::default(),
-        settings: Arc::new(settings),
-    };
-    let thread = std::thread::Builder::new().name("storage".to_owned()).spawn(move || {
-        runtime.block_on(keeper.run());
+        settings,
+    }
+}
+
+/// Has a thread do it.
+fn spawn<W: Future<Output = ()>>(
+    runtime: tokio::runtime::Runtime,
+    work: impl FnOnce() -> W + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name("storage".to_owned()).spawn(move || {
+        runtime.block_on(work());
         // A name server that does not answer must not hold up the end.
         runtime.shutdown_background();
-    })?;
-    Ok((Storage { loads, stop, meters, thread }, sender))
+    })
 }
 
 impl Storage {

@@ -35,6 +35,10 @@ pub struct Settings {
     pub load_messages: u32,
     /// The most bytes of messages read for a channel at the start.
     pub load_bytes: u64,
+    /// Whether several nodes share what is kept, and are one bus.
+    pub is_shared: bool,
+    /// How long the session of a client that has gone is kept, in milliseconds.
+    pub session_ttl_ms: u64,
 }
 
 impl Settings {
@@ -50,6 +54,8 @@ impl Settings {
             replicas_timeout_ms: 1_000,
             load_messages: 500,
             load_bytes: 16 * 1024 * 1024,
+            is_shared: false,
+            session_ttl_ms: 120_000,
         }
     }
 

@@ -67,6 +67,13 @@ pub enum Wrong {
         /// The prefix.
         prefix: String,
     },
+    /// Nodes that share what is kept are at work under the prefix, which this one would have alone.
+    Shared {
+        /// The name of one of them.
+        node: String,
+        /// The prefix.
+        prefix: String,
+    },
     /// The URL does not fit what is there.
     Url(String),
 }
@@ -101,6 +108,11 @@ impl fmt::Display for Wrong {
                 f,
                 "the node {node} writes under the prefix {prefix} already; stop it, or choose \
                  another prefix"
+            ),
+            Wrong::Shared { node, prefix } => write!(
+                f,
+                "the node {node} shares what is kept under the prefix {prefix} with others; let this \
+                 node share it, too, or choose another prefix"
             ),
             Wrong::Url(sentence) => f.write_str(sentence),
         }

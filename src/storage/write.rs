@@ -13,7 +13,7 @@ use crate::storage::load::Unread;
 use crate::storage::settings::Settings;
 use crate::storage::trouble::Trouble;
 use futures_util::future::join_all;
-use redis::{Cmd, cmd};
+use redis::Cmd;
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -34,11 +34,11 @@ impl Writer<'_> {
     /// Carries out all steps, and waits until the replicas have them if that is asked for. The
     /// answers are in the order of the steps; that of events is the last sequence that was there
     /// before them.
-    pub(super) async fn round(&self, batches: &[Batch]) -> Vec<Result<u64, Trouble>> {
+    pub(super) async fn round(&self, batches: &[Batch<EventRecord>]) -> Vec<Result<u64, Trouble>> {
         let mut answers = join_all(batches.iter().map(|batch| self.step(batch))).await;
         if self.settings.replicas > 0
             && answers.iter().any(Result::is_ok)
-            && let Err(trouble) = self.replicate().await
+            && let Err(trouble) = self.link.replicate(self.settings).await
         {
             answers.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| {
                 *answer = Err(trouble.clone());
@@ -47,27 +47,14 @@ impl Writer<'_> {
         answers
     }
 
-    async fn replicate(&self) -> Result<(), Trouble> {
-        let wanted = self.settings.replicas;
-        let mut wait = cmd("WAIT");
-        wait.arg(wanted).arg(self.settings.replicas_timeout_ms);
-        let count: u32 = self.link.ask(&wait).await?;
-        match count >= wanted {
-            true => Ok(()),
-            false => Err(Trouble::Outage(format!(
-                "only {count} of {wanted} replicas took the events within {} ms",
-                self.settings.replicas_timeout_ms
-            ))),
-        }
-    }
-
-    async fn step(&self, batch: &Batch) -> Result<u64, Trouble> {
+    async fn step(&self, batch: &Batch<EventRecord>) -> Result<u64, Trouble> {
         let address = &*batch.address;
         if self.unread.forbids(address, &batch.step) {
             return Ok(0);
         }
         match &batch.step {
             Step::Events(events) => self.append(address, events).await,
+            Step::Task(never) => match *never {},
             Step::Channel(channel) => {
                 // First the index: a channel that is not there is passed over when reading, but
                 // one that is not in the index is never found.

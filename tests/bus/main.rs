@@ -17,10 +17,12 @@ mod events;
 mod foreign_clients;
 mod history;
 mod lifecycle;
+mod nodes;
 mod presence;
 mod private;
 #[path = "../redis/mod.rs"]
 mod redis;
+mod sessions;
 mod slow_consumers;
 mod start_up;
 mod turns;

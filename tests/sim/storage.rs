@@ -58,6 +58,7 @@ impl Habits {
                 retention_messages: pick(rng, &[0, 0, 1_000]),
                 retention_age_ms: 0,
                 ack_timeout_ms: pick(rng, &[50, 5_000, 5_000]),
+                is_shared: false,
             },
             slots: pick(rng, &[2, 20, 1_000]) as usize,
             staged_bytes: pick(rng, &[2_000, 100_000, 1 << 23]) as usize,
@@ -257,6 +258,8 @@ impl Storage {
                 self.end(&(address.room.to_string(), address.channel.to_string()));
             }
             Record::Event(event) => return Some(self.keep_event(event)),
+            Record::Session(record) => panic!("no sessions are kept: {record:?}"),
+            Record::Peer(record) => panic!("there are no peers: {record:?}"),
         }
         None
     }

@@ -1,6 +1,7 @@
 //! The same against a cluster of three masters, and behind sentinels.
 
 use crate::desk::{Desk, Line, SOON, read_back, room};
+use crate::node::Node;
 use crate::redis::{Redis, cli};
 use arqonbus::broker::record::Record;
 use std::process::{Child, Command, Stdio};
@@ -64,6 +65,14 @@ fn a_cluster_keeps_each_channel_in_one_slot_and_all_of_them() {
 }
 
 #[test]
+fn a_cluster_keeps_sessions() {
+    let nodes = cluster();
+    let (desk, _) = Desk::at(&nodes[0].url());
+    crate::sessions::play(&desk);
+    desk.stop();
+}
+
+#[test]
 fn sentinels_name_the_master() {
     let master = Redis::start();
     let folder = tempfile::tempdir().unwrap();
@@ -88,7 +97,40 @@ fn sentinels_name_the_master() {
     desk.say(&mut line, 10);
     desk.wait_stored(&line);
     assert_eq!(master.cli(&["XLEN", &line.stream()]), "10");
-    desk.abandon();
+    desk.stop();
+    // What several nodes share is found, and heard of, in the same way.
+    let node = Node::at("a", &format!("redis+sentinel://127.0.0.1:{port}/main"));
+    let mut post = node.follow(1, "r", "c");
+    assert_eq!(node.order(&post).last(), 10);
+    node.say(&mut post, "x");
+    assert_eq!(node.wait_last(&post, 11).own[&11], 1);
+    node.stop();
+}
+
+#[test]
+fn nodes_share_a_cluster() {
+    let servers = cluster();
+    let (a, b) = (Node::at("a", &servers[0].url()), Node::at("b", &servers[1].url()));
+    let mut posts = Vec::new();
+    for (n, channel) in ["a", "b", "c", "d", "e", "f"].into_iter().enumerate() {
+        let n = n as u64;
+        posts.push((a.follow(n, "r", channel), b.follow(n, "r", channel)));
+    }
+    for n in 0..200 {
+        for (of_a, of_b) in &mut posts {
+            a.say(of_a, &format!("a-{n}"));
+            b.say(of_b, &format!("b-{n}"));
+        }
+    }
+    for (of_a, of_b) in &posts {
+        a.wait_placed(of_a);
+        b.wait_placed(of_b);
+        let messages = a.wait_last(of_a, 400).messages;
+        assert_eq!(messages, b.wait_last(of_b, 400).messages);
+        assert_eq!(messages.len(), 400);
+    }
+    a.stop();
+    b.stop();
 }
 
 /// A process that ends with its test.

@@ -2,9 +2,11 @@
 
 use arqonbus::base::ids::{ChannelId, ShardId};
 use arqonbus::base::time::Now;
+use arqonbus::broker::peers::To;
 use arqonbus::broker::record::{
     ChannelRecord, EventRecord, Keep, Record, RoomRecord, Snapshot, StorageNews,
 };
+use arqonbus::broker::returning::Recalled;
 use arqonbus::broker::room::RoomType;
 use arqonbus::protocol::command::{Address, ChannelType, RoomConfig};
 use arqonbus::protocol::envelope::MessageType;
@@ -35,11 +37,11 @@ pub(crate) struct News {
     pub(crate) stored: BTreeMap<ChannelId, u64>,
     pub(crate) lost: Vec<(ChannelId, u64, u64)>,
     pub(crate) forgotten: Vec<(ChannelId, u64, u64)>,
-    /// To the first shard.
     pub(crate) all_forgotten: usize,
-    /// To the first shard.
     pub(crate) degraded: Vec<String>,
     pub(crate) restored: usize,
+    /// What is kept of sessions, by the slots of who asked.
+    pub(crate) recalled: Vec<(u32, Recalled)>,
     /// How many were told of stored events.
     pub(crate) rounds: usize,
 }
@@ -70,8 +72,8 @@ impl Desk {
     pub(crate) fn open(settings: Settings) -> Desk {
         let news = Arc::new(Mutex::new(News::default()));
         let told = Arc::clone(&news);
-        let tell = move |shard: ShardId, news: StorageNews| told.lock().unwrap().note(shard, news);
-        let (storage, records) = storage::start(settings, SHARDS, Box::new(tell)).unwrap();
+        let tell = move |to: To, news: StorageNews| told.lock().unwrap().note(&to, news);
+        let (storage, records) = storage::start(settings, Box::new(tell)).unwrap();
         Desk { storage, records, news }
     }
 
@@ -160,30 +162,32 @@ impl News {
         lost.flat_map(|&(_, first, last)| first..=last).collect()
     }
 
-    fn note(&mut self, shard: ShardId, news: StorageNews) {
+    fn note(&mut self, to: &To, news: StorageNews) {
         match news {
             StorageNews::Stored(channels) => {
                 self.rounds += 1;
                 for (channel, last) in channels {
-                    assert_eq!(channel.home(), shard, "news go to the home");
+                    assert_eq!(*to, To::Shard(channel.home()), "news go to the home");
                     let before = self.stored.insert(channel, last).unwrap_or(0);
                     assert!(before < last, "what is stored grows");
                 }
             }
             StorageNews::Lost { channel, first, last } => {
-                assert_eq!(channel.home(), shard, "news go to the home");
+                assert_eq!(*to, To::Shard(channel.home()), "news go to the home");
                 self.lost.push((channel, first, last));
             }
             StorageNews::Forgotten { channel, first, last } => {
-                assert_eq!(channel.home(), shard, "news go to the home");
+                assert_eq!(*to, To::Shard(channel.home()), "news go to the home");
                 self.forgotten.push((channel, first, last));
             }
-            StorageNews::AllForgotten if shard == ShardId(0) => self.all_forgotten += 1,
-            StorageNews::Degraded(reason) if shard == ShardId(0) => {
-                self.degraded.push(reason.to_string());
+            StorageNews::AllForgotten => self.all_forgotten += 1,
+            StorageNews::Degraded(reason) => self.degraded.push(reason.to_string()),
+            StorageNews::Restored => self.restored += 1,
+            StorageNews::Session(conn, recalled) => {
+                assert_eq!(*to, To::Shard(ShardId(1)), "news go to who asked");
+                self.recalled.push((conn.slot, recalled));
             }
-            StorageNews::Restored if shard == ShardId(0) => self.restored += 1,
-            StorageNews::Degraded(_) | StorageNews::Restored | StorageNews::AllForgotten => {}
+            StorageNews::Peer(news) => panic!("there are no peers: {news:?}"),
         }
     }
 }

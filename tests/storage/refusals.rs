@@ -161,7 +161,7 @@ fn several_servers_that_are_no_cluster_are_refused() {
 fn settings_that_can_not_be_are_refused() {
     let mut settings = settings("redis://127.0.0.1");
     settings.prefix = "a b".into();
-    let error = arqonbus::storage::start(settings, 1, Box::new(|_, _| {})).unwrap_err();
+    let error = arqonbus::storage::start(settings, Box::new(|_, _| {})).unwrap_err();
     assert!(error.to_string().contains("prefix"), "{error}");
     assert!(RedisUrl::parse("http://127.0.0.1").is_err());
 }

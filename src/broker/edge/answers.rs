@@ -15,9 +15,10 @@ use crate::broker::session::RoomTie;
 use crate::protocol::close::CloseReason;
 use crate::protocol::command::Address;
 use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
-use crate::protocol::reply::Question;
-use crate::protocol::views::{AckView, Counts, StatusView};
+use crate::protocol::reply::{self, Question};
+use crate::protocol::views::{Counts, StatusView};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -45,6 +46,11 @@ impl Edge {
             }
             Tell::Part { pending, shard, part } => self.on_part(now, pending, shard, part, out),
             Tell::Answer(answer) => self.on_answer(now, *answer, out),
+            Tell::Supersede(conn) => {
+                if self.session(conn).is_some() {
+                    out.list.push(Delivery::Close(conn, CloseReason::Superseded, None));
+                }
+            }
             Tell::Disconnect(conn, reason) => {
                 if self.session(conn).is_some() {
                     out.list.push(Delivery::Close(conn, CloseReason::Disconnected, reason));
@@ -83,10 +89,9 @@ impl Edge {
             return;
         }
         if self.session(conn).is_some() {
-            let question = Question::of_message(frame.id(), &address.room, &address.channel);
-            let (trace, delivered, unreported) = (None, None, 0);
-            let ack = AckView { sequence, duplicate, trace, delivered, unreported };
-            self.succeed(now, conn, &question, ack, out);
+            let (stamp, address) = (self.stamp(now), (&*address.room, &*address.channel));
+            let text = reply::accepted(stamp, frame.id(), address, sequence, duplicate);
+            out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));
         }
     }
 
@@ -106,6 +111,7 @@ impl Edge {
             self.enter_channel(conn, seen, ties);
         }
         self.seat_in_room(conn, &join.address.room);
+        self.note_change(conn);
         let address = (join.address.room.as_str(), join.address.channel.as_str());
         self.tell_activity(now, conn, "joined", address, out);
         match question {
@@ -143,6 +149,7 @@ impl Edge {
         if !self.forget_room_if_left(conn, &address.room) {
             self.seat_in_room(conn, &address.room);
         }
+        self.note_change(conn);
         let result = json!({"left": true, "room": address.room, "channel": address.channel});
         self.succeed(now, conn, &question, result, out);
         if waits {
@@ -339,6 +346,7 @@ impl Edge {
             messages_out: counts.messages_out,
             storage: self.facts.storage,
             storage_state: counts.storage,
+            peers: counts.peers,
             unanswered_shards,
         }
     }

@@ -1,4 +1,5 @@
-//! Arriving: a claim for the client id, the joins that were asked for, the welcome.
+//! Arriving: a claim for the client id, the joins that were asked for, the welcome. Who returns to a
+//! session is asked for in the storage before ([`returning`](super::returning)).
 //!
 //! The directory's answer is a tell and may ask nothing, so the joins that follow it wait as
 //! errands until the client's input is next looked at. Nothing a client sends is handled before
@@ -6,19 +7,22 @@
 
 use crate::base::ids::ConnId;
 use crate::base::time::Now;
+use crate::broker::channel::Options;
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::commands::join_limit;
 use crate::broker::edge::{Edge, Flow};
 use crate::broker::lane::{Ask, Asks, Claim, JoinAsk};
 use crate::broker::policy::ClientCard;
+use crate::broker::returning::Subscription;
 use crate::broker::session::{Claiming, Errands, Joining, Phase, RefusedJoin, Session};
 use crate::broker::telemetry::Event;
-use crate::protocol::command::{Identity, Join};
+use crate::protocol::command::{Address, Identity, Join};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::names::{EVERY_CHANNEL, Name};
 use crate::protocol::reply::Question;
 use crate::protocol::views::JoinView;
 use serde_json::json;
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -37,21 +41,26 @@ impl Edge {
             None => self.new_client_id(now),
         };
         let home = self.placement.of_client(&client_id);
-        if !asks.has_room(home) {
+        let returns = identity.session.is_some();
+        if !returns && !asks.has_room(home) {
             return Flow::Blocked(home);
         }
         let card = Arc::new(self.card(client_id.clone(), &identity, None));
         let mut session = Session::new(conn, card, address, now);
-        let claiming = Claiming { identity, client_id: client_id.clone(), identify: None };
-        session.phase = Phase::Claiming(Box::new(claiming));
+        if returns {
+            self.recall(now, &mut session, identity);
+        } else {
+            session.stay = self.new_stay();
+            let claim = Claim { client_id, conn: self.conn_ref(conn), session: session.mark() };
+            session.phase = Phase::Claiming(Box::new(Claiming::new(identity, &claim, None)));
+            asks.push(home, Ask::Claim(Box::new(claim)));
+        }
         let slot = conn.slot as usize;
         if self.sessions.len() <= slot {
             self.sessions.resize_with(slot + 1, || None);
         }
         assert!(self.sessions[slot].is_none(), "a slot has one tenant at a time");
         self.sessions[slot] = Some(Box::new(session));
-        let conn = self.conn_ref(conn);
-        asks.push(home, Ask::Claim(Box::new(Claim { client_id, conn })));
         Flow::Done
     }
 
@@ -82,9 +91,8 @@ impl Edge {
             return Flow::Blocked(full);
         }
         let Some(session) = self.session_mut(conn) else { return Flow::Done };
-        let claim = Claim { client_id: wanted.clone(), conn: here };
-        let claiming = Claiming { identity, client_id: wanted, identify: Some(question) };
-        session.phase = Phase::Claiming(Box::new(claiming));
+        let claim = Claim { client_id: wanted, conn: here, session: session.mark() };
+        session.phase = Phase::Claiming(Box::new(Claiming::new(identity, &claim, Some(question))));
         asks.push(home, Ask::Claim(Box::new(claim)));
         Flow::Done
     }
@@ -105,21 +113,26 @@ impl Edge {
                 return;
             }
         };
-        let Claiming { identity, client_id, identify } = claiming;
+        let Claiming { identity, client_id, identify, subscriptions } = claiming;
         if !granted {
             return self.on_claim_denied(now, conn, &client_id, identify, out);
         }
         let Some(session) = self.session(conn) else { return };
         let before = session.card.clone();
         let card = self.card(client_id, &identity, identify.as_ref().map(|_| &*before));
-        let Identity { avatar, personality, mut join, .. } = identity;
+        let Identity { avatar, personality, join, .. } = identity;
         let max = self.limits.max_joins_per_client;
+        let mut join = joins(subscriptions, join);
         let too_many = join.split_off(join.len().min(max as usize));
         let Some(session) = self.session_mut(conn) else { return };
         let release = (before.client_id != card.client_id).then(|| before.client_id.clone());
         let card = Arc::new(card);
         session.card = card.clone();
         session.messages += u64::from(identify.is_some());
+        if let Some(stay) = session.stay.as_mut().filter(|_| identify.is_none()) {
+            // Later than every life before, also on another node whose clock is behind.
+            stay.life = now.wall_us.max(stay.life + 1);
+        }
         if avatar.is_some() || personality.is_some() {
             let profile = session.profile.get_or_insert_default();
             profile.avatar = avatar.map(Into::into).or(profile.avatar.take());
@@ -141,14 +154,14 @@ impl Edge {
             (Some(_), None) => {}
         }
         let is_new = identify.is_none();
-        let refused = too_many
-            .iter()
-            .map(|address| RefusedJoin::new(&address.room, &address.channel, join_limit(max)));
+        let refused = too_many.iter().map(|Join { address, .. }| {
+            RefusedJoin::new(&address.room, &address.channel, join_limit(max))
+        });
         let refused = refused.collect();
         let joining = Joining { waiting: join.len(), identify, refused, ..Joining::default() };
         session.phase = Phase::Joining(Box::new(joining));
         if release.is_some() || !join.is_empty() {
-            session.errands = Some(Box::new(Errands { release, joins: join }));
+            session.errands = Some(Box::new(Errands { claim: None, release, joins: join }));
         }
         self.connected += u64::from(is_new);
         self.end_arrival_if_complete(now, conn, out);
@@ -159,31 +172,47 @@ impl Edge {
     pub fn run_errands(&mut self, conn: ConnId, asks: &mut Asks) -> Flow {
         let here = self.conn_ref(conn);
         let Some(session) = self.session(conn) else { return Flow::Done };
-        let Some(errands) = &session.errands else { return Flow::Done };
-        let releases = errands.release.iter().map(|id| self.placement.of_client(id));
-        let joins = errands.joins.iter().map(|address| self.placement.of_room(&address.room));
-        let homes: Vec<_> = releases.chain(joins).collect();
-        if let Some(&full) = homes.iter().find(|&&home| !asks.has_room(home)) {
-            return Flow::Blocked(full);
+        if session.errands.is_none() {
+            return Flow::Done;
         }
+        let placement = self.placement.clone();
         let Some(session) = self.session_mut(conn) else { return Flow::Done };
-        let Some(errands) = session.errands.take() else { return Flow::Done };
-        let client = session.card.clone();
+        let (client, mark) = (session.card.clone(), session.mark());
+        let Some(errands) = &mut session.errands else { return Flow::Done };
+        // What was asked is not asked again, however long the rest has to wait.
+        if let Some(client_id) = &errands.claim {
+            let home = placement.of_client(client_id);
+            if !asks.has_room(home) {
+                return Flow::Blocked(home);
+            }
+            let client_id = client_id.clone();
+            let claim = Claim { client_id, conn: here, session: mark };
+            asks.push(home, Ask::Claim(Box::new(claim)));
+            errands.claim = None;
+        }
         // In the order in which they were wished for, so that the first ones win where not all can.
-        let of_joins = &homes[usize::from(errands.release.is_some())..];
-        for (home, address) in of_joins.iter().zip(&errands.joins) {
-            if !session.homes.contains(home) {
-                session.homes.push(*home);
+        while let Some(join) = errands.joins.front() {
+            let home = placement.of_room(&join.address.room);
+            if !asks.has_room(home) {
+                return Flow::Blocked(home);
+            }
+            let Some(join) = errands.joins.pop_front() else { break };
+            if !session.homes.contains(&home) {
+                session.homes.push(home);
             }
             session.joins_in_flight += 1;
-            let join =
-                Join { address: address.clone(), echo: false, presence: false, recover: None };
-            let ask = JoinAsk { conn: here, client: client.clone(), join, question: None };
-            asks.push(*home, Ask::Join(Box::new(ask)));
+            let (client, question, has_returned) = (client.clone(), None, false);
+            let ask = JoinAsk { conn: here, client, join, question, has_returned };
+            asks.push(home, Ask::Join(Box::new(ask)));
         }
-        if let Some(client_id) = errands.release {
-            asks.push(homes[0], Ask::Release(client_id, here));
+        if let Some(client_id) = &errands.release {
+            let home = placement.of_client(client_id);
+            if !asks.has_room(home) {
+                return Flow::Blocked(home);
+            }
+            asks.push(home, Ask::Release(client_id.clone(), here));
         }
+        session.errands = None;
         Flow::Done
     }
 
@@ -246,9 +275,7 @@ impl Edge {
                 out.list.push(Delivery::Resume(conn));
             }
             None => {
-                self.sessions[conn.slot as usize] = None;
-                out.faults.push(refusal.fault);
-                out.list.push(Delivery::Reject(conn, Box::new(refusal)));
+                self.reject(conn, refusal, out);
             }
         }
     }
@@ -276,11 +303,17 @@ impl Edge {
                 self.succeed(now, conn, &question, result, out);
             }
             None => {
-                let payload = self.welcome(&card, &joined, &refused);
+                let mut payload = self.welcome(&card, &joined, &refused);
+                if let Some((token, ttl_ms, resumed)) = self.begin_stay(conn) {
+                    let token = token.reveal();
+                    payload["session"] =
+                        json!({"token": token, "ttl_ms": ttl_ms, "resumed": resumed});
+                }
                 let frame = self.notice(now, (EVERY_CHANNEL, "welcome"), payload);
                 out.list.push(Delivery::Welcome(conn, frame));
             }
         }
+        self.note_change(conn);
         out.list.push(Delivery::Resume(conn));
     }
 
@@ -341,4 +374,21 @@ impl Edge {
             Err(error) => unreachable!("the server's own client id {id} {error}"),
         }
     }
+}
+
+/// What a client is joined to when it arrives: what it had joined, as it had, and what it names now.
+fn joins(subscriptions: Vec<Subscription>, named: Vec<Address>) -> VecDeque<Join> {
+    let is_new = |address: &Address| !subscriptions.iter().any(|kept| kept.address == *address);
+    let named: Vec<Subscription> = named
+        .into_iter()
+        .filter(is_new)
+        .map(|address| Subscription { address, options: Options::default() })
+        .collect();
+    let join = |Subscription { address, options: Options { echo, presence } }| Join {
+        address,
+        echo,
+        presence,
+        recover: None,
+    };
+    subscriptions.into_iter().chain(named).map(join).collect()
 }

@@ -179,7 +179,8 @@ impl Edge {
             session.homes.push(home);
         }
         let (client, question) = (session.card.clone(), Some(question.clone()));
-        let ask = JoinAsk { conn: here, client, join, question };
+        let has_returned = session.stay.as_ref().is_some_and(|stay| stay.is_resumed);
+        let ask = JoinAsk { conn: here, client, join, question, has_returned };
         asks.push(home, Ask::Join(Box::new(ask)));
         Ok(Flow::Done)
     }

@@ -11,6 +11,9 @@ mod answers;
 mod arrivals;
 mod commands;
 mod messages;
+mod returning;
+
+pub use returning::ReturnCounts;
 
 use crate::base::hash::Placement;
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
@@ -33,6 +36,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::names::{EVERY_CHANNEL, Name};
 use crate::protocol::reply::{self, Question, Stamp};
 use ahash::RandomState;
+use returning::Returns;
 use serde::Serialize;
 use serde_json::json;
 use std::sync::Arc;
@@ -80,6 +84,8 @@ pub struct Edge {
     just_parsed: Vec<u32>,
     hasher: RandomState,
     rng: fastrand::Rng,
+    /// Where sessions are kept beyond their connections.
+    returns: Option<Box<Returns>>,
 }
 
 impl Edge {
@@ -104,6 +110,7 @@ impl Edge {
             just_parsed: Vec::new(),
             hasher,
             rng,
+            returns: None,
         }
     }
 
@@ -162,6 +169,7 @@ impl Edge {
         if self.session(conn).is_none() {
             return;
         }
+        self.end_stay(conn, reason);
         let Some(session) = self.sessions[conn.slot as usize].take() else { return };
         for membership in session.memberships.iter() {
             self.audiences.unseat(membership.channel, conn);
@@ -256,11 +264,13 @@ impl Edge {
         while let Some(pending) = self.pending.take_overdue(now.mono_ms()) {
             self.answer_pending(now, pending, out);
         }
+        self.end_overdue_returns(now, out);
     }
 
     /// When [`Edge::tick`] next has something to do, on the monotonic clock in milliseconds.
     pub fn next_deadline_ms(&self) -> Option<u64> {
-        self.pending.next_deadline_ms()
+        let deadlines = [self.pending.next_deadline_ms(), self.next_overdue_return_ms()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// A notice that messages to a client were dropped.

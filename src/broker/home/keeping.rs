@@ -27,6 +27,7 @@ use crate::broker::acks::{Acks, Degraded};
 use crate::broker::channel::Channel;
 use crate::broker::durable::{Durability, Durable};
 use crate::broker::history::{Held, History};
+use crate::broker::home::shared::Shared;
 use crate::broker::home::{Home, Told, history_of};
 use crate::broker::record::{
     ChannelRecord, KeptChannel, Record, RoomRecord, Snapshot, StorageNews,
@@ -52,6 +53,7 @@ impl Home {
         told: &mut Told,
     ) {
         self.acks = Acks::new(durability.ack_timeout_ms);
+        self.shared = durability.is_shared.then(|| Box::new(Shared::new(&self.hasher)));
         self.durability = Some(durability);
         let mut given_up = BTreeSet::new();
         for room in snapshot.rooms {
@@ -72,13 +74,14 @@ impl Home {
             };
             match is_given_up {
                 true => told.records.push(Record::ChannelGone(address.clone())),
+                false if self.shared.is_some() => self.restore_shared(now, kept),
                 false => self.restore_channel(now, kept),
             }
         }
         let mut names: Vec<Name> = self.rooms.keys().cloned().collect();
         names.sort_unstable();
         for name in names {
-            if self.rooms[&name].is_abandoned() {
+            if self.is_abandoned(&name) {
                 self.remove_room(&name, told);
                 continue;
             }
@@ -101,8 +104,17 @@ impl Home {
             }
             StorageNews::Degraded(reason) => {
                 self.acks.degrade(Degraded { since_us: now.wall_us, reason }, told);
+                self.go_on_alone(now, told);
             }
-            StorageNews::Restored => self.acks.restore(),
+            StorageNews::Restored => {
+                self.acks.restore();
+                self.go_on_together(now, told);
+            }
+            StorageNews::Peer(news) => self.on_peers(now, news, told),
+            StorageNews::Session(..) => unreachable!("it is for the edge"),
+            StorageNews::Lost { channel, first, last } if self.shared.is_some() => {
+                self.on_unplaced(channel, (first, last), told);
+            }
             StorageNews::Lost { channel, first, last }
             | StorageNews::Forgotten { channel, first, last } => {
                 self.note_lost(channel, first, last, told);
@@ -125,6 +137,8 @@ impl Home {
                 let sequence = event.frame.sequence;
                 self.note_lost(event.channel, sequence, sequence, told);
             }
+            Record::Peer(record) => self.lose_of_peers(*record, told),
+            Record::Session(_) => unreachable!("it is of the edge"),
             // It is recorded again before the next event of it can be.
             Record::Channel(channel) => {
                 let Some(id) = self.id_of(&channel.address) else { return };
@@ -270,7 +284,7 @@ impl Home {
     }
 
     /// Keeps a history from now on, if it is to be and is not yet.
-    fn keep_history(&mut self, id: ChannelId, told: &mut Told) {
+    pub(super) fn keep_history(&mut self, id: ChannelId, told: &mut Told) {
         let Some(durability) = &self.durability else { return };
         let room = match (self.channels.get(&id), self.whole_rooms.get(&id)) {
             (Some(channel), _) => self.rooms.get(&channel.address.room),
@@ -281,11 +295,11 @@ impl Home {
             return;
         }
         let keep = durability.keep(room.config.history_size.unwrap_or(self.limits.history_size));
-        let ack_when = room.config.ack_when;
+        let (ack_when, is_shared) = (room.config.ack_when, durability.is_shared);
         let Some(history) = self.history_mut(id) else { return };
         if history.durable.is_none() {
             let mut durable = Durable::new(history.epoch().clone(), keep, ack_when);
-            durable.is_recorded = true;
+            (durable.is_recorded, durable.is_shared) = (true, is_shared);
             history.durable = Some(Box::new(durable));
             let record = self.history_record(id);
             if let Some(Record::Channel(channel)) = &record {
@@ -297,7 +311,7 @@ impl Home {
     }
 
     /// What the storage has to know of a history that is kept before its first event.
-    fn history_record(&self, id: ChannelId) -> Option<Record> {
+    pub(super) fn history_record(&self, id: ChannelId) -> Option<Record> {
         let record = match self.channels.get(&id) {
             Some(channel) => of_channel(channel)?,
             None => of_whole_room(self.rooms.get(self.whole_rooms.get(&id)?)?)?,
@@ -328,7 +342,7 @@ impl Home {
         }
     }
 
-    fn restore_room(&mut self, now: Now, record: RoomRecord) {
+    pub(super) fn restore_room(&mut self, now: Now, record: RoomRecord) {
         let RoomRecord { name, room_type, paused, created_us, created_by, config } = record;
         if self.rooms.contains_key(&name) {
             return;
@@ -368,7 +382,7 @@ impl Home {
     }
 
     /// The new history that stands for a kept channel, which is made if it is not configured.
-    fn place_for(&mut self, now: Now, record: ChannelRecord) -> ChannelId {
+    pub(super) fn place_for(&mut self, now: Now, record: ChannelRecord) -> ChannelId {
         let address = &record.address;
         if !self.rooms.contains_key(&address.room) {
             // Nothing is known of the room; what was kept of it once is kept on.
@@ -398,7 +412,7 @@ impl Home {
         })
     }
 
-    fn id_of(&self, address: &Address) -> Option<ChannelId> {
+    pub(super) fn id_of(&self, address: &Address) -> Option<ChannelId> {
         let room = self.rooms.get(&address.room)?;
         match address.channel.is_every() {
             true => Some(room.id),
@@ -406,7 +420,7 @@ impl Home {
         }
     }
 
-    fn history_mut(&mut self, id: ChannelId) -> Option<&mut History> {
+    pub(super) fn history_mut(&mut self, id: ChannelId) -> Option<&mut History> {
         let Home { channels, whole_rooms, rooms, .. } = self;
         history_of(id, channels, whole_rooms, rooms)
     }

@@ -29,13 +29,20 @@ struct Entry {
 
 impl Home {
     pub(super) fn join(&mut self, now: Now, ask: JoinAsk, told: &mut Told) {
+        if let Some(ask) = self.prepare_join(now, ask, told) {
+            self.join_now(now, ask, told);
+        }
+    }
+
+    /// Joins what is known.
+    pub(super) fn join_now(&mut self, now: Now, ask: JoinAsk, told: &mut Told) {
         let was_joined = self.is_joined(&ask.join.address, ask.conn);
         let result = if ask.join.address.channel.is_every() {
             self.join_room(now, &ask, told)
         } else {
             self.join_channel(now, &ask, told)
         };
-        let JoinAsk { conn, client, join, question } = ask;
+        let JoinAsk { conn, client, join, question, .. } = ask;
         match result {
             Ok(entry) => {
                 let room = self.rooms[&join.address.room].id;
@@ -81,10 +88,12 @@ impl Home {
         if whole_room
             && let Some(room) = self.rooms.get_mut(&address.room)
             && let Some(person) = room.people.get_mut(&conn)
+            && person.whole_room.take().is_some()
         {
-            person.whole_room = None;
+            let (every, client) = (room.every.clone(), person.client.clone());
+            self.tell_peers_of_member(&every, &client, false, told);
         }
-        self.settle(&address.room, conn, told);
+        self.settle(now, &address.room, conn, told);
         if let Some(client) = client {
             let place = self.place(&address);
             told.telemetry.push(Event::Left { client_id: place.known(&client.client_id), place });
@@ -95,15 +104,21 @@ impl Home {
 
     /// A connection is gone: it leaves every channel of every room, without an answer.
     pub(super) fn gone(&mut self, now: Now, conn: ConnRef, told: &mut Told) {
+        self.forget_parked(conn);
         for name in self.presence.get(&conn).cloned().unwrap_or_default() {
             let Some(room) = self.rooms.get_mut(&name) else { continue };
             let Some(person) = room.people.get_mut(&conn) else { continue };
             let client_id = person.client.client_id.clone();
+            let mut whole_room_of = None;
             if person.whole_room.take().is_some() {
+                whole_room_of = Some((room.every.clone(), person.client.clone()));
                 let place = Place::Open((*room.every).clone());
                 told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
             }
             let ids: Vec<ChannelId> = room.channels.values().copied().collect();
+            if let Some((every, client)) = whole_room_of {
+                self.tell_peers_of_member(&every, &client, false, told);
+            }
             for id in ids {
                 let Some(channel) = self.channels.get(&id) else { continue };
                 if channel.member(conn).is_some_and(|member| member.ties.named.is_some()) {
@@ -112,7 +127,7 @@ impl Home {
                 }
                 self.untie(now, id, conn, (true, true), told);
             }
-            self.settle(&name, conn, told);
+            self.settle(now, &name, conn, told);
         }
     }
 
@@ -156,7 +171,8 @@ impl Home {
             if !channel.admits(&ask.client) {
                 return Err(policy::private_channel());
             }
-            if ask.join.recover.is_some() && channel.member(ask.conn).is_some() {
+            let has_missed_nothing = !ask.has_returned && channel.member(ask.conn).is_some();
+            if ask.join.recover.is_some() && has_missed_nothing {
                 return Err(Refusal::of_field(
                     Fault::AlreadyJoined,
                     "parameters.recover",
@@ -164,13 +180,26 @@ impl Home {
                 ));
             }
             let is_member = channel.member(ask.conn).is_some();
-            let members = channel.member_count() as u64;
+            let members = (channel.member_count() + self.count_elsewhere(address)) as u64;
             if !is_member && members >= u64::from(self.limits.max_members_per_channel) {
                 return Err(member_limit(self.limits.max_members_per_channel, "channel"));
             }
             self.has_room_for(&address.room, ask.conn)?;
-            return Ok(self.enter(now, ask, id, false, told));
+            let created = self.take_maker(id, ask.conn);
+            return Ok(self.enter(now, ask, id, created, told));
         }
+        let id = self.make_by_join(now, ask, told)?;
+        Ok(self.enter(now, ask, id, true, told))
+    }
+
+    /// Makes the channel that is to be joined, if it may be made by that.
+    pub(super) fn make_by_join(
+        &mut self,
+        now: Now,
+        ask: &JoinAsk,
+        told: &mut Told,
+    ) -> Result<ChannelId, Refusal> {
+        let address = &ask.join.address;
         self.may_be_made_by_join(ask)?;
         // Another channel, and its room with it, may go for it.
         self.take_channel_place(told)?;
@@ -178,7 +207,7 @@ impl Home {
         if created.is_err() {
             self.on_node.channels.give_back();
             // A room that was made for a channel that can't be made goes with it.
-            if self.rooms.get(&address.room).is_some_and(|room| room.is_abandoned()) {
+            if self.is_abandoned(&address.room) {
                 self.remove_room(&address.room, told);
             }
         }
@@ -222,7 +251,7 @@ impl Home {
         now: Now,
         ask: &JoinAsk,
         told: &mut Told,
-    ) -> Result<Entry, Refusal> {
+    ) -> Result<ChannelId, Refusal> {
         let address = &ask.join.address;
         self.ensure_room(now, &address.room, &ask.client, told)?;
         let creator = Some(ask.client.client_id.clone());
@@ -230,7 +259,7 @@ impl Home {
         let id = self.insert_channel(now, address, general, creator, true, told).id;
         self.keep_channel(id, told);
         self.open_to_room(now, id, told);
-        Ok(self.enter(now, ask, id, true, told))
+        Ok(id)
     }
 
     /// Makes the client a member of a channel that lets it in, and finds what it missed.
@@ -261,7 +290,7 @@ impl Home {
             channel: address.channel.clone(),
             epoch: channel.history.epoch().to_string(),
             sequence: channel.history.last(),
-            participants: channel.member_count() as u64,
+            participants: (channel.member_count() + self.count_elsewhere(address)) as u64,
             created,
             recovered,
             missed: replay.len() as u64,
@@ -273,7 +302,8 @@ impl Home {
 
     fn join_room(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Result<Entry, Refusal> {
         let address = &ask.join.address;
-        let created = !self.rooms.contains_key(&address.room);
+        let known = self.rooms.get(&address.room).map(|room| room.id);
+        let created = known.is_none_or(|id| self.take_maker(id, ask.conn));
         self.ensure_room(now, &address.room, &ask.client, told)?;
         self.has_room_for(&address.room, ask.conn)?;
         self.has_room_in_every_channel(&address.room, ask.conn, &ask.client)?;
@@ -281,7 +311,12 @@ impl Home {
         let Some(room) = self.rooms.get_mut(&address.room) else {
             return Err(Refusal::new(Fault::Internal, "The room could not be made; try again."));
         };
-        room.enter(ask.conn, &ask.client, 0).whole_room = Some(options);
+        let before = room.enter(ask.conn, &ask.client, 0).whole_room.replace(options);
+        let every = room.every.clone();
+        if before.is_none() {
+            self.tell_peers_of_member(&every, &ask.client, true, told);
+        }
+        let Some(room) = self.rooms.get(&address.room) else { unreachable!("it was just entered") };
         let ids: Vec<ChannelId> = room.channels.values().copied().collect();
         self.note_presence(&address.room, ask.conn);
         let mut entered = Vec::new();
@@ -304,7 +339,7 @@ impl Home {
             channel: address.channel.clone(),
             epoch: room.history.epoch().to_string(),
             sequence: room.history.last(),
-            participants: room.people.len() as u64,
+            participants: room.people.len() as u64 + self.residents(&address.room),
             created,
             recovered: false,
             missed: 0,
@@ -315,7 +350,7 @@ impl Home {
     }
 
     /// Finds the room, or makes it where a join may.
-    fn ensure_room(
+    pub(super) fn ensure_room(
         &mut self,
         now: Now,
         room: &Name,
@@ -458,17 +493,23 @@ impl Home {
         if channel.history.durable.as_ref().is_some_and(|durable| !durable.is_recorded) {
             told.begun.insert(id);
         }
+        let address = channel.address.clone();
         if is_new {
-            if let Some(room) = self.rooms.get_mut(&room) {
+            let whole_room = self.rooms.get_mut(&room).map(|room| {
                 room.enter(conn, client, 1);
-            }
+                room.id
+            });
             self.note_presence(&room, conn);
-            self.tell_watchers(now, id, conn, client, "joined", told);
+            self.tell_watchers(now, id, Some(conn), client, "joined", told);
+            self.tell_peers_of_member(&address, client, true, told);
+            for id in whole_room.into_iter().chain([id]) {
+                self.follow(now, id, told);
+            }
         }
     }
 
     /// Unties; true if the connection is no member any more.
-    fn untie(
+    pub(super) fn untie(
         &mut self,
         now: Now,
         id: ChannelId,
@@ -488,13 +529,16 @@ impl Home {
         {
             person.channels -= 1;
         }
-        self.tell_watchers(now, id, conn, &client, "left", told);
+        let address = channel.address.clone();
+        self.tell_watchers(now, id, Some(conn), &client, "left", told);
+        self.tell_peers_of_member(&address, &client, false, told);
         self.note_if_empty(now, id);
+        self.note_idle(now, id);
         true
     }
 
     /// Forgets a client that has left a room, and the room if that was all that kept it.
-    fn settle(&mut self, name: &Name, conn: ConnRef, told: &mut Told) {
+    pub(super) fn settle(&mut self, now: Now, name: &Name, conn: ConnRef, told: &mut Told) {
         let Some(room) = self.rooms.get_mut(name) else { return };
         room.forget_stranger(conn);
         if !room.people.contains_key(&conn)
@@ -505,8 +549,10 @@ impl Home {
                 self.presence.remove(&conn);
             }
         }
-        if self.rooms.get(name).is_some_and(|room| room.is_abandoned()) {
+        if self.is_abandoned(name) {
             self.remove_room(name, told);
+        } else if let Some(id) = self.rooms.get(name).map(|room| room.id) {
+            self.note_idle(now, id);
         }
     }
 
@@ -542,11 +588,12 @@ impl Home {
         Some(self.rooms.get(room)?.people.get(&conn)?.client.clone())
     }
 
-    fn tell_watchers(
+    /// Tells those who watch that a client has come or gone; `from` is its connection, if it is here.
+    pub(super) fn tell_watchers(
         &mut self,
         now: Now,
         id: ChannelId,
-        conn: ConnRef,
+        from: Option<ConnRef>,
         client: &ClientCard,
         event: &str,
         told: &mut Told,
@@ -568,7 +615,7 @@ impl Home {
         for shard in shards {
             let frame = frame.clone();
             let audience = Listeners::PresenceWatchers;
-            let fanout = Fanout { channel: id, frame, from: Some(conn), audience, trace: None };
+            let fanout = Fanout { channel: id, frame, from, audience, trace: None };
             told.tell(shard, Tell::Fanout(fanout));
         }
     }
@@ -595,7 +642,7 @@ fn member_limit(limit: u32, of: &'static str) -> Refusal {
 }
 
 /// A join that was part of connecting answers no message; its refusal names what was to be joined.
-fn connecting_question(address: &Address) -> reply::Question {
+pub(super) fn connecting_question(address: &Address) -> reply::Question {
     reply::Question {
         id: None,
         address: (address.room.to_string(), address.channel.to_string()),

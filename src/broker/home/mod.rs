@@ -4,14 +4,22 @@
 //! sequence; every channel belongs to exactly one room of this home; who is a member of a channel
 //! is in its room. [`Home::check`] asserts them.
 //!
-//! *Where storage joins in*: `keeping` makes the records of what is to be kept, and hears what the
-//! storage says of them. An event gets its place in [`History::append`](super::history), and
-//! everything after it follows from the frame that returns. A journal shared by several nodes
-//! takes that call's place as the one who gives the sequence; nothing behind it needs to know.
+//! | file | what it does |
+//! |---|---|
+//! | `membership` | joining and leaving |
+//! | `publish` | an event gets its place, and is spread |
+//! | `wishes` | questions about rooms, and changes of them |
+//! | `keeping` | the records of what is to be kept, and what the storage says of them |
+//! | `shared` | what it hears of the peers of its node, and tells them |
+//! | `following` | the channels of other nodes that it follows |
+//! | `ordering` | events whose places are given by a storage that nodes share |
 
+mod following;
 mod keeping;
 mod membership;
+mod ordering;
 mod publish;
+mod shared;
 mod wishes;
 
 use crate::base::hash::Map;
@@ -25,6 +33,7 @@ use crate::broker::directory::Directory;
 use crate::broker::durable::Durability;
 use crate::broker::history::{Held, History};
 use crate::broker::lane::{Answer, Ask, DisconnectAsk, Part, PrivateAsk, RoomAnswer, Tell};
+use crate::broker::peers::{PeerId, PeerNote, PeerRecord};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::Record;
 use crate::broker::retention::Retention;
@@ -34,8 +43,10 @@ use crate::protocol::command::{Address, ChannelType, RoomConfig};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::names::{self, Name, PRIVATE_CHANNEL};
 use crate::protocol::reply::Stamp;
+use crate::protocol::timestamp::Writer;
 use crate::protocol::views::{RoomView, Time};
 use ahash::RandomState;
+use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -105,6 +116,7 @@ pub struct Home {
     awaited: VecDeque<(u64, ChannelId)>,
     ids_given: u64,
     retention: Retention,
+    times: Writer,
     /// What is kept beyond the life of this home, if anything is.
     durability: Option<Durability>,
     acks: Acks,
@@ -113,6 +125,8 @@ pub struct Home {
     unrecorded: BTreeSet<ChannelId>,
     /// The rooms whose records were lost.
     unrecorded_rooms: BTreeSet<Name>,
+    /// What is there of the other nodes, if there are any.
+    shared: Option<Box<Shared>>,
     /// The records that were lost of what is gone and was not made anew, by its address.
     unsaid: BTreeMap<String, Record>,
     hasher: RandomState,
@@ -145,10 +159,12 @@ impl Home {
             awaited: VecDeque::new(),
             ids_given: 0,
             retention,
+            times: Writer::default(),
             durability: None,
             acks: Acks::default(),
             unrecorded: BTreeSet::new(),
             unrecorded_rooms: BTreeSet::new(),
+            shared: None,
             unsaid: BTreeMap::new(),
             hasher,
             rng,
@@ -255,11 +271,8 @@ impl Home {
     pub fn on_ask(&mut self, now: Now, ask: Ask, told: &mut Told) {
         match ask {
             Ask::Publish(publish) => self.publish(now, publish, told),
-            Ask::Claim(claim) => {
-                let granted = self.directory.claim(claim.client_id, claim.conn);
-                told.tell(claim.conn.shard, Tell::Claimed { conn: claim.conn.conn, granted });
-            }
-            Ask::Release(client_id, conn) => self.directory.release(&client_id, conn),
+            Ask::Claim(claim) => self.claim(now, *claim, told),
+            Ask::Release(client_id, conn) => self.release(now, &client_id, conn, told),
             Ask::Join(ask) => self.join(now, *ask, told),
             Ask::Leave(ask) => self.leave(now, *ask, told),
             Ask::Gone(conn) => self.gone(now, conn, told),
@@ -288,11 +301,12 @@ impl Home {
     /// too long.
     pub fn expire(&mut self, now: Now, told: &mut Told) {
         self.acks.expire(now, told);
+        self.expire_shared(now, told);
         while let Some(&(since_ms, id)) = self.awaited.front()
             && since_ms + u64::from(self.limits.empty_channel_ttl_ms) <= now.mono_ms()
         {
             self.awaited.pop_front();
-            self.await_no_longer(id, told);
+            self.await_no_longer(now, id, told);
         }
         while let Some(entry) = self.expiries.first_entry() {
             if *entry.key() > now.mono_ms() {
@@ -309,7 +323,9 @@ impl Home {
         let expiry_ms = self.expiries.keys().next().copied();
         let ttl_ms = u64::from(self.limits.empty_channel_ttl_ms);
         let awaited_ms = self.awaited.front().map(|(since_ms, _)| since_ms + ttl_ms);
-        expiry_ms.into_iter().chain(awaited_ms).chain(self.acks.next_due_ms()).min()
+        let shared_ms = self.shared.as_ref().and_then(|shared| shared.next_due_ms());
+        let others_ms = self.acks.next_due_ms().into_iter().chain(shared_ms);
+        expiry_ms.into_iter().chain(awaited_ms).chain(others_ms).min()
     }
 
     /// Asserts every invariant; for tests and the simulator.
@@ -324,6 +340,7 @@ impl Home {
         }
         assert_eq!(self.retention.total(), total, "what is held is counted right");
         self.check_kept();
+        self.shared.iter().for_each(|shared| shared.check());
         for channel in self.channels.values() {
             channel.check();
             assert_eq!(channel.id.home(), self.shard);
@@ -334,7 +351,7 @@ impl Home {
         assert_eq!(self.whole_rooms.len(), self.rooms.len());
         for room in self.rooms.values() {
             room.history.check();
-            assert!(!room.is_abandoned(), "an abandoned room goes at once");
+            assert!(!self.is_abandoned(room.name()), "an abandoned room goes at once");
             assert!(room.channels.values().all(|id| self.channels.contains_key(id)));
             for (conn, person) in &room.people {
                 let is_in = |id: &&ChannelId| self.channels[*id].member(*conn).is_some();
@@ -365,7 +382,7 @@ impl Home {
             created_at: Time(room.created_us),
             created_by: room.created_by.clone(),
             config: room.config.clone(),
-            participant_count: room.people.len() as u64,
+            participant_count: room.people.len() as u64 + self.residents(room.name()),
         }
     }
 
@@ -398,6 +415,9 @@ impl Home {
     }
 
     fn remove_room(&mut self, name: &Name, told: &mut Told) {
+        if let Some(id) = self.rooms.get(name).map(|room| room.id) {
+            self.unfollow(id, told);
+        }
         if let Some(room) = self.rooms.remove(name) {
             self.unrecorded_rooms.remove(name);
             self.forget_kept(room.id, &room.history, Record::RoomGone(name.clone()), told);
@@ -461,6 +481,7 @@ impl Home {
     }
 
     fn remove_channel(&mut self, id: ChannelId, told: &mut Told) {
+        self.unfollow(id, told);
         let Some(channel) = self.channels.remove(&id) else { return };
         let address = &channel.address;
         self.forget_kept(id, &channel.history, Record::ChannelGone(address.clone()), told);
@@ -468,9 +489,9 @@ impl Home {
         self.on_node.channels.give_back();
         if let Some(room) = self.rooms.get_mut(&address.room) {
             room.channels.remove(&address.channel);
-            if room.is_abandoned() {
-                self.remove_room(&address.room, told);
-            }
+        }
+        if self.is_abandoned(&address.room) {
+            self.remove_room(&address.room, told);
         }
         told.telemetry.push(Event::ChannelDeleted { place: channel.place() });
     }
@@ -496,6 +517,8 @@ impl Home {
         if due_ms > now.mono_ms() {
             channel.expiry_noted = true;
             self.expiries.entry(due_ms).or_default().push(id);
+        } else if self.is_needed_elsewhere(id) {
+            self.note_if_empty(now, id);
         } else {
             self.remove_channel(id, told);
         }
@@ -521,24 +544,29 @@ impl Home {
     }
 
     /// The time is over for members to come back.
-    fn await_no_longer(&mut self, id: ChannelId, told: &mut Told) {
-        if let Some(channel) = self.channels.get(&id) {
-            if channel.is_awaited {
-                self.remove_channel(id, told);
+    fn await_no_longer(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        let is_needed = self.is_needed_elsewhere(id);
+        if let Some(channel) = self.channels.get_mut(&id) {
+            match std::mem::take(&mut channel.is_awaited) {
+                true if is_needed => self.note_if_empty(now, id),
+                true => self.remove_channel(id, told),
+                false => {}
             }
             return;
         }
         let Some(name) = self.whole_rooms.get(&id).cloned() else { return };
         let Some(room) = self.rooms.get_mut(&name) else { return };
         room.is_awaited = false;
-        if room.is_abandoned() {
+        if self.is_abandoned(&name) {
             self.remove_room(&name, told);
         }
     }
 
     /// Deletes the auto-created channel that has been empty for longest; false if there is none.
     fn remove_longest_empty(&mut self, told: &mut Told) -> bool {
-        while let Some(mut entry) = self.expiries.first_entry() {
+        let ttl_ms = u64::from(self.limits.empty_channel_ttl_ms);
+        let (mut needed, mut is_removed) = (Vec::new(), false);
+        while !is_removed && let Some(mut entry) = self.expiries.first_entry() {
             let (noted_ms, id) = (*entry.key(), entry.get_mut().pop());
             if entry.get().is_empty() {
                 entry.remove();
@@ -546,17 +574,26 @@ impl Home {
             let Some(channel) = id.and_then(|id| self.channels.get_mut(&id)) else { continue };
             channel.expiry_noted = false;
             let Some(since_ms) = channel.empty_since_ms else { continue };
-            let due_ms = since_ms + u64::from(self.limits.empty_channel_ttl_ms);
-            let id = channel.id;
-            if due_ms <= noted_ms {
+            let (due_ms, id) = (since_ms + ttl_ms, channel.id);
+            if due_ms > noted_ms {
+                // It was in use since it was noted: others were empty before it.
+                channel.expiry_noted = true;
+                self.expiries.entry(due_ms).or_default().push(id);
+            } else if self.is_needed_elsewhere(id) {
+                needed.push((noted_ms, id));
+            } else {
                 self.remove_channel(id, told);
-                return true;
+                is_removed = true;
             }
-            // It was in use since it was noted: others were empty before it.
-            channel.expiry_noted = true;
-            self.expiries.entry(due_ms).or_default().push(id);
         }
-        false
+        // They are looked at again when their time has come.
+        for (noted_ms, id) in needed {
+            if let Some(channel) = self.channels.get_mut(&id) {
+                channel.expiry_noted = true;
+                self.expiries.entry(noted_ms).or_default().push(id);
+            }
+        }
+        is_removed
     }
 
     /// Deletes a room that a join made and that holds nothing but a channel that is empty, of those
@@ -571,6 +608,7 @@ impl Home {
                 && room.people.is_empty()
         };
         let longest = self.expiries.values().flatten().take(EMPTY_LOOKED_AT_MAX);
+        let longest = longest.filter(|id| !self.is_needed_elsewhere(**id));
         let Some(id) = longest.into_iter().find(is_last).copied() else { return false };
         self.remove_channel(id, told);
         true
@@ -599,9 +637,14 @@ impl Home {
     fn disconnect(&self, ask: DisconnectAsk, told: &mut Told) {
         let DisconnectAsk { client_id, reason, conn, question } = ask;
         let holder = self.directory.holder(&client_id);
-        let outcome = match holder {
-            Some(_) => Ok(RoomAnswer::Disconnected(client_id)),
-            None => Err(Refusal::of_field(
+        let peer = self.peer_of(&client_id).filter(|_| holder.is_none());
+        if let Some(peer) = peer {
+            let (client_id, reason) = (client_id.clone(), reason.clone());
+            send(peer, PeerNote::Disconnect { client_id, reason }, told);
+        }
+        let outcome = match holder.is_some() || peer.is_some() {
+            true => Ok(RoomAnswer::Disconnected(client_id)),
+            false => Err(Refusal::of_field(
                 Fault::ClientNotFound,
                 "parameters.client_id",
                 format!("No client {client_id} is connected."),
@@ -616,14 +659,18 @@ impl Home {
     }
 
     fn private(&self, ask: PrivateAsk, told: &mut Told) {
-        let mut missing = Vec::new();
+        let (mut missing, mut far) = (Vec::new(), BTreeMap::<PeerId, Vec<Name>>::new());
         for target in ask.targets {
-            match self.directory.holder(&target) {
-                Some(holder) => {
+            match (self.directory.holder(&target), self.peer_of(&target)) {
+                (Some(holder), _) => {
                     told.tell(holder.shard, Tell::Deliver(holder.conn, ask.frame.clone()));
                 }
-                None => missing.push(target),
+                (None, Some(peer)) => far.entry(peer).or_default().push(target),
+                (None, None) => missing.push(target),
             }
+        }
+        for (peer, targets) in far {
+            send(peer, PeerNote::Private { targets, frame: ask.frame.clone() }, told);
         }
         let part = Part::Missing(missing);
         let part = Tell::Part { pending: ask.reply_to.pending, shard: self.shard, part };
@@ -644,9 +691,13 @@ impl Home {
     }
 
     fn new_history(&mut self, size: u32) -> History {
-        // 16 characters: long enough that a channel never meets an old life's epoch again.
-        let epoch = format!("{:016x}", self.rng.u64(..)).into();
+        let epoch = self.new_life();
         History::new(epoch, size, history_bytes_max(&self.limits), self.hasher.clone())
+    }
+
+    /// 16 characters: long enough that a channel never meets an old life's epoch again.
+    fn new_life(&mut self) -> Arc<str> {
+        format!("{:016x}", self.rng.u64(..)).into()
     }
 
     fn next_id(&mut self) -> ChannelId {
@@ -657,6 +708,11 @@ impl Home {
     fn stamp(&mut self, now: Now) -> Stamp {
         stamp(&mut self.rng, now)
     }
+}
+
+/// Says something to a peer.
+fn send(peer: PeerId, note: PeerNote, told: &mut Told) {
+    told.records.push(Record::Peer(Box::new(PeerRecord::Send(peer, note))));
 }
 
 /// How many empty channels are looked at for one whose room can go with it.
@@ -672,6 +728,19 @@ fn history_of<'h>(
     match channels.get_mut(&id) {
         Some(channel) => Some(&mut channel.history),
         None => Some(&mut rooms.get_mut(whole_rooms.get(&id)?)?.history),
+    }
+}
+
+/// The address under that id: a channel's, or that of a whole room.
+fn address_of(
+    id: ChannelId,
+    channels: &Map<ChannelId, Channel>,
+    whole_rooms: &Map<ChannelId, Name>,
+    rooms: &Map<Name, Room>,
+) -> Option<Arc<Address>> {
+    match channels.get(&id) {
+        Some(channel) => Some(channel.address.clone()),
+        None => Some(rooms.get(whole_rooms.get(&id)?)?.every.clone()),
     }
 }
 

@@ -16,6 +16,7 @@ use crate::broker::room::Room;
 use crate::protocol::command::{Address, ChannelType};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::reply::Question;
+use crate::protocol::timestamp::Writer;
 use std::sync::Arc;
 
 impl Home {
@@ -27,7 +28,7 @@ impl Home {
         let Some(id) = target else {
             return refuse(publish, None, not_found(), told);
         };
-        let Home { channels, rooms, whole_rooms, retention, acks, .. } = self;
+        let Home { channels, rooms, whole_rooms, retention, times, acks, .. } = self;
         if let Some(channel) = channels.get_mut(&id) {
             let verdict = may_reach(channel, &publish).and_then(|()| match channel.open {
                 true => Ok(()),
@@ -35,9 +36,11 @@ impl Home {
             });
             let verdict = verdict.and_then(|()| is_for_events(channel));
             match verdict {
+                Ok(()) if channel.history.is_shared() => self.submit(now, id, publish, told),
                 Ok(()) => {
                     let Channel { address, history, .. } = channel;
-                    let place = append(now, publish, id, address, history, retention, told);
+                    let place =
+                        append(now, publish, (id, address), (history, times), retention, told);
                     let ack = spread(place, channel.spread(), told);
                     acknowledge(now, ack, acks, (id, &channel.history), told);
                     self.shed(told);
@@ -51,9 +54,10 @@ impl Home {
             return refuse(publish, None, not_found(), told);
         };
         match may_publish(Some(room), &publish) {
+            Ok(()) if room.history.is_shared() => self.submit(now, id, publish, told),
             Ok(()) => {
                 let (every, history) = (&room.every, &mut room.history);
-                let place = append(now, publish, id, every, history, retention, told);
+                let place = append(now, publish, (id, every), (history, times), retention, told);
                 let ack = spread(place, &room.spread, told);
                 acknowledge(now, ack, acks, (id, &room.history), told);
                 self.shed(told);
@@ -80,15 +84,14 @@ struct Placed {
 fn append(
     now: Now,
     publish: Publish,
-    channel: ChannelId,
-    address: &Arc<Address>,
-    history: &mut History,
+    (channel, address): (ChannelId, &Arc<Address>),
+    (history, times): (&mut History, &mut Writer),
     retention: &mut Retention,
     told: &mut Told,
 ) -> Placed {
     let before = history.held();
     let Publish { draft, from, ack, trace, .. } = publish;
-    let (frame, duplicate) = match history.append(draft, now.wall_us) {
+    let (frame, duplicate) = match history.append(draft, now.wall_us, times) {
         Verdict::Fresh(frame) => (frame, false),
         Verdict::Duplicate(frame) => (frame, true),
     };
@@ -206,7 +209,12 @@ fn not_found() -> Refusal {
     )
 }
 
-fn refuse(publish: Publish, address: Option<&Address>, refusal: Refusal, told: &mut Told) {
+pub(super) fn refuse(
+    publish: Publish,
+    address: Option<&Address>,
+    refusal: Refusal,
+    told: &mut Told,
+) {
     let Some(conn) = publish.from else { return };
     let named = match &publish.to {
         Target::Named(named) => Some(&**named),

@@ -3,24 +3,25 @@
 use crate::base::time::Now;
 use crate::broker::channel::Channel;
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::{Answer, RoomAnswer, RoomAsk, RoomWish, Tell};
+use crate::broker::lane::{Answer, Ask, Fanout, Listeners, RoomAnswer, RoomAsk, RoomWish, Tell};
 use crate::broker::policy::ClientCard;
 use crate::broker::room::{Room, RoomType};
 use crate::protocol::command::{Address, CreateChannel, HistoryQuery, RoomConfig};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::{Name, PRIVATE_CHANNEL};
-use crate::protocol::views::HistoryView;
+use crate::protocol::views::{ChannelView, HistoryView, ParticipantView};
 use std::sync::Arc;
 
 impl Home {
     pub(super) fn answer(&mut self, now: Now, ask: RoomAsk, told: &mut Told) {
+        let Some(ask) = self.prepare_answer(now, ask, told) else { return };
         let RoomAsk { conn, client, question, wish } = ask;
         let outcome = match wish {
             RoomWish::ListChannels(room) => self.list_channels(&room, &client),
             RoomWish::ChannelInfo(address) => self
                 .visible_channel(&address, &client)
-                .map(|channel| RoomAnswer::Channel(Box::new(channel.view(question.brief)))),
+                .map(|channel| RoomAnswer::Channel(Box::new(self.view(channel, question.brief)))),
             RoomWish::History(query) => self.history(now, &query, &client),
             RoomWish::CreateChannel(create) => self.create_channel(now, *create, &client, told),
             RoomWish::DeleteChannel(address) => self.delete_channel(address, &client, told),
@@ -35,10 +36,62 @@ impl Home {
         told.tell(conn.shard, Tell::Answer(Box::new(answer)));
     }
 
+    /// Gives the ask back if it can be answered now. What a channel's history says of itself is known
+    /// when the channel is followed.
+    fn prepare_answer(&mut self, now: Now, ask: RoomAsk, told: &mut Told) -> Option<RoomAsk> {
+        let address = match &ask.wish {
+            RoomWish::ChannelInfo(address) => address,
+            RoomWish::History(query) => &query.address,
+            _ => return Some(ask),
+        };
+        let is_seen =
+            address.channel.is_every() || self.visible_channel(address, &ask.client).is_ok();
+        let id = self.id_of(address).filter(|_| self.is_shared() && is_seen);
+        match id {
+            Some(id) if !self.follow(now, id, told) => {
+                self.park(id, Ask::Room(Box::new(ask)), told);
+                None
+            }
+            Some(id) => {
+                self.note_idle(now, id);
+                Some(ask)
+            }
+            None => Some(ask),
+        }
+    }
+
+    /// All about a channel, on all nodes.
+    fn view(&self, channel: &Channel, brief: bool) -> ChannelView {
+        let mut view = channel.view(brief);
+        let elsewhere = self.count_elsewhere(&channel.address);
+        if elsewhere > 0 {
+            view.participant_count += elsewhere as u64;
+            if view.state == "empty" {
+                view.state = "active";
+            }
+            if !brief {
+                let members = self.members_elsewhere(&channel.address);
+                view.participants.extend(members.map(|client| ParticipantView {
+                    client_id: client.client_id.clone(),
+                    client_type: client.client_type,
+                    screen_name: client.screen_name.clone(),
+                }));
+                view.participants.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
+            }
+        }
+        view
+    }
+
     fn list_channels(&self, name: &Name, client: &ClientCard) -> Result<RoomAnswer, Refusal> {
         let room = self.known_room(name)?;
         let channels = room.channels.values().filter_map(|id| self.channels.get(id));
-        let lines = channels.filter(|channel| channel.admits(client)).map(Channel::line).collect();
+        let seen = channels.filter(|channel| channel.admits(client));
+        let lines = seen.map(|channel| {
+            let mut line = channel.line();
+            line.participants += self.count_elsewhere(&channel.address) as u64;
+            line
+        });
+        let lines = lines.collect();
         Ok(RoomAnswer::Channels(name.clone(), lines))
     }
 
@@ -106,7 +159,7 @@ impl Home {
         let id = channel.id;
         self.keep_channel(id, told);
         self.open_to_room(now, id, told);
-        Ok(RoomAnswer::Channel(Box::new(self.channels[&id].view(false))))
+        Ok(RoomAnswer::Channel(Box::new(self.view(&self.channels[&id], false))))
     }
 
     fn delete_channel(
@@ -123,13 +176,13 @@ impl Home {
                 format!("The channel {address} is hard-coded and can't be deleted."),
             ));
         }
-        if channel.member_count() > 0 {
+        let members = channel.member_count() + self.count_elsewhere(&address);
+        if members > 0 {
             return Err(Refusal::of_field(
                 Fault::ChannelNotEmpty,
                 "parameters.channel",
                 format!(
-                    "The channel {address} has {} members; it can be deleted when they have left.",
-                    channel.member_count()
+                    "The channel {address} has {members} members; it can be deleted when they have left."
                 ),
             ));
         }
@@ -164,13 +217,13 @@ impl Home {
         }
         let pm = room.channels.get(PRIVATE_CHANNEL).copied();
         let channels = room.channels.len() - usize::from(pm.is_some());
-        if channels > 0 || !room.people.is_empty() {
+        let clients = room.people.len() as u64 + self.residents(&name);
+        if channels > 0 || clients > 0 {
             return Err(Refusal::of_field(
                 Fault::RoomNotEmpty,
                 "parameters.room",
                 format!(
-                    "The room {name} has {channels} channels and {} clients; delete its channels first.",
-                    room.people.len()
+                    "The room {name} has {channels} channels and {clients} clients; delete its channels first."
                 ),
             ));
         }
@@ -210,18 +263,24 @@ impl Home {
         frame: Arc<Frame>,
         told: &mut Told,
     ) -> Result<RoomAnswer, Refusal> {
-        let room = self.known_room(name)?;
+        let people = self.known_room(name)?.people.len() as u64;
+        self.announce_here(name, &frame, told);
+        Ok(RoomAnswer::Announced(people + self.announce_to_peers(Some(name), &frame, told)))
+    }
+
+    /// Says something to everyone of this node who is in a room.
+    pub(super) fn announce_here(&self, name: &Name, frame: &Arc<Frame>, told: &mut Told) {
+        let Some(room) = self.rooms.get(name) else { return };
         for shard in room.spread.shards() {
-            let fanout = crate::broker::lane::Fanout {
+            let fanout = Fanout {
                 channel: room.id,
                 frame: frame.clone(),
                 from: None,
-                audience: crate::broker::lane::Listeners::Members,
+                audience: Listeners::Members,
                 trace: None,
             };
             told.tell(shard, Tell::Fanout(fanout));
         }
-        Ok(RoomAnswer::Announced(room.people.len() as u64))
     }
 
     fn room_answer(&self, name: &Name, client: &ClientCard) -> Result<RoomAnswer, Refusal> {

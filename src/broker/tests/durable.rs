@@ -43,6 +43,8 @@ impl Shelf {
                 assert_eq!(channel.epoch, event.epoch);
                 frames.push(event.frame);
             }
+            Record::Peer(record) => panic!("there are no peers: {record:?}"),
+            Record::Session(record) => panic!("no home has a session: {record:?}"),
         }
     }
 
@@ -58,8 +60,9 @@ impl Shelf {
 }
 
 fn durability(persist: Persist) -> Durability {
-    let (retention_messages, retention_age_ms) = (0, 0);
-    Durability { persist, retention_messages, retention_age_ms, ack_timeout_ms: TIMEOUT_MS }
+    let (retention_messages, retention_age_ms, is_shared) = (0, 0, false);
+    let ack_timeout_ms = TIMEOUT_MS;
+    Durability { persist, retention_messages, retention_age_ms, ack_timeout_ms, is_shared }
 }
 
 /// A bus that begins with what is on the shelf; the room `lab` with the channel `bench` is
@@ -95,6 +98,8 @@ impl Bus {
             Record::Channel(channel) => format!("channel {}", channel.address),
             Record::ChannelGone(address) => format!("channel {address} gone"),
             Record::Event(event) => format!("event {} {}", event.address, event.frame.sequence),
+            Record::Peer(record) => panic!("there are no peers: {record:?}"),
+            Record::Session(record) => panic!("no home has a session: {record:?}"),
         });
         let words = words.collect();
         records.into_iter().for_each(|record| shelf.take(record));
@@ -120,12 +125,12 @@ impl Bus {
     }
 
     /// Sends an event with an ack; its id.
-    fn send(&mut self, client: &Client, address: &str) -> String {
+    pub(super) fn send(&mut self, client: &Client, address: &str) -> String {
         self.say(client, "event", address, json!({}), json!({"ack": true}))
     }
 
     /// Sends an event again under the same id.
-    fn send_again(&mut self, client: &Client, address: &str, id: &str) {
+    pub(super) fn send_again(&mut self, client: &Client, address: &str, id: &str) {
         let (_, text) = self.message(client, "event", address, json!({}), json!({"ack": true}));
         let mut message: Value = serde_json::from_str(&text).unwrap();
         message["id"] = json!(id);
@@ -133,7 +138,7 @@ impl Bus {
     }
 
     /// What became of an ack, in a few words.
-    fn ack(&mut self, client: &Client, id: &str) -> String {
+    pub(super) fn ack(&mut self, client: &Client, id: &str) -> String {
         match self.reply(client, id) {
             None => "waits".to_owned(),
             Some(reply) if reply["status"] == "success" => {

@@ -6,7 +6,9 @@ mod arrivals;
 mod durable;
 mod echo;
 mod limits;
+mod nodes;
 mod open_fates;
+mod returning;
 mod secrets;
 
 use crate::base::hash::{Placement, seeded};
@@ -27,7 +29,9 @@ use crate::protocol::decode::decode;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
 use serde_json::{Value, json};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +53,8 @@ struct Bus {
     telemetry: Vec<Event>,
     /// What is to be kept and no test has looked at.
     records: Vec<Record>,
+    /// What several nodes share, if this is one of them, and which it is.
+    shared: Option<(Rc<RefCell<nodes::Store>>, usize)>,
     slots: u32,
     sent: u32,
 }
@@ -101,6 +107,7 @@ impl Bus {
             heard,
             telemetry,
             records,
+            shared: None,
             slots,
             sent,
         }
@@ -115,27 +122,36 @@ impl Bus {
         self.connect_as(shard, id, ClientType::Human)
     }
 
-    fn connect_as(&mut self, shard: u16, id: &'static str, client_type: ClientType) -> Client {
+    /// Somebody knocks; what follows is not looked at.
+    fn knock(&mut self, shard: u16, id: &'static str, identity: Identity) -> Client {
         let (shard, conn) = (ShardId(shard), ConnId { slot: self.slots, generation: 0 });
         self.slots += 1;
+        let (edge, asks) = (&mut self.edges[shard.index()], &mut self.asks[shard.index()]);
+        assert_eq!(edge.connect(self.now, conn, None, identity, asks), Flow::Done);
+        self.settle();
+        Client { shard, conn, id }
+    }
+
+    fn connect_as(&mut self, shard: u16, id: &'static str, client_type: ClientType) -> Client {
         let identity = Identity {
             client_id: Some(Name::fixed(id)),
             client_type: Some(client_type),
             ..Identity::default()
         };
-        let (edge, asks) = (&mut self.edges[shard.index()], &mut self.asks[shard.index()]);
-        assert_eq!(edge.connect(self.now, conn, None, identity, asks), Flow::Done);
-        self.settle();
-        let client = Client { shard, conn, id };
+        let client = self.knock(shard, id, identity);
         assert_eq!(self.heard(&client)[0]["payload"]["event"], "welcome");
         client
     }
 
     /// A client goes.
     fn disconnect(&mut self, client: &Client) {
+        self.end(client, crate::protocol::close::CloseReason::ByClient);
+    }
+
+    /// The connection of a client ends.
+    fn end(&mut self, client: &Client, reason: crate::protocol::close::CloseReason) {
         let mut out = Deliveries::default();
         let asks = &mut self.asks[client.shard.index()];
-        let reason = crate::protocol::close::CloseReason::ByClient;
         self.edges[client.shard.index()].disconnect(client.conn, reason, asks, &mut out);
         self.deliver(client.shard, out);
         self.settle();
@@ -268,7 +284,7 @@ impl Bus {
                     self.ask(to, ask);
                 }
             }
-            if is_quiet {
+            if is_quiet && !self.trade() {
                 break;
             }
         }
@@ -344,7 +360,10 @@ impl Bus {
                     heard.push(json!({"closed": reason.code()}));
                 }
                 Delivery::Admit(_) => {}
-                Delivery::Reject(_, refusal) => panic!("{refusal:?}"),
+                Delivery::Reject(conn, refusal) => {
+                    let heard = self.heard.entry((shard, conn)).or_default();
+                    heard.push(json!({"rejected": refusal.fault.word()}));
+                }
             }
         }
     }

@@ -31,6 +31,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Contradiction> {
     found.extend(history(config));
     found.extend(origins(config));
     found.extend(storage(config));
+    found.extend(many_nodes(config));
     found.extend(backlog(config));
     found.extend(rooms(config));
     found
@@ -105,6 +106,16 @@ fn storage(config: &Config) -> Option<Contradiction> {
     };
     let keys = vec!["redis_url", "storage"];
     Some(Contradiction { keys, sentence: sentence.to_owned() })
+}
+
+fn many_nodes(config: &Config) -> Option<Contradiction> {
+    let is_alone = config.persistence.many_nodes && config.storage == Storage::Memory;
+    is_alone.then(|| Contradiction {
+        keys: vec!["persistence.many_nodes", "storage"],
+        sentence: "`persistence.many_nodes` is true, but `storage` is memory, which no other node \
+                   reaches; give `storage` = \"redis\" and `redis_url`, or leave it out"
+            .to_owned(),
+    })
 }
 
 fn backlog(config: &Config) -> Option<Contradiction> {

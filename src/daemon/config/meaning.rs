@@ -6,6 +6,7 @@
 use crate::base::limits::{Limits, TurnLimits};
 use crate::broker::durable::Durability;
 use crate::broker::policy::Role;
+use crate::broker::returning::SessionPlan;
 use crate::daemon::config::check;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
@@ -13,6 +14,7 @@ use crate::daemon::logging;
 use crate::protocol::command::Persist;
 use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
+use crate::protocol::session::TOKEN_BYTES;
 use crate::storage::RedisUrl;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -90,6 +92,8 @@ pub struct Persistence {
     pub persist: Persist,
     /// What the names of everything kept begin with.
     pub key_prefix: Name,
+    /// Whether the nodes that share it are one bus.
+    pub many_nodes: bool,
     /// The messages kept of each channel at least; 0 is as many as its history holds.
     pub retention_messages: u32,
     /// Nothing older is kept, in seconds; 0 is no limit.
@@ -102,6 +106,8 @@ pub struct Persistence {
     pub replicas: u32,
     /// How long they are waited for.
     pub replicas_timeout_ms: u32,
+    /// How long the session of a client that has gone is kept, in seconds; 0 keeps none.
+    pub session_ttl_s: u32,
 }
 
 impl Default for Persistence {
@@ -109,12 +115,14 @@ impl Default for Persistence {
         Persistence {
             persist: Persist::All,
             key_prefix: Name::fixed("arqonbus"),
+            many_nodes: false,
             retention_messages: 0,
             retention_age_s: 0,
             backlog_bytes: 256 * 1024 * 1024,
             ack_timeout_ms: 5_000,
             replicas: 0,
             replicas_timeout_ms: 1_000,
+            session_ttl_s: 120,
         }
     }
 }
@@ -127,7 +135,15 @@ impl Persistence {
             retention_messages: self.retention_messages,
             retention_age_ms: u64::from(self.retention_age_s) * 1_000,
             ack_timeout_ms: self.ack_timeout_ms,
+            is_shared: self.many_nodes,
         }
+    }
+
+    /// How clients return to their sessions, if they can.
+    pub fn sessions(&self, random: fn() -> Option<[u8; TOKEN_BYTES]>) -> Option<SessionPlan> {
+        let ttl_ms = u64::from(self.session_ttl_s) * 1_000;
+        let answer_timeout_ms = u64::from(self.ack_timeout_ms);
+        (ttl_ms > 0).then_some(SessionPlan { ttl_ms, answer_timeout_ms, random })
     }
 }
 

@@ -371,7 +371,7 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         flag: "key-prefix",
         path: "persistence.key_prefix",
-        doc: "What the keys in Redis begin with; one node writes to one prefix.",
+        doc: "What the keys in Redis begin with; one bus writes to one prefix.",
         default: None,
         is_live: false,
         field: &Word {
@@ -382,6 +382,15 @@ pub(super) static KEYS: &[Key] = &[
             parse: parse_name,
             show: Name::to_string,
         },
+    },
+    Key {
+        flag: "many-nodes",
+        path: "persistence.many_nodes",
+        doc: "Whether all nodes with the same Redis and `key_prefix` are one bus; each of them has to \
+              say so.",
+        default: None,
+        is_live: false,
+        field: &Switch { at: at!(Config, persistence.many_nodes) },
     },
     kept!(retention_messages "retention-messages" from 0 to 1_000_000_000 "messages", 0 is "as many as the history holds":
         "Messages that Redis keeps of each channel at least."),
@@ -395,6 +404,8 @@ pub(super) static KEYS: &[Key] = &[
         "Replicas that must have an event before it is acknowledged."),
     kept!(replicas_timeout_ms "replicas-timeout-ms" from 1 to 600_000 "ms":
         "How long replicas are waited for."),
+    kept!(session_ttl_s "session-ttl-s" from 0 to 86_400 "s", 0 is "no sessions":
+        "How long a client may be away and still go on with its session."),
     turn!(busy_poll_us "busy-poll-us" from 0 to 100_000 "us", 0 is "sleep at once":
         "How long a shard that ran out of work looks for more before it sleeps; each shard that \
          looks keeps a core busy."),

@@ -262,3 +262,40 @@ fn private_targets_are_one_or_a_list() {
         assert!(!refusal.message.is_empty() && refusal.message.len() < 300);
     }
 }
+
+#[test]
+fn a_value_is_one_value() {
+    let good = envelope(json!({}));
+    for field in ["version", "id", "type", "room", "channel", "from", "timestamp"] {
+        for (first, second) in [("-a", "*"), ("a", "a"), ("", ""), ("1.0", "1.0")] {
+            let mut message: Map<String, Tree> = serde_json::from_str(&good).unwrap();
+            message.insert(field.into(), "MARK".into());
+            let text = Tree::Object(message).to_string();
+            for between in ["", " ", ":"] {
+                let values = format!("{}{between}{}", json!(first), json!(second));
+                let text = text.replace("\"MARK\"", &values);
+                assert_eq!(refusal(&text).fault, Fault::InvalidJson, "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn both_forms_of_good_messages_are_read_the_same() {
+    let head = r#""version":"1.0","id":"arq_1","type":"event""#;
+    let tail = r#""from":"a","timestamp":"2025-11-30T12:00:00Z","payload":{"a":"b"}"#;
+    for address in [r#""room":"r","channel":"*""#, r#""room":"r.-_9","channel":"c""#] {
+        for metadata in ["", r#","metadata":{}"#, r#","metadata":{"ack":true,"x":[1]}"#] {
+            let in_order = format!("{{{head},{address},{tail}{metadata}}}");
+            let spaced = in_order.replace("\":", "\": ").replace(",\"", ", \"");
+            let swapped = format!("{{{address},{head},{tail}{metadata}}}");
+            let longest = spaced.replace("version", "\\u0076ersion");
+            for text in [&in_order, &spaced, &swapped, &longest] {
+                let envelope = decode(text).unwrap_or_else(|why| panic!("{text}: {why:?}"));
+                assert_eq!((&*envelope.id, envelope.kind), ("arq_1", MessageType::Event));
+                assert_eq!(envelope.metadata.ack, metadata.contains("ack"));
+                assert_eq!(decode_any(text).unwrap(), envelope);
+            }
+        }
+    }
+}

@@ -82,7 +82,9 @@ impl Keys {
             self.check_large(text, &object)?;
         }
         self.stack.truncate(object.stack);
-        self.unescaped.truncate(object.unescaped);
+        if self.unescaped.len() > object.unescaped {
+            self.unescaped.truncate(object.unescaped);
+        }
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! JSON strings: finding where one ends, and what it says once its escapes are resolved.
+//! What a JSON string says once its escapes are resolved.
 
 use memchr::memchr;
 use std::borrow::Cow;
@@ -41,53 +41,6 @@ impl<'a> Text<'a> {
     }
 }
 
-/// How many bytes from the start need no attention inside a string: no quote, no backslash, no
-/// control character.
-#[inline]
-pub(super) fn clean_run(bytes: &[u8]) -> usize {
-    // Whole blocks are tested with a loop that compilers turn into vector instructions; words find
-    // the place in the first block that is not clean.
-    let mut rest = bytes;
-    while let Some((block, behind)) = rest.split_first_chunk()
-        && is_clean(block)
-    {
-        rest = behind;
-    }
-    while let Some((&word, behind)) = rest.split_first_chunk() {
-        let special = special_bytes(word);
-        if special != 0 {
-            return bytes.len() - rest.len() + special.trailing_zeros() as usize / 8;
-        }
-        rest = behind;
-    }
-    let last = rest.iter().take_while(|&&byte| !is_special(byte)).count();
-    bytes.len() - rest.len() + last
-}
-
-#[inline]
-fn is_clean(block: &[u8; 16]) -> bool {
-    !block.iter().fold(false, |found, &byte| found | is_special(byte))
-}
-
-/// A quote, a backslash or a control character. With its second bit turned over the quote follows
-/// the control characters, so two comparisons do.
-#[inline]
-fn is_special(byte: u8) -> bool {
-    (byte ^ 2 <= 0x20) | (byte == b'\\')
-}
-
-/// The top bit of each byte of eight that is special. Bytes after the first special one may be
-/// marked wrongly, as a subtraction borrows from its neighbour; the first is always right.
-#[inline]
-pub(super) fn special_bytes(word: [u8; 8]) -> u64 {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const TOPS: u64 = ONES << 7;
-    let word = u64::from_le_bytes(word);
-    let quote_or_control = (word ^ (ONES * 2)).wrapping_sub(ONES * 0x21);
-    let backslash = (word ^ (ONES * b'\\' as u64)).wrapping_sub(ONES);
-    (quote_or_control | backslash) & !word & TOPS
-}
-
 /// Four hex digits as a number.
 #[inline]
 pub(super) fn hex4(bytes: &[u8]) -> Option<u16> {
@@ -127,30 +80,6 @@ fn escaped_unit(escape: &[u8]) -> (char, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_clean_run_ends_at_the_first_special_byte() {
-        for length in 0..200 {
-            let clean = "aé\u{7f}~".repeat(50);
-            let clean = &clean.as_bytes()[..length];
-            assert_eq!(clean_run(clean), length, "{length} clean bytes");
-            for special in [b'"', b'\\', 0, 0x1f, b'\n'] {
-                for at in 0..length {
-                    let mut bytes = clean.to_vec();
-                    bytes[at] = special;
-                    bytes.push(b'"');
-                    assert_eq!(clean_run(&bytes), at, "{special} at {at} of {length}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn near_misses_are_clean() {
-        for byte in (0x20..=0xff).filter(|byte| !matches!(byte, b'"' | b'\\')) {
-            assert_eq!(clean_run(&[byte; 100]), 100, "{byte}");
-        }
-    }
 
     #[test]
     fn escapes_are_resolved() {

@@ -146,6 +146,8 @@ impl Engine {
         if self.connection(conn).is_none_or(|connection| connection.is_closing()) {
             return;
         }
+        // Before it is told: who is sent away must not be back before that is recorded.
+        self.edge.end_stay(conn, reason);
         // What joins its batches from now on is not for it.
         self.settle_now(now, conn);
         let Engine { connections, outbox_bytes, .. } = self;

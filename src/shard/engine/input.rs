@@ -72,7 +72,7 @@ impl Engine {
             }
             let may_send = self.edge.may_send(conn);
             let Some(connection) = self.connection_mut(conn) else { continue };
-            if connection.is_open() && !may_send {
+            if connection.has_session() && !may_send {
                 self.pause(conn, PausedBy::Arriving);
                 continue;
             }
@@ -141,6 +141,10 @@ impl Engine {
     fn process_handshake(&mut self, now: Now, conn: ConnId, input: &[u8]) -> usize {
         let read = handshake::read(input, &self.handshakes);
         let is_draining = self.is_draining;
+        let no_return = match &read {
+            Handshake::Hello { hello, .. } => self.edge.refuses_return(&hello.identity),
+            _ => None,
+        };
         let Some(connection) = self.connection_mut(conn) else { return input.len() };
         match read {
             Handshake::Need => 0,
@@ -158,6 +162,11 @@ impl Engine {
             }
             Handshake::Hello { .. } if is_draining => {
                 let refusal = draining();
+                self.tally.fault(refusal.fault);
+                self.end_handshake(now, conn, doors::refuse(&refusal));
+                input.len()
+            }
+            Handshake::Hello { .. } if let Some(refusal) = no_return => {
                 self.tally.fault(refusal.fault);
                 self.end_handshake(now, conn, doors::refuse(&refusal));
                 input.len()

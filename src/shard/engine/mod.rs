@@ -31,12 +31,14 @@ use crate::base::time::Now;
 use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::Deliveries;
 use crate::broker::durable::Durability;
-use crate::broker::edge::{Edge, Facts};
+use crate::broker::edge::{Edge, Facts, ReturnCounts};
 use crate::broker::home::{Bootstrap, Home, Told};
 use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
-use crate::broker::record::{Record, Snapshot};
+use crate::broker::peers::{PeerNews, PeerNote};
+use crate::broker::record::{Record, Snapshot, StorageNews};
+use crate::broker::returning::SessionPlan;
 use crate::broker::staged::Staged;
-use crate::broker::telemetry::{Event, Telemetry};
+use crate::broker::telemetry::Telemetry;
 use crate::doors::HandshakePolicy;
 use crate::protocol::close::CloseReason;
 use crate::protocol::origin::Origins;
@@ -194,6 +196,12 @@ impl Engine {
         self.stage_told(now);
     }
 
+    /// Has clients return to their sessions. Called once, before the first turn, if there is a storage
+    /// that keeps them.
+    pub fn keep_sessions(&mut self, plan: SessionPlan) {
+        self.edge.keep_sessions(plan);
+    }
+
     /// Which shard it is.
     pub fn shard(&self) -> ShardId {
         self.shard
@@ -267,6 +275,7 @@ impl Engine {
         self.tally.add(Counter::Asks, 1);
         match ask {
             Ask::Survey(survey) => self.on_survey(now, *survey),
+            Ask::Storage(news) => self.on_storage(now, *news),
             Ask::Traced(report) => {
                 self.edge.on_traced(now, report, &mut self.deliveries);
                 self.deliver(now);
@@ -306,6 +315,7 @@ impl Engine {
             }
         }
         self.take_own_tells(now);
+        self.stage_sessions();
     }
 
     /// What waits for the ask lane of another shard.
@@ -325,6 +335,7 @@ impl Engine {
             || !self.dirty.is_empty()
             || (self.may_take_asks() && !self.asks.queue(self.shard).is_empty())
             || !self.tells[self.shard.index()].is_empty()
+            || (self.has_room_for_sessions() && self.edge.has_session_records())
     }
 
     /// When [`Engine::tick`] next has something to do, on the monotonic clock in milliseconds.
@@ -434,11 +445,24 @@ impl Engine {
         assert!(self.mail.letters().is_empty(), "mail lives for one turn");
     }
 
+    fn on_storage(&mut self, now: Now, news: StorageNews) {
+        self.edge.on_storage(now, &news, &mut self.deliveries);
+        self.deliver(now);
+        match news {
+            StorageNews::Session(..) => {}
+            StorageNews::Peer(PeerNews::Note(PeerNote::Announce { room: None, frame })) => {
+                self.edge.announce(&frame, &mut self.deliveries);
+                self.deliver(now);
+            }
+            news => self.home.on_ask(now, Ask::Storage(Box::new(news)), &mut self.told),
+        }
+    }
+
     fn on_survey(&mut self, now: Now, survey: Survey) {
         let Survey { reply_to, client, topic } = survey;
         let part = match topic {
             Topic::Status => Part::Status(Box::new(Counts {
-                clients: self.edge.client_count(),
+                clients: self.edge.client_count() + self.once(self.home.clients_elsewhere()),
                 rooms: self.home.room_count() as u64,
                 channels: self.home.channel_count() as u64,
                 messages_in: self.tally.counter(Counter::MessagesReceived),
@@ -446,17 +470,27 @@ impl Engine {
                 storage: self
                     .home
                     .storage_view(self.events_pending, self.tally.counter(Counter::EventsLost)),
+                peers: self.home.peers_view().filter(|_| self.shard == ShardId(0)),
             })),
             Topic::Rooms => self.home.rooms_part(&client, ROWS_MAX),
             Topic::Clients => self.edge.clients_part(),
             Topic::Announce(frame) => {
                 let clients = self.edge.announce(&frame, &mut self.deliveries);
                 self.deliver(now);
-                Part::Announced(clients)
+                let far = match self.shard == ShardId(0) {
+                    true => self.home.announce_to_peers(None, &frame, &mut self.told),
+                    false => 0,
+                };
+                Part::Announced(clients + far)
             }
         };
         let tell = Tell::Part { pending: reply_to.pending, shard: self.shard, part };
         self.told.tell(reply_to.shard, tell);
+    }
+
+    /// What is known to all homes of a node and counts once.
+    fn once(&self, count: u64) -> u64 {
+        if self.shard == ShardId(0) { count } else { 0 }
     }
 
     /// Stages what the home wants told.
@@ -470,9 +504,10 @@ impl Engine {
         for (shard, tell) in self.told.tells.drain(..) {
             self.tells[shard.index()].push_back(tell);
         }
-        let at_us = now.wall_us;
-        let events = self.told.telemetry.drain(..);
-        self.telemetry.extend(events.map(|event| Telemetry { at_us, event }));
+        if !self.told.telemetry.is_empty() {
+            let events = self.told.telemetry.drain(..);
+            self.telemetry.extend(events.map(|event| Telemetry { at_us: now.wall_us, event }));
+        }
     }
 
     /// Stages what the home wants kept. What there is no room for is lost, which the home tells who
@@ -485,10 +520,11 @@ impl Engine {
             false => Vec::new(),
         };
         for record in overdue.into_iter().chain(records.drain(..)) {
-            let is_event = matches!(record, Record::Event(_));
+            let is_event = record.is_event();
             let has_room = match is_event {
                 true => self.records.bytes() < bytes_max,
-                false => self.records.bytes() < 2 * bytes_max,
+                // What peers are told depends on all of it and on its order.
+                false => matches!(record, Record::Peer(_)) || self.records.bytes() < 2 * bytes_max,
             };
             self.events_pending += u64::from(is_event);
             self.tally.add(Counter::Records, 1);
@@ -511,8 +547,24 @@ impl Engine {
         *forgotten = 0;
     }
 
-    fn tell_telemetry(&mut self, now: Now, event: Event) {
-        self.telemetry.push(Telemetry { at_us: now.wall_us, event });
+    /// Stages what is to be recorded of sessions, as far as there is room; the rest stays with the edge.
+    fn stage_sessions(&mut self) {
+        if !self.edge.keeps_sessions() {
+            return;
+        }
+        while self.has_room_for_sessions()
+            && let Some(record) = self.edge.take_session_record()
+        {
+            self.tally.add(Counter::Records, 1);
+            self.records.push_back(record);
+        }
+        let ReturnCounts { resumed, unknown } = self.edge.take_return_counts();
+        self.tally.add(Counter::SessionsResumed, resumed);
+        self.tally.add(Counter::SessionsUnknown, unknown);
+    }
+
+    fn has_room_for_sessions(&self) -> bool {
+        self.records.bytes() < self.records_bytes_max
     }
 
     fn connection(&self, conn: ConnId) -> Option<&Connection> {

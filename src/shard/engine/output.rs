@@ -248,18 +248,18 @@ impl Engine {
         if self.deliveries.is_empty() {
             return;
         }
-        let mut deliveries = mem::take(&mut self.deliveries);
-        let mut next = 0;
-        for delivery in deliveries.list.drain(..) {
+        let (mut list, mut next) = (mem::take(&mut self.deliveries.list), 0);
+        for delivery in list.drain(..) {
             match delivery {
                 Delivery::Fanout { frame, channel, sender, trace } => {
                     let receivers = self.fan_out(frame, channel, sender);
                     self.traced.extend(trace.map(|reply_to| (reply_to, u64::from(receivers))));
                 }
                 Delivery::Chosen { frame, receivers } => {
-                    let list = &deliveries.receivers[next..next + receivers];
+                    for place in next..next + receivers {
+                        self.send_message(self.deliveries.receivers[place], frame.clone());
+                    }
                     next += receivers;
-                    list.iter().for_each(|&conn| self.send_message(conn, frame.clone()));
                 }
                 Delivery::Message(conn, frame) => self.send_message(conn, frame),
                 Delivery::Reply(conn, frame) => {
@@ -276,15 +276,16 @@ impl Engine {
                 Delivery::Close(conn, reason, words) => self.begin_close(now, conn, reason, words),
             }
         }
-        for event in deliveries.telemetry.drain(..) {
-            self.tell_telemetry(now, event);
+        // Nothing above delivers in turn, so the emptied list can be used again.
+        self.deliveries.list = list;
+        self.deliveries.receivers.clear();
+        if !self.deliveries.telemetry.is_empty() {
+            let events = self.deliveries.telemetry.drain(..);
+            self.telemetry.extend(events.map(|event| Telemetry { at_us: now.wall_us, event }));
         }
-        for fault in deliveries.faults.drain(..) {
+        for fault in self.deliveries.faults.drain(..) {
             self.tally.fault(fault);
         }
-        deliveries.receivers.clear();
-        // Nothing above delivers in turn, so the emptied lists can be used again.
-        self.deliveries = deliveries;
     }
 
     /// Puts a frame that is never dropped into an outbox. A client that has let too many of them
@@ -355,10 +356,11 @@ impl Engine {
         let batch = mail.open_batch(audience.mark()).unwrap_or_else(|| {
             let batch = mail.begin_batch(sender);
             audience.set_mark(mail.mark(batch));
+            let mut members = 0;
             for seat in audience.seats() {
                 match open(connections, seat.conn) {
                     Some(connection) => {
-                        mail.count_member(batch);
+                        members += 1;
                         if Some(seat.conn) != sender {
                             put_batch(connection, batch, dirty);
                         }
@@ -366,6 +368,7 @@ impl Engine {
                     None => tally.dropped(DropReason::Closed, 1),
                 }
             }
+            mail.set_members(batch, members);
             batch
         });
         let was_absent = mail.join_batch(batch, number);

@@ -54,7 +54,7 @@ fn room(paused: bool) -> Record {
 }
 
 /// The steps that are taken one after the other, as words.
-fn story(backlog: &mut Backlog) -> Vec<String> {
+fn story(backlog: &mut Backlog<EventRecord>) -> Vec<String> {
     let mut words = Vec::new();
     loop {
         let (round, _) = backlog.take_round(Instant::now());
@@ -68,6 +68,7 @@ fn story(backlog: &mut Backlog) -> Vec<String> {
                 Step::RoomGone(_) => "no room".into(),
                 Step::Channel(channel) => format!("channel {}", channel.epoch),
                 Step::ChannelGone => "no channel".into(),
+                Step::Task(never) => match *never {},
                 Step::Events(events) => format!("{} events", events.len()),
             });
             backlog.done(batch);
@@ -97,8 +98,25 @@ fn records_keep_their_place_and_replace_each_other_between_events() {
 }
 
 #[test]
+fn what_is_not_needed_is_dropped_and_what_follows_it_is_done() {
+    let mut backlog = Backlog::new(1 << 20);
+    let gone = |name| Record::ChannelGone(address(name));
+    for record in [gone("a"), gone("b"), Record::Event(event(0, 1, 0)), room(true)] {
+        backlog.push(record);
+    }
+    backlog.drop_steps(|_, step| matches!(step, Step::ChannelGone | Step::Room(_)));
+    backlog.check(&[]);
+    assert!(backlog.has_due());
+    backlog.push(gone("c"));
+    assert_eq!(story(&mut backlog), ["1 events", "no channel"]);
+    backlog.push(gone("c"));
+    backlog.drop_steps(|_, _| true);
+    assert!(!backlog.has_due() && backlog.lanes.is_empty());
+}
+
+#[test]
 fn a_full_backlog_loses_until_half_of_it_is_free() {
-    let size = bytes_of(&event(0, 1, 0));
+    let size = EventRecord::bytes(&event(0, 1, 0));
     let mut backlog = Backlog::new(size * 10);
     for sequence in 1..=12 {
         backlog.push(Record::Event(event(0, sequence, 0)));
@@ -152,7 +170,7 @@ fn every_event_is_done_in_order_or_lost() {
         let (mut last, mut now) = ([0u64; CHANNELS.len()], Instant::now());
         let mut done: [Vec<u64>; CHANNELS.len()] = Default::default();
         let mut lost: [Vec<u64>; CHANNELS.len()] = Default::default();
-        let mut under_way: Vec<Batch> = Vec::new();
+        let mut under_way: Vec<Batch<EventRecord>> = Vec::new();
         for step in 0..400 {
             let is_ending = step > 300;
             match rng.u32(..10) {

@@ -1,6 +1,6 @@
 //! The connection with the right to write: how it is made, kept, lost and made again.
 
-use super::{Bond, Keeper, RENEW, no_answer};
+use super::{Bond, Keeper, RENEW, no_answer, retry_after};
 use crate::base::time::Now;
 use crate::broker::record::StorageNews;
 use crate::storage::holder::Hold;
@@ -8,15 +8,13 @@ use crate::storage::link::Link;
 use crate::storage::load::Reader;
 use crate::storage::meters::{Degraded, add};
 use crate::storage::trouble::Trouble;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// How long the names of what is kept may take.
 const LOOK: Duration = Duration::from_secs(30);
-/// How long is waited before the first new try, and the longest wait.
-const RETRY_MS_MIN: u64 = 50;
-const RETRY_MS_MAX: u64 = 2_000;
 
 impl Keeper {
     /// Connects, and gets the right to write.
@@ -68,7 +66,8 @@ impl Keeper {
         let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
         let (meters, now) = (Arc::clone(&self.meters), Now { mono_ns: 0, wall_us: 0 });
         let (settings, keys, meters) = (&*settings, &*keys, &*meters);
-        let reader = Reader { link, keys, settings, meters, generation, now };
+        let answered = &Cell::new(Instant::now());
+        let reader = Reader { link, keys, settings, meters, generation, now, answered };
         let names = self.attend(LOOK, reader.names()).await;
         let unread = names.unwrap_or_else(|| Err(no_answer(LOOK)))?;
         let (rooms, channels) = unread.counts();
@@ -106,11 +105,8 @@ impl Keeper {
         let reason: Arc<str> = trouble.to_string().into();
         add(&self.meters.failures, 1);
         self.state.bond = None;
-        let wait_ms = (RETRY_MS_MIN << self.state.tries.min(10)).min(RETRY_MS_MAX);
+        self.state.retry_at = Some(Instant::now() + retry_after(self.state.tries));
         self.state.tries += 1;
-        // Half of it is left to chance, so that nodes do not come back all at once.
-        let wait = Duration::from_millis(wait_ms / 2 + fastrand::u64(..=wait_ms / 2));
-        self.state.retry_at = Some(Instant::now() + wait);
         let before = self.meters.degraded();
         // That nothing can be stored, who is told the news tells; that the reason is another now,
         // only this does.
@@ -119,6 +115,7 @@ impl Keeper {
         }
         let since = before.map_or_else(Instant::now, |before| before.since);
         self.meters.set_degraded(Some(Degraded { since, reason: Arc::clone(&reason) }));
+        self.sessions.give_up(&self.tell);
         if !std::mem::replace(&mut self.state.is_degraded, true) {
             self.tell_all(&StorageNews::Degraded(reason));
         }
@@ -140,6 +137,7 @@ impl Keeper {
 
     /// Redis has forgotten everything: rooms and channels come before all that waits.
     fn tell_again(&mut self) {
+        self.sessions.write_again();
         for record in self.known.all() {
             self.backlog.push_first(record);
         }

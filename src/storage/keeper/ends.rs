@@ -1,19 +1,17 @@
 //! The start, when everything is read back, and the end, when everything is written.
 
-use super::{Keeper, Load, RENEW, Stop};
+use super::{Keeper, Load, PAUSE, RENEW, Stop};
 use crate::base::time::Now;
 use crate::broker::record::Snapshot;
 use crate::storage::load::Reader;
 use crate::storage::settings::LEASE_MS;
 use crate::storage::trouble::{Trouble, Wrong};
 use crate::storage::{LoadError, Unsaved};
+use std::cell::Cell;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::time::{sleep_until, timeout_at};
-
-/// How long is waited between two tries to read.
-const PAUSE: Duration = Duration::from_millis(50);
 
 impl Keeper {
     /// Reads everything back. False if nothing must be written, as a person must do something.
@@ -41,7 +39,9 @@ impl Keeper {
                 Err(trouble) => trouble,
             };
             let until = match &trouble {
-                Trouble::Wrong(Wrong::AnotherWriter { .. }) if !self.state.other_lives => {
+                Trouble::Wrong(Wrong::AnotherWriter { .. } | Wrong::Shared { .. })
+                    if !self.state.other_lives =>
+                {
                     lease_over
                 }
                 Trouble::Wrong(wrong) => return Err(LoadError::Wrong(wrong.clone())),
@@ -77,8 +77,9 @@ impl Keeper {
         let meters = Arc::clone(&self.meters);
         let generation = bond.generation;
         let link = &bond.link;
-        let reader =
-            Reader { link, keys: &keys, settings: &settings, meters: &meters, generation, now };
+        let answered = &Cell::new(Instant::now());
+        let (keys, settings, meters) = (&*keys, &*settings, &*meters);
+        let reader = Reader { link, keys, settings, meters, generation, now, answered };
         let mut all = pin!(reader.all());
         // Every answer has its own limit, and there may be many of them: the whole has none.
         loop {
@@ -96,7 +97,8 @@ impl Keeper {
     pub(super) async fn end(mut self) {
         let Some(Stop { deadline, .. }) = self.state.stopping else { return };
         self.take_in();
-        while self.backlog.has_due() && Instant::now() < deadline && !self.state.is_overtaken {
+        let has_due = |keeper: &Keeper| keeper.backlog.has_due() || keeper.sessions.has_unwritten();
+        while has_due(&self) && Instant::now() < deadline && !self.state.is_overtaken {
             match self.state.retry_at.filter(|&at| at > Instant::now()) {
                 Some(at) => sleep_until(at.min(deadline).into()).await,
                 None => self.work().await,

@@ -164,8 +164,19 @@ impl Client {
 
     /// Connects to a bus that may not be there, or die meanwhile: then there is no client.
     pub(crate) fn try_connect(bus: SocketAddr, query: &str) -> Option<Client> {
-        let knock = try_knock(TcpStream::connect(bus).ok()?, request(bus, query)).ok()?;
-        Client::try_welcomed(knock).ok()
+        match try_knock(TcpStream::connect(bus).ok()?, request(bus, query)).ok()? {
+            // Its id is still that of a connection to a node that has died.
+            Knock::Refused(409, _) => None,
+            knock => Client::try_welcomed(knock).ok(),
+        }
+    }
+
+    /// The same of a bus that is there, and may refuse.
+    pub(crate) fn try_connect_or_refused(bus: SocketAddr, query: &str) -> Option<Client> {
+        match knock(request(bus, query), bus) {
+            Knock::Refused(..) => None,
+            open => Client::try_welcomed(open).ok(),
+        }
     }
 
     #[track_caller]

@@ -21,6 +21,7 @@ fn bad_values_are_refused_where_they_were_typed() {
         ("heartbeat-ms", "99", "must be 100 to 3600000 ms, but is 99"),
         ("handshake-timeout-ms", "300_001", "must be 100 to 300000 ms, but is 300001"),
         ("storage", "redis", "nothing says where that is; give `redis_url`"),
+        ("many-nodes", "true", "but `storage` is memory, which no other node reaches"),
         ("redis-url", "http://u:secret@h", "the scheme of the URL of Redis must be"),
     ] {
         let mistakes = Layers::new(&[&format!("--{flag}={value}")]).mistakes();

@@ -109,6 +109,19 @@ fn itself(text: &mut Exposition, meters: &Meters) {
             "Entries and records that could not be read back at the start",
             &meters.unreadable,
         ),
+        ("arqonbus_peers", Kind::Gauge, "Other nodes of the bus that live", &meters.peers),
+        (
+            "arqonbus_peers_garbled_total",
+            Kind::Counter,
+            "Messages of other nodes that could not be read",
+            &meters.garbled,
+        ),
+        (
+            "arqonbus_peers_notes_lost_total",
+            Kind::Counter,
+            "Private messages, announcements and disconnections for other nodes that were not sent",
+            &meters.lost_notes,
+        ),
     ] {
         text.family(name, kind, help).sample(&[], count.load(Relaxed));
     }

@@ -1,0 +1,463 @@
+//! The channels of a bus of several nodes that this home follows, and how it begins to.
+//!
+//! A home **follows** a channel while it has members of it, and a while after. What needs the channel
+//! before the storage has said how it stands is **parked**, in order, and done then; if the storage
+//! says nothing, the home goes on alone (`ordering`).
+//!
+//! *Invariants*: what is parked waits for a channel that is not known yet, and not for long; what
+//! has members here is followed.
+
+use crate::base::ids::{ChannelId, ConnRef};
+use crate::base::limits::{AHEAD_MS, FOLLOW_IDLE_MS, PARKED_MAX};
+use crate::base::time::Now;
+use crate::broker::durable::Durable;
+use crate::broker::home::membership::connecting_question;
+use crate::broker::home::ordering::{Fork, Open};
+use crate::broker::home::publish::refuse;
+use crate::broker::home::shared::Due;
+use crate::broker::home::{Home, Told, address_of, history_bytes_max, history_of};
+use crate::broker::lane::{Answer, Ask, JoinAsk, LeftTell, Tell};
+use crate::broker::peers::{Attach, PeerRecord};
+use crate::broker::record::{KeptChannel, Record};
+use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::names::PRIVATE_CHANNEL;
+use std::collections::VecDeque;
+
+/// A channel that is followed, or is about to be.
+#[derive(Debug)]
+pub(super) struct Following {
+    state: State,
+    /// The storage has said how it stands, since it was asked for it.
+    pub(super) is_attached: bool,
+    /// The submissions that have not come back, in the order of their tickets.
+    pub(super) open: VecDeque<Open>,
+    pub(super) fork: Option<Box<Fork>>,
+    /// Who waits for it to be made.
+    made_for: Option<ConnRef>,
+    /// Joins of clients that have seen more of it elsewhere than is known here.
+    ahead: Vec<JoinAsk>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// It is not known how it stands.
+    Awaited {
+        parked: VecDeque<Ask>,
+    },
+    Known,
+}
+
+impl Following {
+    fn is_known(&self) -> bool {
+        matches!(self.state, State::Known)
+    }
+
+    /// Whether something waits for it or is under way.
+    pub(super) fn is_needed(&self) -> bool {
+        match &self.state {
+            State::Awaited { parked } => !parked.is_empty(),
+            State::Known => !self.open.is_empty() || self.fork.is_some() || !self.ahead.is_empty(),
+        }
+    }
+
+    /// Whether something was submitted that no member of this node has got.
+    pub(super) fn has_undelivered(&self) -> bool {
+        self.open.iter().any(|open| !open.is_delivered)
+    }
+
+    /// Whether it is in a fork, and all that was said there has come back or never will.
+    pub(super) fn is_done_alone(&self) -> bool {
+        self.is_attached && self.fork.is_some() && self.open.is_empty()
+    }
+
+    /// Asserts the invariants; for tests and the simulator.
+    pub(super) fn check(&self) {
+        let is_next = |pair: (&Open, &Open)| pair.0.ticket < pair.1.ticket;
+        assert!(self.open.iter().zip(self.open.iter().skip(1)).all(is_next), "tickets grow");
+        if let State::Awaited { parked } = &self.state {
+            assert!(parked.len() <= PARKED_MAX);
+            assert!(
+                self.fork.is_none() && self.open.is_empty(),
+                "nothing happens before it is known"
+            );
+        }
+    }
+}
+
+impl Home {
+    /// Sees to it that a channel is followed, or the order of a whole room; true if it is known how
+    /// it stands. What is not shared needs no following.
+    pub(super) fn follow(&mut self, now: Now, id: ChannelId, told: &mut Told) -> bool {
+        let Some(shared) = &self.shared else { return true };
+        if let Some(following) = shared.following.get(&id) {
+            return following.is_known();
+        }
+        if !self.history_mut(id).is_some_and(|history| history.is_shared()) {
+            return true;
+        }
+        self.attach(id, told);
+        let ack_timeout_ms = self.durability.as_ref().map_or(0, |known| known.ack_timeout_ms);
+        let Some(shared) = &mut self.shared else { return true };
+        let (state, made_for) = (State::Awaited { parked: VecDeque::new() }, None);
+        let (open, fork) = (VecDeque::new(), None);
+        let (is_attached, ahead) = (false, Vec::new());
+        let following = Following { state, is_attached, open, fork, made_for, ahead };
+        shared.following.insert(id, following);
+        shared.awaited.insert(id);
+        if self.acks.degraded().is_some() {
+            self.go_alone(now, id, told);
+            return true;
+        }
+        shared.note_due(now.mono_ms() + u64::from(ack_timeout_ms), Due::Attach(id));
+        false
+    }
+
+    /// Asks to follow a channel.
+    pub(super) fn attach(&mut self, id: ChannelId, told: &mut Told) {
+        let Some(Record::Channel(mut record)) = self.history_record(id) else { return };
+        // If it is not there the one that is known has ended, and this is another life.
+        (record.epoch, record.term) = (self.new_life(), 0);
+        record.past.clear();
+        let bytes_max = history_bytes_max(&self.limits);
+        let Some(history) = self.history_mut(id) else { return };
+        let Some(durable) = &history.durable else { return };
+        let attach = Attach {
+            channel: id,
+            record: *record,
+            keep: durable.keep,
+            messages: history.size(),
+            bytes: bytes_max as u64,
+        };
+        told.records.push(Record::Peer(Box::new(PeerRecord::Attach(Box::new(attach)))));
+    }
+
+    /// Notes for whom a channel is being made.
+    pub(super) fn note_maker(&mut self, id: ChannelId, conn: ConnRef) {
+        if let Some(following) = self.following_mut(id) {
+            following.made_for = Some(conn);
+        }
+    }
+
+    /// Whether a channel was made for this connection; it is told once.
+    pub(super) fn take_maker(&mut self, id: ChannelId, conn: ConnRef) -> bool {
+        let following = self.following_mut(id);
+        following.is_some_and(|known| known.made_for.take_if(|maker| *maker == conn).is_some())
+    }
+
+    /// Keeps an ask until it is known how its channel stands.
+    pub(super) fn park(&mut self, id: ChannelId, ask: Ask, told: &mut Told) {
+        let Some(Following { state: State::Awaited { parked }, .. }) = self.following_mut(id)
+        else {
+            unreachable!("only what is awaited has anything parked")
+        };
+        match parked.len() < PARKED_MAX {
+            true => parked.push_back(ask),
+            false => refuse_parked(ask, told),
+        }
+    }
+
+    /// A connection is gone: it joins nothing any more.
+    pub(super) fn forget_parked(&mut self, conn: ConnRef) {
+        let Some(shared) = &mut self.shared else { return };
+        for following in shared.following.values_mut().filter(|known| !known.ahead.is_empty()) {
+            following.ahead.retain(|ask| ask.conn != conn);
+        }
+        for id in &shared.awaited {
+            let following = shared.following.get_mut(id);
+            if let Some(Following { state: State::Awaited { parked }, made_for, .. }) = following {
+                parked.retain(|ask| match ask {
+                    Ask::Join(ask) => ask.conn != conn,
+                    Ask::Room(ask) => ask.conn != conn,
+                    _ => true,
+                });
+                made_for.take_if(|maker| *maker == conn);
+            }
+        }
+    }
+
+    /// It was waited long enough to hear how a channel stands.
+    pub(super) fn attach_is_overdue(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        if self.following_mut(id).is_some_and(|following| !following.is_known()) {
+            self.go_alone(now, id, told);
+        }
+    }
+
+    /// Goes on with a channel of which it is not known how it stands.
+    pub(super) fn go_alone(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        self.fork(id);
+        self.unpark(now, id, told);
+    }
+
+    /// It is known how a channel stands.
+    pub(super) fn on_attached(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        kept: &KeptChannel,
+        is_new: bool,
+        told: &mut Told,
+    ) {
+        let Some(following) = self.following_mut(id) else { return };
+        let was_awaited = !following.is_known();
+        following.is_attached = true;
+        following.open.retain(|open| open.sequence.is_none_or(|place| place > kept.last));
+        let had_fork = following.fork.is_some();
+        self.end_fork(id);
+        let Some(history) = self.history_mut(id) else { return };
+        let (before, last_before, rank) = (history.held(), history.last(), history.rank);
+        let (size, durable) = (history.size(), history.durable.take());
+        let Some(mut durable) = durable else { return };
+        let is_made_here = is_new || kept.record.epoch == durable.life;
+        let former = durable.epoch();
+        // Up to here what the members have seen is so.
+        let past = kept.record.past.iter().find(|(term, _)| *term == durable.term);
+        let sure = past.map_or(last_before, |(_, last)| (*last).min(last_before)).min(kept.last);
+        durable.take_over(&kept.record, kept.last);
+        let epoch = durable.epoch();
+        let is_other = epoch != former;
+        let mut fresh = self.new_history(size);
+        fresh.restore(epoch, kept.last, kept.last_us, &kept.messages);
+        (fresh.durable, fresh.rank) = (Some(durable), rank);
+        let Home { channels, whole_rooms, rooms, retention, .. } = self;
+        let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
+        *history = fresh;
+        retention.account(id, before, history);
+        self.adopt(id, &kept.record);
+        self.untie_strangers(now, id, told);
+        if !is_made_here && let Some(following) = self.following_mut(id) {
+            following.made_for = None;
+        }
+        match was_awaited {
+            true => {
+                // Who joined the whole room is a member from the first event of a new channel on.
+                if last_before == 0 {
+                    for frame in &kept.messages {
+                        self.spread_arrival(id, frame.clone(), None, None, told);
+                    }
+                }
+                self.unpark(now, id, told);
+            }
+            false if had_fork || is_other || last_before != kept.last => {
+                self.tell_new_order(now, id, sure + 1, told);
+            }
+            false => {}
+        }
+        self.let_join(now, id, false, told);
+        self.shed(told);
+    }
+
+    /// Who became a member of a channel before it was known for whom it is, and is not let in, goes.
+    fn untie_strangers(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        let Some(channel) = self.channels.get(&id) else { return };
+        let address = channel.address.clone();
+        for (conn, _) in channel.strangers() {
+            self.untie(now, id, conn, (true, true), told);
+            let (question, channels) = (connecting_question(&address), vec![id]);
+            let left =
+                LeftTell { conn: conn.conn, address: (*address).clone(), channels, question };
+            told.tell(conn.shard, Tell::Left(Box::new(left)));
+            self.settle(now, &address.room, conn, told);
+        }
+    }
+
+    pub(super) fn unpark(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        let Some(shared) = &mut self.shared else { return };
+        shared.awaited.remove(&id);
+        let Some(following) = shared.following.get_mut(&id) else { return };
+        if let State::Awaited { parked } = std::mem::replace(&mut following.state, State::Known) {
+            parked.into_iter().for_each(|ask| self.on_ask(now, ask, told));
+        }
+        self.note_idle(now, id);
+    }
+
+    /// Notes that a channel without members needs not be followed for long.
+    pub(super) fn note_idle(&mut self, now: Now, id: ChannelId) {
+        let is_empty = self.is_without_members(id);
+        if let Some(shared) = &mut self.shared
+            && is_empty
+            && shared.following.contains_key(&id)
+            && shared.idle.insert(id)
+        {
+            shared.note_due(now.mono_ms() + FOLLOW_IDLE_MS, Due::Idle(id));
+        }
+    }
+
+    /// A channel had no members some time ago: if it has none now, it needs not be followed.
+    pub(super) fn end_idle(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        let is_empty = self.is_without_members(id);
+        let Some(shared) = &mut self.shared else { return };
+        shared.idle.remove(&id);
+        let Some(following) = shared.following.get(&id) else { return };
+        if !is_empty {
+            return;
+        }
+        if following.is_needed() || !following.is_known() {
+            return self.note_idle(now, id);
+        }
+        self.unfollow(id, told);
+        let Some(history) = self.history_mut(id) else { return };
+        let (before, rank, size) = (history.held(), history.rank, history.size());
+        let durable = history.durable.take();
+        let mut empty = self.new_history(size);
+        if let Some(durable) = &durable {
+            empty.restore(durable.epoch(), 0, 0, &[]);
+        }
+        (empty.durable, empty.rank) = (durable, rank);
+        let Home { channels, whole_rooms, rooms, retention, .. } = self;
+        if let Some(history) = history_of(id, channels, whole_rooms, rooms) {
+            *history = empty;
+            if let Some(durable) = &mut history.durable {
+                durable.begin_again();
+            }
+            retention.account(id, before, history);
+        }
+    }
+
+    /// Follows a channel no longer.
+    pub(super) fn unfollow(&mut self, id: ChannelId, told: &mut Told) {
+        let address = address_of(id, &self.channels, &self.whole_rooms, &self.rooms);
+        let Some(shared) = &mut self.shared else { return };
+        shared.awaited.remove(&id);
+        shared.idle.remove(&id);
+        let Some(following) = shared.following.remove(&id) else { return };
+        if let Some(address) = address {
+            told.records.push(Record::Peer(Box::new(PeerRecord::Detach(id, address))));
+        }
+        for ask in following.ahead {
+            refuse_parked(Ask::Join(Box::new(ask)), told);
+        }
+        if let State::Awaited { parked } = following.state {
+            parked.into_iter().for_each(|ask| refuse_parked(ask, told));
+        }
+    }
+
+    fn is_without_members(&self, id: ChannelId) -> bool {
+        match (self.channels.get(&id), self.whole_rooms.get(&id)) {
+            (Some(channel), _) => channel.member_count() == 0,
+            (None, name) => {
+                name.and_then(|name| self.rooms.get(name)).is_none_or(|room| room.people.is_empty())
+            }
+        }
+    }
+
+    pub(super) fn following_mut(&mut self, id: ChannelId) -> Option<&mut Following> {
+        self.shared.as_mut()?.following.get_mut(&id)
+    }
+
+    /// Prepares a join: makes the channel if it is to be made, and follows what the client will be a
+    /// member of. Gives the join back if it can go on now.
+    pub(super) fn prepare_join(
+        &mut self,
+        now: Now,
+        ask: JoinAsk,
+        told: &mut Told,
+    ) -> Option<JoinAsk> {
+        if self.shared.is_none() {
+            return Some(ask);
+        }
+        // Who is refused is refused by the join itself.
+        let Some(ids) = self.joined_by(now, &ask, told) else { return Some(ask) };
+        // All at once, so that it is waited no longer than for one.
+        let unknown = ids.into_iter().fold(None, |unknown, id| match self.follow(now, id, told) {
+            true => unknown,
+            false => unknown.or(Some(id)),
+        });
+        match unknown {
+            Some(id) => {
+                self.park(id, Ask::Join(Box::new(ask)), told);
+                None
+            }
+            None => self.unless_ahead(now, ask),
+        }
+    }
+
+    /// Keeps a join of a client that has seen more of a channel on another node than this one has
+    /// heard: it will hear of it at once.
+    fn unless_ahead(&mut self, now: Now, ask: JoinAsk) -> Option<JoinAsk> {
+        let Some(recover) = &ask.join.recover else { return Some(ask) };
+        let Some(id) = self.id_of(&ask.join.address) else { return Some(ask) };
+        let Some(history) = self.history_mut(id) else { return Some(ask) };
+        let is_unheard = |known: &Durable| known.is_unheard(&recover.epoch);
+        let is_ahead = match *recover.epoch == **history.epoch() {
+            true => recover.sequence > history.last(),
+            false => history.durable.as_deref().is_some_and(is_unheard),
+        };
+        let Some(following) = self.following_mut(id).filter(|_| is_ahead) else { return Some(ask) };
+        if following.fork.is_some() || following.ahead.len() >= PARKED_MAX {
+            return Some(ask);
+        }
+        following.ahead.push(ask);
+        if let Some(shared) = &mut self.shared {
+            shared.note_due(now.mono_ms() + AHEAD_MS, Due::Ahead(id));
+        }
+        None
+    }
+
+    /// Goes on with the joins of clients that were ahead: with those that are not any more, or with
+    /// all, which are told that what they have seen is not known here.
+    pub(super) fn let_join(&mut self, now: Now, id: ChannelId, all: bool, told: &mut Told) {
+        let Some(following) = self.following_mut(id).filter(|known| !known.ahead.is_empty()) else {
+            return;
+        };
+        for ask in std::mem::take(&mut following.ahead) {
+            let ready = if all { Some(ask) } else { self.unless_ahead(now, ask) };
+            if let Some(ask) = ready {
+                self.join_now(now, ask, told);
+            }
+        }
+    }
+
+    /// What a client would be a member of; nothing if it is refused.
+    fn joined_by(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Option<Vec<ChannelId>> {
+        let address = &ask.join.address;
+        if address.channel.is_every() {
+            let is_new = !self.rooms.contains_key(&address.room);
+            self.ensure_room(now, &address.room, &ask.client, told).ok()?;
+            if is_new && let Some(id) = self.rooms.get(&address.room).map(|room| room.id) {
+                self.await_members(now, id);
+                self.follow(now, id, told);
+                self.note_maker(id, ask.conn);
+            }
+            let room = self.rooms.get(&address.room)?;
+            let channels = room.channels.values().copied();
+            let visible = channels.filter(|id| self.channels[id].admits(&ask.client));
+            return Some([room.id].into_iter().chain(visible).collect());
+        }
+        if address.channel.as_str() == PRIVATE_CHANNEL {
+            return None;
+        }
+        let room = self.rooms.get(&address.room);
+        let known = room.and_then(|room| room.channels.get(&address.channel)).copied();
+        let known = known.or_else(|| {
+            let id = self.make_by_join(now, ask, told).ok()?;
+            self.note_if_empty(now, id);
+            self.follow(now, id, told);
+            self.note_maker(id, ask.conn);
+            Some(id)
+        })?;
+        let room = self.rooms.get(&address.room)?.id;
+        self.channels[&known].admits(&ask.client).then(|| vec![known, room])
+    }
+}
+
+fn refuse_parked(ask: Ask, told: &mut Told) {
+    let refusal = Refusal::new(
+        Fault::StorageUnavailable,
+        "The server could not learn from its storage how this channel stands; try again soon.",
+    );
+    match ask {
+        Ask::Publish(publish) => refuse(publish, None, refusal, told),
+        Ask::Join(ask) => {
+            let JoinAsk { conn, join, question, .. } = *ask;
+            let question = question.unwrap_or_else(|| connecting_question(&join.address));
+            let answer = Answer { conn: conn.conn, question, outcome: Err(refusal) };
+            told.tell(conn.shard, Tell::Answer(Box::new(answer)));
+        }
+        Ask::Room(ask) => {
+            let answer =
+                Answer { conn: ask.conn.conn, question: ask.question, outcome: Err(refusal) };
+            told.tell(ask.conn.shard, Tell::Answer(Box::new(answer)));
+        }
+        other => unreachable!("{other:?} is not parked"),
+    }
+}

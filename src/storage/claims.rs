@@ -1,0 +1,144 @@
+//! Who has a client id: of all nodes of a bus, one at a time.
+//!
+//! A hash in Redis names for each id the token of the node that has it, and each node that lives has
+//! a key that says so, for a lease. An id whose node has none is free, whether anybody has noticed
+//! or not.
+//!
+//! *Invariants*: Redis gives an id to one node, as long as that one renews its lease and Redis does
+//! not forget; a node without a lease is given none, and only a node itself, or one that knows it
+//! dead, gives back what it has. One that was away takes its ids anew before it goes on, and learns
+//! which went to others ([`Claims::retake`]).
+//!
+//! *Not here*: when a lease is renewed, what clients are told.
+
+use crate::protocol::names::Name;
+use crate::storage::holder::foreign;
+use crate::storage::keys::Keys;
+use crate::storage::link::{FREE_IDS, Link, SWEEP_IDS, Script, TAKE_IDS};
+use crate::storage::settings::LEASE_MS;
+use crate::storage::trouble::Trouble;
+use redis::{Cmd, FromRedisValue, Value, cmd};
+
+/// The ids that one call takes or gives back, and about the ids that it looks at.
+const STEP: usize = 1_000;
+/// How often all ids are taken anew before something else must be wrong.
+const RETAKES_MAX: usize = 3;
+
+/// The client ids of this node.
+#[derive(Debug)]
+pub(super) struct Claims {
+    /// The hash of all ids.
+    clients: String,
+    /// What the keys of leases begin with.
+    leases: String,
+    token: String,
+    node: String,
+}
+
+impl Claims {
+    /// Those of the node of this token and name.
+    pub(super) fn new(keys: &Keys, token: String, node: String) -> Claims {
+        Claims { clients: keys.clients.clone(), leases: keys.leases.clone(), token, node }
+    }
+
+    /// Says that this node lives. False if it had no lease any more, or none yet: then others may
+    /// have its ids, which must be taken anew.
+    pub(super) async fn renew(&self, link: &Link) -> Result<bool, Trouble> {
+        let lease = self.lease(&self.token);
+        let mut call = cmd("SET");
+        call.arg(&lease).arg(&self.node).arg("PX").arg(LEASE_MS).arg("GET");
+        let before: Value =
+            link.ask(&call).await.map_err(|trouble| foreign(trouble, &lease, "string"))?;
+        Ok(before != Value::Nil)
+    }
+
+    /// Says that this node has ended well: all its ids are free.
+    pub(super) async fn end(&self, link: &Link) -> Result<(), Trouble> {
+        link.ask(cmd("DEL").arg(self.lease(&self.token))).await
+    }
+
+    /// Takes ids; says of each whether it is this node's now. `None` if this node has no lease.
+    pub(super) async fn take(
+        &self,
+        link: &Link,
+        ids: &[Name],
+    ) -> Result<Option<Vec<bool>>, Trouble> {
+        let mut answers = Vec::with_capacity(ids.len());
+        for step in ids.chunks(STEP) {
+            let mut call = self.call(&TAKE_IDS, &self.token);
+            step.iter().for_each(|id| _ = call.arg(id.as_str()));
+            let (word, mut granted): (String, Vec<bool>) = self.run(link, &TAKE_IDS, &call).await?;
+            if word != "done" {
+                return Ok(None);
+            }
+            // Of an answer that is not as long as the question nothing is believed that is not there.
+            granted.resize(step.len(), false);
+            answers.append(&mut granted);
+        }
+        Ok(Some(answers))
+    }
+
+    /// Takes the ids of all clients of this node anew, after it was away or Redis has forgotten
+    /// something; gives those that others have now.
+    pub(super) async fn retake(&self, link: &Link, ids: &[Name]) -> Result<Vec<Name>, Trouble> {
+        for _ in 0..RETAKES_MAX {
+            self.renew(link).await?;
+            // The lease may run out while they are taken, if that takes so long.
+            if let Some(granted) = self.take(link, ids).await? {
+                let taken = ids.iter().zip(granted).filter(|(_, is_granted)| !is_granted);
+                return Ok(taken.map(|(id, _)| id.clone()).collect());
+            }
+        }
+        Err(Trouble::Outage("Redis does not keep the lease of this node".to_owned()))
+    }
+
+    /// Gives ids back; those that others have stay theirs.
+    pub(super) async fn free(&self, link: &Link, ids: &[Name]) -> Result<(), Trouble> {
+        for step in ids.chunks(STEP) {
+            let mut call = FREE_IDS.call(&[&self.clients]);
+            call.arg(&self.token);
+            step.iter().for_each(|id| _ = call.arg(id.as_str()));
+            let _: u64 = self.run(link, &FREE_IDS, &call).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes the ids of a node that is gone, in steps, and gives their number. `None` if it still
+    /// has a lease: then it lives, or is to be asked for again later. Nobody waits for this, as an
+    /// id of a node without a lease is free already.
+    pub(super) async fn sweep(&self, link: &Link, token: &str) -> Result<Option<u64>, Trouble> {
+        let (mut cursor, mut removed) = ("0".to_owned(), 0);
+        loop {
+            let mut call = self.call(&SWEEP_IDS, token);
+            call.arg(&cursor).arg(STEP);
+            let (next, count): (String, u64) = self.run(link, &SWEEP_IDS, &call).await?;
+            removed += count;
+            match next.as_str() {
+                "lives" => return Ok(None),
+                "0" => return Ok(Some(removed)),
+                _ => cursor = next,
+            }
+        }
+    }
+
+    /// A call of a script that looks at leases; they are in the slot of the hash.
+    fn call(&self, script: &Script, token: &str) -> Cmd {
+        let mut call = script.call(&[&self.clients]);
+        call.arg(&self.leases).arg(token);
+        call
+    }
+
+    async fn run<T: FromRedisValue>(
+        &self,
+        link: &Link,
+        script: &Script,
+        call: &Cmd,
+    ) -> Result<T, Trouble> {
+        let answer = link.run(script, call).await;
+        answer.map_err(|trouble| foreign(trouble, &self.clients, "hash"))
+    }
+
+    fn lease(&self, token: &str) -> String {
+        format!("{}{token}", self.leases)
+    }
+}

@@ -1,0 +1,273 @@
+//! The connections: one to ask, one to hear; how they are made, kept, lost and made again.
+//!
+//! They live and die together: whenever one fails both are made anew, and all that is followed is
+//! looked through, as nobody knows what was missed.
+
+use super::Hub;
+use super::call::{Caller, Job};
+use super::catalogue::Listing;
+use super::follow::Task;
+use crate::broker::peers::To;
+use crate::broker::record::StorageNews;
+use crate::storage::backlog::Step;
+use crate::storage::holder::{SHARED, foreign, is_dead};
+use crate::storage::keeper::{RENEW, no_answer, retry_after};
+use crate::storage::link::{self, Link, SHARE};
+use crate::storage::load::Reader;
+use crate::storage::meters::{Degraded, add};
+use crate::storage::settings::LEASE_MS;
+use crate::storage::trouble::{Trouble, Wrong};
+use redis::aio::PubSubSink;
+use redis::{Cmd, Value, cmd};
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// The names that are subscribed to with one command.
+const SUBSCRIBE_AT_A_TIME: usize = 512;
+/// How long this node may not hear itself.
+const SILENCE: Duration = Duration::from_millis(LEASE_MS);
+/// How often all that is followed is looked through, though nothing is known to be missing: in a
+/// cluster a push may be lost between two servers.
+const CHECK: Duration = Duration::from_secs(30);
+/// How long the catalogue may take between two answers.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The connections, and what was agreed upon over them.
+#[derive(Clone)]
+pub(super) struct Bond {
+    pub(super) link: Link,
+    pub(super) ears: PubSubSink,
+    pub(super) generation: u64,
+    pub(super) renew_at: Instant,
+}
+
+/// What was agreed upon.
+struct Agreed {
+    generation: u64,
+    /// How often the catalogue was changed.
+    changes: u64,
+    /// Whether the others have thought that this node was dead, or have never known it.
+    is_new: bool,
+}
+
+impl Hub {
+    /// Connects, subscribes to all that is followed, and looks what there is.
+    pub(super) async fn bind(&mut self) -> Result<(), Trouble> {
+        self.fall_silent();
+        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
+        let limit = self.commit_timeout();
+        let link = self.attend(limit, Link::connect(&settings)).await;
+        let link = link.unwrap_or_else(|| Err(no_answer(limit)))?;
+        if self.meters.connections.load(Relaxed) == 0 {
+            link.warn_of_its_settings().await;
+        }
+        add(&self.meters.connections, 1);
+        let ears = self.attend(limit, link::ears(&settings)).await;
+        let (mut ears, heard) = ears.unwrap_or_else(|| Err(no_answer(limit)))?.split();
+        self.state.ears = Some(heard);
+        self.state.heard_at = Some(Instant::now());
+        let mut names = vec![keys.catalogue(), keys.census(), keys.node(&self.token)];
+        names.extend(self.by_push.keys().cloned());
+        for names in names.chunks(SUBSCRIBE_AT_A_TIME) {
+            let answer = self.attend(limit, ears.subscribe(names)).await;
+            answer.ok_or_else(|| no_answer(limit))??;
+        }
+        let agreed = self.agree(&link).await?;
+        let listing = self.look(&link, agreed.generation).await?;
+        if self.state.ears.is_none() {
+            return Err(Trouble::Outage("the connection was lost at once".into()));
+        }
+        self.on_listing(listing, agreed.changes);
+        self.look_through();
+        self.sessions.write_again();
+        self.rejoin(&link).await?;
+        let generation = agreed.generation;
+        let renew_at = Instant::now() + RENEW;
+        self.state.bond = Some(Bond { link, ears, generation, renew_at });
+        Ok(())
+    }
+
+    /// Looks whether something was missed of what is followed.
+    fn look_through(&mut self) {
+        self.state.check_at = Some(Instant::now() + CHECK);
+        for (address, following) in &mut self.followed {
+            following.follower.fall_behind();
+            if following.follower.is_behind() && !following.is_syncing {
+                following.is_syncing = true;
+                self.backlog.push_ahead(address, Step::Task(Task::Sync));
+            }
+        }
+    }
+
+    /// Says that this node lives, and hears who else does.
+    async fn agree(&mut self, link: &Link) -> Result<Agreed, Trouble> {
+        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
+        let limit = self.commit_timeout();
+        let mut dead = String::new();
+        loop {
+            let call = self.agreement(LEASE_MS, &dead);
+            let answer = self.attend(limit, link.run(&SHARE, &call)).await;
+            let (word, node, number, text): (String, String, u64, String) = answer
+                .unwrap_or_else(|| Err(no_answer(limit)))
+                .map_err(|trouble| foreign(trouble, &keys.writer, "hash"))?;
+            if word == SHARED {
+                let (changes, is_new) = (text.parse().unwrap_or(0), node == "new");
+                return Ok(Agreed { generation: number, changes, is_new });
+            }
+            if dead != text && is_dead(&text) {
+                dead = text;
+                continue;
+            }
+            // A lease that is longer than it was is being renewed.
+            self.state.other_lives = self.state.other_left_ms.is_some_and(|was| number > was);
+            self.state.other_left_ms = Some(number);
+            let prefix = settings.prefix.clone();
+            return Err(Trouble::Wrong(Wrong::AnotherWriter { node, prefix }));
+        }
+    }
+
+    /// Reads which rooms and channels there are.
+    async fn look(&mut self, link: &Link, generation: u64) -> Result<Listing, Trouble> {
+        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
+        let (meters, now) = (Arc::clone(&self.meters), self.now());
+        let answered = Cell::new(Instant::now());
+        let (settings, keys, meters) = (&*settings, &*keys, &*meters);
+        let reader = Reader { link, keys, settings, meters, generation, now, answered: &answered };
+        let known = self.catalogue.addresses();
+        let listing = self.attend_while(ANSWER, &answered, async {
+            let rooms = reader.rooms().await?;
+            let channels = reader.addresses().await?;
+            let unknown = channels.iter().filter(|address| !known.contains(*address));
+            let ends = reader.ends(unknown.cloned().collect()).await?;
+            Ok(Listing { rooms, channels, ends })
+        });
+        listing.await.unwrap_or_else(|| Err(no_answer(ANSWER)))
+    }
+
+    /// Says that this node lives, and whether it hears.
+    pub(super) async fn renew(&mut self, bond: &Bond) {
+        let agreed = match self.agree(&bond.link).await {
+            Ok(agreed) => agreed,
+            Err(trouble) => return self.fail(trouble),
+        };
+        if self.state.heard_at.is_none_or(|at| at.elapsed() > SILENCE) {
+            return self.fail(Trouble::Outage("nothing that Redis tells is heard".into()));
+        }
+        if let Err(trouble) = self.renew_ids(&bond.link).await {
+            return self.fail(trouble);
+        }
+        let Some(bond) = &mut self.state.bond else { return };
+        bond.renew_at = Instant::now() + RENEW;
+        let is_other = agreed.generation != bond.generation;
+        if is_other || agreed.is_new || agreed.changes < self.catalogue.changes {
+            // Somebody wrote alone meanwhile, or Redis or the others have forgotten this node: all is
+            // looked through.
+            self.state.bond = None;
+        } else if self.state.check_at.is_none_or(|at| Instant::now() >= at) {
+            self.look_through();
+        }
+    }
+
+    /// Says that this node has ended well.
+    pub(super) async fn leave(&self, link: &Link) {
+        // The lease ends by itself if this fails.
+        let _ = link.run::<Value>(&SHARE, &self.agreement(0, "")).await;
+    }
+
+    /// The call by which nodes agree; `dead` is the token of a process that is.
+    fn agreement(&self, lease_ms: u64, dead: &str) -> Cmd {
+        let mut call = SHARE.call(&[&self.keys.writer, &self.keys.nodes]);
+        call.arg(&*self.token).arg(&self.settings.node).arg(lease_ms).arg(self.state.floor);
+        call.arg(dead).arg(self.keys.node(&self.token));
+        call
+    }
+
+    /// Publishes what nodes tell each other.
+    pub(super) async fn publish(&mut self, bond: &Bond) {
+        let outbox = std::mem::take(&mut self.state.outbox);
+        let link = bond.link.clone();
+        let limit = self.commit_timeout();
+        let calls = outbox.iter().map(|(name, message)| {
+            let (link, mut call) = (&link, cmd("PUBLISH"));
+            call.arg(name).arg(&message[..]);
+            async move { link.ask::<u64>(&call).await }
+        });
+        let answers = self.attend(limit, futures_util::future::try_join_all(calls)).await;
+        if let Err(trouble) = answers.unwrap_or_else(|| Err(no_answer(limit))) {
+            // What has not gone out is missed, and asked for.
+            self.fail(trouble);
+        }
+    }
+
+    /// Carries out the first step of every channel that has one.
+    pub(super) async fn round(&mut self, bond: &Bond) {
+        let started = Instant::now();
+        let (batches, is_all) = self.backlog.take_round(started);
+        let jobs: Vec<Job> = batches.into_iter().map(|batch| self.prepare(batch)).collect();
+        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
+        let (meters, token) = (Arc::clone(&self.meters), Arc::clone(&self.token));
+        let replicas = settings.replicas_timeout_ms * u64::from(settings.replicas > 0);
+        let limit = self.commit_timeout() + Duration::from_millis(replicas);
+        let answered = Cell::new(started);
+        let caller = Caller {
+            link: &bond.link,
+            ears: &bond.ears,
+            keys: &keys,
+            settings: &settings,
+            meters: &meters,
+            generation: bond.generation,
+            token: &token,
+            now: self.now(),
+            answered: &answered,
+        };
+        let answers = self.attend_while(limit, &answered, caller.round(&jobs)).await;
+        let answers =
+            answers.unwrap_or_else(|| jobs.iter().map(|_| Err(no_answer(limit))).collect());
+        match self.on_round(jobs, answers) {
+            // Who was there, the next connection will see.
+            Some(Trouble::Fenced(_)) if self.state.tries == 0 => {
+                self.state.bond = None;
+                self.state.tries = 1;
+            }
+            Some(trouble) => self.fail(trouble),
+            None => {
+                self.meters.count_commit(started.elapsed());
+                self.state.tries = 0;
+                if is_all && !self.backlog.has_due() {
+                    self.recover();
+                }
+            }
+        }
+    }
+
+    /// Gives the connections up, and says that nothing can be stored until others are there.
+    pub(super) fn fail(&mut self, trouble: Trouble) {
+        let reason: Arc<str> = trouble.to_string().into();
+        add(&self.meters.failures, 1);
+        (self.state.bond, self.state.ears) = (None, None);
+        self.fall_silent();
+        self.state.retry_at = Some(Instant::now() + retry_after(self.state.tries));
+        self.state.tries += 1;
+        let before = self.meters.degraded();
+        if before.as_ref().is_some_and(|before| before.reason != reason) {
+            tracing::warn!(%reason, "still nothing can be stored");
+        }
+        let since = before.map_or_else(Instant::now, |before| before.since);
+        self.meters.set_degraded(Some(Degraded { since, reason: Arc::clone(&reason) }));
+        self.sessions.give_up(&self.tell);
+        if !std::mem::replace(&mut self.state.is_degraded, true) {
+            (self.tell)(To::All, StorageNews::Degraded(reason));
+        }
+    }
+
+    /// All that had waited is done.
+    pub(super) fn recover(&mut self) {
+        (self.state.tries, self.state.retry_at) = (0, None);
+        if std::mem::take(&mut self.state.is_degraded) {
+            self.meters.set_degraded(None);
+            (self.tell)(To::All, StorageNews::Restored);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What nodes tell each other: who is where, whose a client id is, and what is for the clients of
+//! another node.
+//!
+//! A message for all nodes goes out at `PREFIX:census`, one for a single node at `PREFIX:node:TOKEN`;
+//! what they say, and what follows from it, is the [`Census`]'s. Whose a client id is, Redis decides
+//! ([`Claims`]); wishes for ids are asked for together, and answered in their order.
+//!
+//! *Invariants*: the census is told that it is connected only after this node hears, and has its ids;
+//! every claim is answered, when there is a Redis that can.
+
+use super::Hub;
+use super::bond::Bond;
+use crate::base::ids::ConnRef;
+use crate::broker::peers::{PeerNews, PeerRecord, To};
+use crate::protocol::names::Name;
+use crate::storage::census::{Census, Outgoing, Reach};
+use crate::storage::claims::Claims;
+use crate::storage::keeper::no_answer;
+use crate::storage::keys::Keys;
+use crate::storage::link::Link;
+use crate::storage::trouble::Trouble;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+/// By this a node hears that it hears.
+const BEAT: &[u8] = b"beat";
+/// The messages that are published together.
+const OUTBOX_MAX: usize = 256;
+/// The wishes for ids that are asked for together.
+const WISHES_MAX: usize = 4_096;
+
+/// What a node knows of the others.
+pub(super) struct Gossip {
+    census: Census,
+    claims: Arc<Claims>,
+    wishes: VecDeque<Wish>,
+    /// The ids of this node.
+    ids: BTreeSet<Name>,
+}
+
+/// What a home wants with a client id.
+enum Wish {
+    Claim(Name, ConnRef),
+    Release(Name),
+}
+
+impl Gossip {
+    pub(super) fn new(keys: &Keys, token: &str, node: &str) -> Gossip {
+        Gossip {
+            census: Census::new(token.to_owned(), node.to_owned(), fastrand::u64(..)),
+            claims: Arc::new(Claims::new(keys, token.to_owned(), node.to_owned())),
+            wishes: VecDeque::new(),
+            ids: BTreeSet::new(),
+        }
+    }
+
+    /// Whether a home waits for Redis to say whose an id is.
+    pub(super) fn has_wishes(&self) -> bool {
+        !self.wishes.is_empty()
+    }
+}
+
+impl Hub {
+    /// A home has something for other nodes.
+    pub(super) fn on_gossip_of_homes(&mut self, record: PeerRecord) {
+        let (now, gossip) = (self.now(), &mut self.gossip);
+        match record {
+            PeerRecord::Claim(client_id, conn) => {
+                gossip.wishes.push_back(Wish::Claim(client_id, conn));
+            }
+            PeerRecord::Release(client_id) => gossip.wishes.push_back(Wish::Release(client_id)),
+            PeerRecord::Member { address, client, is_member } => {
+                gossip.census.on_member(&address, &client, is_member);
+            }
+            PeerRecord::Send(peer, note) => gossip.census.send(now, peer, &note),
+            PeerRecord::SendAll(note) => gossip.census.send_all(now, &note),
+            PeerRecord::Attach(_)
+            | PeerRecord::Detach(..)
+            | PeerRecord::Submit(_)
+            | PeerRecord::Fork { .. } => {
+                unreachable!("what is of a channel goes the channel's way")
+            }
+        }
+    }
+
+    /// Another node, or this one, said something to all or to this one.
+    pub(super) fn on_gossip(&mut self, name: &str, message: &[u8]) {
+        match message == BEAT && name == self.keys.node(&self.token) {
+            true => self.state.heard_at = Some(Instant::now()),
+            false => {
+                let now = self.now();
+                self.gossip.census.on_message(now, message);
+            }
+        }
+    }
+
+    /// Tells homes what has become known, and puts what is to be said into the outbox.
+    pub(super) fn converse(&mut self) {
+        let now = self.now();
+        if self.gossip.census.next_due_ms().is_some_and(|due_ms| due_ms <= now.mono_ms()) {
+            self.gossip.census.tick(now);
+        }
+        for (to, news) in self.gossip.census.take_news() {
+            if let PeerNews::Peers(peers) = &news {
+                self.meters.peers.store(peers.len() as u64, Relaxed);
+            }
+            self.tell(to, news);
+        }
+        self.meters.garbled.store(self.gossip.census.garbled(), Relaxed);
+        self.meters.lost_notes.store(self.gossip.census.lost_notes(), Relaxed);
+        while self.state.bond.is_some() && self.state.outbox.len() < OUTBOX_MAX {
+            let outgoing = self.gossip.census.take_outgoing();
+            if outgoing.is_empty() {
+                return;
+            }
+            for message in outgoing {
+                let message = self.addressed(message);
+                self.state.outbox.push(message);
+            }
+        }
+    }
+
+    /// When there is something to say though nothing happens.
+    pub(super) fn next_word(&self) -> Option<Instant> {
+        let due_ms = self.gossip.census.next_due_ms()?;
+        let wait_ms = due_ms.saturating_sub(self.now().mono_ms());
+        Some(Instant::now() + std::time::Duration::from_millis(wait_ms))
+    }
+
+    fn addressed(&self, Outgoing { to, bytes }: Outgoing) -> (String, Vec<u8>) {
+        let name = match to {
+            Reach::Everyone => self.keys.census(),
+            Reach::One(token) => self.keys.node(&token),
+        };
+        (name, bytes)
+    }
+
+    /// Redis is there again: this node takes its ids anew, and is one of the nodes.
+    pub(super) async fn rejoin(&mut self, link: &Link) -> Result<(), Trouble> {
+        self.retake(link).await?;
+        let now = self.now();
+        self.gossip.census.set_connected(now, true);
+        Ok(())
+    }
+
+    /// Takes the ids of this node anew, which others may have taken meanwhile.
+    pub(super) async fn retake(&mut self, link: &Link) -> Result<(), Trouble> {
+        let (claims, limit) = (Arc::clone(&self.gossip.claims), self.commit_timeout());
+        let ids: Vec<Name> = self.gossip.ids.iter().cloned().collect();
+        let taken = self.attend(limit, claims.retake(link, &ids)).await;
+        for client_id in taken.unwrap_or_else(|| Err(no_answer(limit)))? {
+            self.gossip.ids.remove(&client_id);
+            self.gossip.census.on_client(&client_id, false);
+            self.tell(To::Client(client_id.clone()), PeerNews::Taken(client_id));
+        }
+        Ok(())
+    }
+
+    /// Says that this node has its ids; takes them anew if that was not known any more.
+    pub(super) async fn renew_ids(&mut self, link: &Link) -> Result<(), Trouble> {
+        let (claims, limit) = (Arc::clone(&self.gossip.claims), self.commit_timeout());
+        let was_known = self.attend(limit, claims.renew(link)).await;
+        if !was_known.unwrap_or_else(|| Err(no_answer(limit)))? {
+            self.retake(link).await?;
+        }
+        for token in self.gossip.census.take_departed() {
+            // What is left there is free in any case.
+            let _ = self.attend(limit, claims.sweep(link, &token)).await;
+        }
+        Ok(())
+    }
+
+    /// Redis can't be reached: nobody is known to be gone.
+    pub(super) fn fall_silent(&mut self) {
+        let now = self.now();
+        self.state.outbox.clear();
+        self.gossip.census.set_connected(now, false);
+    }
+
+    /// Asks whose the ids are that homes want.
+    pub(super) async fn ask_for_ids(&mut self, bond: &Bond) {
+        if let Err(trouble) = self.try_for_ids(&bond.link).await {
+            self.fail(trouble);
+        }
+    }
+
+    async fn try_for_ids(&mut self, link: &Link) -> Result<(), Trouble> {
+        let (claims, limit) = (Arc::clone(&self.gossip.claims), self.commit_timeout());
+        let (wanted, freed) = self.gossip.first_wishes();
+        let work = async {
+            claims.free(link, &freed).await?;
+            claims.take(link, &wanted).await
+        };
+        let answer = self.attend(limit, work).await;
+        let Some(granted) = answer.unwrap_or_else(|| Err(no_answer(limit)))? else {
+            // The lease of this node ran out; then it is asked again.
+            return self.retake(link).await;
+        };
+        let mut granted = granted.into_iter();
+        for _ in 0..wanted.len() + freed.len() {
+            match self.gossip.wishes.pop_front() {
+                Some(Wish::Claim(client_id, conn)) => {
+                    let is_granted = granted.next().unwrap_or(false);
+                    if is_granted {
+                        self.gossip.ids.insert(client_id.clone());
+                        self.gossip.census.on_client(&client_id, true);
+                    }
+                    let to = To::Client(client_id.clone());
+                    self.tell(to, PeerNews::Claimed { client_id, conn, is_granted });
+                }
+                Some(Wish::Release(client_id)) => {
+                    self.gossip.ids.remove(&client_id);
+                    self.gossip.census.on_client(&client_id, false);
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Says that this node ends, and gives its ids back.
+    pub(super) async fn say_goodbye(&mut self, link: &Link) {
+        self.converse();
+        let bye = self.addressed(self.gossip.census.bye());
+        for (name, message) in std::mem::take(&mut self.state.outbox).into_iter().chain([bye]) {
+            let mut call = redis::cmd("PUBLISH");
+            call.arg(name).arg(message);
+            // Who does not hear it sees that this node says nothing any more.
+            if link.ask::<u64>(&call).await.is_err() {
+                return;
+            }
+        }
+        let _ = self.gossip.claims.end(link).await;
+    }
+}
+
+impl Gossip {
+    /// The first wishes, up to the second for the same id: those that are wanted, those that are
+    /// given back.
+    fn first_wishes(&self) -> (Vec<Name>, Vec<Name>) {
+        let (mut seen, mut wanted, mut freed) = (BTreeSet::new(), Vec::new(), Vec::new());
+        for wish in self.wishes.iter().take(WISHES_MAX) {
+            let (Wish::Claim(client_id, _) | Wish::Release(client_id)) = wish;
+            if !seen.insert(client_id) {
+                break;
+            }
+            match wish {
+                Wish::Claim(..) => wanted.push(client_id.clone()),
+                Wish::Release(_) => freed.push(client_id.clone()),
+            }
+        }
+        (wanted, freed)
+    }
+}

@@ -1,0 +1,212 @@
+//! What came of a round: what follows from it, and who is told.
+
+use super::Hub;
+use super::call::{Answer, Job, Read};
+use super::follow::{Following, Task};
+use crate::broker::peers::{PeerNews, Submission, To};
+use crate::broker::record::ChannelRecord;
+use crate::protocol::command::Address;
+use crate::storage::backlog::{Batch, Step};
+use crate::storage::meters::add;
+use crate::storage::trouble::Trouble;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Hub {
+    /// Gets a step ready to be carried out.
+    pub(super) fn prepare(&mut self, batch: Batch<Box<Submission>>) -> Job {
+        let address = &batch.address;
+        match &batch.step {
+            Step::Task(Task::Attach(attach)) => {
+                let is_same = self
+                    .followed
+                    .get(address)
+                    .is_some_and(|following| Arc::ptr_eq(&following.attach, attach));
+                if !is_same {
+                    self.attached += 1;
+                    let following = Following::new(Arc::clone(attach), self.attached);
+                    self.by_push.insert(self.keys.push(address), Arc::clone(address));
+                    self.followed.insert(Arc::clone(address), following);
+                }
+            }
+            Step::Task(Task::Detach(channel))
+                if self.followed.get(address).is_some_and(|it| it.attach.channel == *channel) =>
+            {
+                self.followed.remove(address);
+                self.by_push.remove(&self.keys.push(address));
+            }
+            _ => {}
+        }
+        let following = self.followed.get_mut(address);
+        let trail = following.map(|following| {
+            if let Step::Task(Task::Attach(_) | Task::Sync) = &batch.step {
+                following.is_syncing = true;
+                following.follower.start_reading();
+            }
+            following.trail(&batch.step)
+        });
+        let is_known = match &batch.step {
+            Step::Room(room) => self.catalogue.may_replace(room),
+            _ => true,
+        };
+        Job { trail, is_listed: self.catalogue.has(address), is_known, batch }
+    }
+
+    /// Gives every step its due; the trouble there was, if it concerns all.
+    pub(super) fn on_round(
+        &mut self,
+        jobs: Vec<Job>,
+        answers: Vec<Result<Answer, Trouble>>,
+    ) -> Option<Trouble> {
+        let mut trouble = None;
+        for (Job { batch, .. }, answer) in jobs.into_iter().zip(answers) {
+            match answer {
+                Ok(answer) => self.on_answer(batch, answer),
+                Err(Trouble::Missing) => {
+                    // What is there is looked at first.
+                    let address = Arc::clone(&batch.address);
+                    match self.followed.get_mut(&address) {
+                        Some(following) => {
+                            following.follower.fall_behind();
+                            following.is_syncing = true;
+                            self.backlog.give_back_after(batch, Step::Task(Task::Sync));
+                        }
+                        None => self.backlog.give_up(batch),
+                    }
+                }
+                Err(Trouble::Foreign) => {
+                    self.stop_reading(&batch);
+                    self.spoil(batch);
+                }
+                Err(other) => {
+                    if let Trouble::Fenced(generation) = other {
+                        self.state.floor = self.state.floor.max(generation);
+                    }
+                    self.stop_reading(&batch);
+                    self.backlog.give_back(batch);
+                    trouble = Some(other);
+                }
+            }
+        }
+        self.tell_losses();
+        trouble
+    }
+
+    /// A step that would have read will be carried out once more.
+    fn stop_reading(&mut self, batch: &Batch<Box<Submission>>) {
+        if let Step::Task(Task::Attach(_) | Task::Sync) = &batch.step
+            && let Some(following) = self.followed.get_mut(&batch.address)
+        {
+            following.follower.stop_reading();
+        }
+    }
+
+    fn on_answer(&mut self, batch: Batch<Box<Submission>>, answer: Answer) {
+        let address = Arc::clone(&batch.address);
+        match answer {
+            Answer::Done => {
+                self.note_done(&address, &batch.step);
+                self.backlog.done(batch);
+            }
+            Answer::Over => {
+                // Of a channel that nobody follows, or of another life of it.
+                match &batch.step {
+                    Step::Events(_) => self.backlog.give_up(batch),
+                    _ => self.backlog.done(batch),
+                }
+            }
+            Answer::Other(record) => {
+                self.catalogue.note_channel(&record);
+                self.tell(To::Room(address.room.clone()), PeerNews::Channel(record));
+                self.backlog.done(batch);
+            }
+            Answer::There(record) => {
+                self.note_channel(&record);
+                self.backlog.done(batch);
+            }
+            Answer::Kept { room, order } => {
+                let to = To::Room(address.room.clone());
+                if let Some(room) = room {
+                    self.catalogue.note_room(&room);
+                    self.tell(to.clone(), PeerNews::Room(room));
+                }
+                if let Some(order) = order {
+                    self.note_channel(&order);
+                    self.tell(to, PeerNews::Channel(order));
+                }
+                self.backlog.done(batch);
+            }
+            Answer::Placed(places) => {
+                add(&self.meters.stored, places.len() as u64);
+                if let Step::Events(submissions) = &batch.step {
+                    let channel = submissions[0].channel;
+                    let news = PeerNews::Placed { channel, places };
+                    self.tell(To::Shard(channel.home()), news);
+                }
+                self.backlog.done(batch);
+            }
+            Answer::Read(read) => {
+                self.backlog.done(batch);
+                self.on_read(&address, *read);
+            }
+            Answer::More { record, last, entries } => {
+                self.backlog.done(batch);
+                let Some(following) = self.followed.get_mut(&address) else { return };
+                following.is_syncing = false;
+                let mut told = Vec::new();
+                let terms = (record.term, record.past.clone());
+                let went_on =
+                    following.follower.go_on((terms.0, &terms.1), entries, last, &mut told);
+                match went_on {
+                    Ok(()) => {
+                        self.catalogue.note_channel(&record);
+                        following.note(record);
+                    }
+                    Err(_) => following.is_apart = true,
+                }
+                self.tell_of(&address, told);
+            }
+        }
+        add(&self.meters.steps, 1);
+    }
+
+    /// A channel was read anew.
+    fn on_read(&mut self, address: &Arc<Address>, Read { kept, mark, is_new }: Read) {
+        self.note_channel(&kept.record);
+        let Some(following) = self.followed.get_mut(address) else { return };
+        following.is_syncing = false;
+        let mut told = Vec::new();
+        following.begin(&kept.record, (mark, kept.last_us), &mut told);
+        let channel = following.attach.channel;
+        let news = PeerNews::Attached { channel, kept: Arc::new(kept), is_new };
+        self.tell(To::Shard(channel.home()), news);
+        self.tell_of(address, told);
+    }
+
+    fn note_channel(&mut self, record: &ChannelRecord) {
+        self.catalogue.note_channel(record);
+    }
+
+    fn note_done(&mut self, address: &Address, step: &Step<Box<Submission>>) {
+        match step {
+            Step::Room(room) => self.catalogue.note_room(room),
+            Step::RoomGone(name) => self.catalogue.drop_room(name),
+            Step::ChannelGone => self.catalogue.drop_channel(address),
+            Step::Channel(_) | Step::Task(_) | Step::Events(_) => {}
+        }
+    }
+
+    fn spoil(&mut self, batch: Batch<Box<Submission>>) {
+        let address = Arc::clone(&batch.address);
+        if self.backlog.spoil(batch, Instant::now()) {
+            add(&self.meters.spoilt, 1);
+            let (stream, meta) = (self.keys.stream(&address), self.keys.meta(&address));
+            tracing::error!(
+                stream,
+                meta,
+                "something that is not of this bus stands at one of these keys; it is left as it \
+                 is, and the events of the channel are not stored; rename it"
+            );
+        }
+    }
+}

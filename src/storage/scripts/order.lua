@@ -1,0 +1,58 @@
+-- What the scripts of an order that several nodes share have in common. A mark is a sequence, the
+-- id of its entry, and who asked for it: two events that got the same place have different marks.
+local function meta_of(key)
+  local got = redis.call('HMGET', key, 'writer', 'epoch', 'term', 'past', 'last', 'top', 'mark',
+    'last_us', 'last_time')
+  local meta = {writer = tonumber(got[1] or 0), epoch = got[2], term = got[3] or '0',
+    past = got[4] or '[]', last = tonumber(got[5] or 0), top = got[6] or '0-0', origin = '-',
+    last_us = tonumber(got[8] or 0)}
+  -- Who writes alone knows nothing of the two: they count only for the entry that they are of.
+  local id, origin = string.match(got[7] or '', '^(%S+) (%S+)$')
+  if id == meta.top then meta.origin = origin end
+  local us, text = string.match(got[9] or '', '^(%S+) (%S+)$')
+  if tonumber(us) == meta.last_us then meta.last_time = text end
+  return meta
+end
+
+local function fields_of(entry)
+  local fields = {}
+  for at = 1, #entry[2], 2 do fields[entry[2][at]] = entry[2][at + 1] end
+  return fields
+end
+
+local function is_before(a, b)
+  local a_ms, a_sequence = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_sequence = string.match(b, '^(%d+)-(%d+)$')
+  a_ms, b_ms = tonumber(a_ms), tonumber(b_ms)
+  return a_ms < b_ms or (a_ms == b_ms and tonumber(a_sequence) < tonumber(b_sequence))
+end
+
+-- Whether what a mark says is so: 'yes', 'no', or 'trimmed' if it is older than what is kept.
+local function has(stream, meta, sequence, id, origin)
+  sequence = tonumber(sequence)
+  if sequence == 0 then return 'yes' end
+  if sequence > meta.last then return 'no' end
+  if sequence == meta.last then
+    return meta.top == id and meta.origin == origin and 'yes' or 'no'
+  end
+  local entry = redis.call('XRANGE', stream, id, id)[1]
+  if entry then return (fields_of(entry).origin or '-') == origin and 'yes' or 'no' end
+  local oldest = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  return (not oldest or is_before(id, oldest[1])) and 'trimmed' or 'no'
+end
+
+-- Ends the term; of it and of those before it no more is sure than up to a sequence.
+local function bump(key, push, meta, sure, term)
+  sure = math.min(sure, meta.last)
+  local sure_text = string.format('%.0f', sure)
+  local past = {}
+  for of, last in string.gmatch(meta.past, '%[(%d+),(%d+)%]') do
+    past[#past + 1] = '[' .. of .. ',' .. (tonumber(last) > sure and sure_text or last) .. ']'
+  end
+  past[#past + 1] = '[' .. meta.term .. ',' .. sure_text .. ']'
+  past = '[' .. table.concat(past, ',', math.max(1, #past - 15)) .. ']'
+  if term == meta.term then term = string.format('%.0f', tonumber(term) - 1) end
+  redis.call('HSET', key, 'term', term, 'past', past)
+  redis.call('PUBLISH', push, table.concat({'term', meta.epoch, term, meta.term,
+    string.format('%.0f', meta.last), meta.top, meta.origin, past}, ' '))
+end
