@@ -267,6 +267,8 @@ pub enum Tell {
     Opened(Box<OpenedTell>),
     /// A member became a stranger to these channels.
     Left(Box<LeftTell>),
+    /// A member is none any more of a channel that does not let it in.
+    Untied(ConnId, Arc<Address>),
     /// One frame for one connection: a private message.
     Deliver(ConnId, Arc<Frame>),
     /// One part of an answer.

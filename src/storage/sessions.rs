@@ -209,7 +209,7 @@ impl Sessions {
         if entry.life > life {
             return;
         }
-        if !matches!(what, What::Here(_)) && self.due.len() >= DUE_MAX {
+        if matches!(what, What::Left(..)) && self.due.len() >= DUE_MAX {
             // It expires as it was written last, which is late enough.
             self.known.remove(&key);
             if self.due.len() >= 2 * (DUE_MAX + self.known.len()) {

@@ -39,6 +39,7 @@ impl Edge {
             Tell::Joined(joined) => self.on_joined(now, *joined, out),
             Tell::Opened(opened) => self.on_opened(&opened),
             Tell::Left(left) => self.on_left(now, *left, out),
+            Tell::Untied(conn, address) => self.on_untied(now, conn, &address, out),
             Tell::Deliver(conn, frame) => {
                 if self.session(conn).is_some() {
                     out.list.push(Delivery::Message(conn, frame));
@@ -155,6 +156,27 @@ impl Edge {
         if waits {
             out.list.push(Delivery::Resume(conn));
         }
+    }
+
+    /// A channel that the client had joined turned out to be private to others. It is told as of any
+    /// member that leaves.
+    fn on_untied(&mut self, now: Now, conn: ConnId, address: &Address, out: &mut Deliveries) {
+        let Some(session) = self.session(conn) else { return };
+        let card = session.card.clone();
+        self.leave_channel(conn, address, false);
+        self.leave_channel(conn, address, true);
+        if !self.forget_room_if_left(conn, &address.room) {
+            self.seat_in_room(conn, &address.room);
+        }
+        self.note_change(conn);
+        let payload = json!({
+            "event": "left",
+            "client_id": card.client_id,
+            "client_type": card.client_type,
+            "screen_name": card.screen_name,
+        });
+        let frame = self.notice(now, (&address.room, &address.channel), payload);
+        out.list.push(Delivery::Message(conn, frame));
     }
 
     fn on_part(&mut self, now: Now, key: u32, shard: ShardId, part: Part, out: &mut Deliveries) {

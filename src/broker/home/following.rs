@@ -16,9 +16,10 @@ use crate::broker::home::ordering::{Fork, Open};
 use crate::broker::home::publish::refuse;
 use crate::broker::home::shared::Due;
 use crate::broker::home::{Home, Told, address_of, history_bytes_max, history_of};
-use crate::broker::lane::{Answer, Ask, JoinAsk, LeftTell, Tell};
+use crate::broker::lane::{Answer, Ask, JoinAsk, Tell};
 use crate::broker::peers::{Attach, PeerRecord};
 use crate::broker::record::{KeptChannel, Record};
+use crate::broker::telemetry::Event;
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::names::PRIVATE_CHANNEL;
 use std::collections::VecDeque;
@@ -34,8 +35,9 @@ pub(super) struct Following {
     pub(super) fork: Option<Box<Fork>>,
     /// Who waits for it to be made.
     made_for: Option<ConnRef>,
-    /// Joins of clients that have seen more of it elsewhere than is known here.
-    ahead: Vec<JoinAsk>,
+    /// Joins of clients that have seen more of it elsewhere than is known here, and until when each
+    /// waits, on the monotonic clock in milliseconds.
+    ahead: Vec<(u64, JoinAsk)>,
 }
 
 #[derive(Debug)]
@@ -159,8 +161,10 @@ impl Home {
     /// A connection is gone: it joins nothing any more.
     pub(super) fn forget_parked(&mut self, conn: ConnRef) {
         let Some(shared) = &mut self.shared else { return };
-        for following in shared.following.values_mut().filter(|known| !known.ahead.is_empty()) {
-            following.ahead.retain(|ask| ask.conn != conn);
+        for id in &shared.behind {
+            if let Some(following) = shared.following.get_mut(id) {
+                following.ahead.retain(|(_, ask)| ask.conn != conn);
+            }
         }
         for id in &shared.awaited {
             let following = shared.following.get_mut(id);
@@ -242,7 +246,7 @@ impl Home {
             }
             false => {}
         }
-        self.let_join(now, id, false, told);
+        self.let_join(now, id, told);
         self.shed(told);
     }
 
@@ -250,12 +254,11 @@ impl Home {
     fn untie_strangers(&mut self, now: Now, id: ChannelId, told: &mut Told) {
         let Some(channel) = self.channels.get(&id) else { return };
         let address = channel.address.clone();
-        for (conn, _) in channel.strangers() {
+        for (conn, client) in channel.strangers() {
+            let Some(place) = self.channels.get(&id).map(|channel| channel.place()) else { return };
             self.untie(now, id, conn, (true, true), told);
-            let (question, channels) = (connecting_question(&address), vec![id]);
-            let left =
-                LeftTell { conn: conn.conn, address: (*address).clone(), channels, question };
-            told.tell(conn.shard, Tell::Left(Box::new(left)));
+            told.tell(conn.shard, Tell::Untied(conn.conn, address.clone()));
+            told.telemetry.push(Event::Left { client_id: place.known(&client.client_id), place });
             self.settle(now, &address.room, conn, told);
         }
     }
@@ -318,12 +321,13 @@ impl Home {
         let address = address_of(id, &self.channels, &self.whole_rooms, &self.rooms);
         let Some(shared) = &mut self.shared else { return };
         shared.awaited.remove(&id);
+        shared.behind.remove(&id);
         shared.idle.remove(&id);
         let Some(following) = shared.following.remove(&id) else { return };
         if let Some(address) = address {
             told.records.push(Record::Peer(Box::new(PeerRecord::Detach(id, address))));
         }
-        for ask in following.ahead {
+        for (_, ask) in following.ahead {
             refuse_parked(Ask::Join(Box::new(ask)), told);
         }
         if let State::Awaited { parked } = following.state {
@@ -374,37 +378,56 @@ impl Home {
     /// Keeps a join of a client that has seen more of a channel on another node than this one has
     /// heard: it will hear of it at once.
     fn unless_ahead(&mut self, now: Now, ask: JoinAsk) -> Option<JoinAsk> {
-        let Some(recover) = &ask.join.recover else { return Some(ask) };
-        let Some(id) = self.id_of(&ask.join.address) else { return Some(ask) };
-        let Some(history) = self.history_mut(id) else { return Some(ask) };
-        let is_unheard = |known: &Durable| known.is_unheard(&recover.epoch);
-        let is_ahead = match *recover.epoch == **history.epoch() {
-            true => recover.sequence > history.last(),
-            false => history.durable.as_deref().is_some_and(is_unheard),
+        let Some(id) = self.id_of(&ask.join.address).filter(|id| self.is_ahead(*id, &ask)) else {
+            return Some(ask);
         };
-        let Some(following) = self.following_mut(id).filter(|_| is_ahead) else { return Some(ask) };
+        let Some(shared) = &mut self.shared else { return Some(ask) };
+        let Some(following) = shared.following.get_mut(&id) else { return Some(ask) };
         if following.fork.is_some() || following.ahead.len() >= PARKED_MAX {
             return Some(ask);
         }
-        following.ahead.push(ask);
-        if let Some(shared) = &mut self.shared {
-            shared.note_due(now.mono_ms() + AHEAD_MS, Due::Ahead(id));
-        }
+        let due_ms = now.mono_ms() + AHEAD_MS;
+        following.ahead.push((due_ms, ask));
+        shared.behind.insert(id);
+        shared.note_due(due_ms, Due::Ahead(id));
         None
     }
 
-    /// Goes on with the joins of clients that were ahead: with those that are not any more, or with
-    /// all, which are told that what they have seen is not known here.
-    pub(super) fn let_join(&mut self, now: Now, id: ChannelId, all: bool, told: &mut Told) {
+    /// Whether a client wants to go on from what this node has not heard of.
+    fn is_ahead(&self, id: ChannelId, ask: &JoinAsk) -> bool {
+        let history = match (self.channels.get(&id), self.whole_rooms.get(&id)) {
+            (Some(channel), _) => Some(&channel.history),
+            (None, name) => name.and_then(|name| self.rooms.get(name)).map(|room| &room.history),
+        };
+        let (Some(recover), Some(history)) = (&ask.join.recover, history) else { return false };
+        let is_unheard = |known: &Durable| known.is_shared && known.is_unheard(&recover.epoch);
+        match *recover.epoch == **history.epoch() {
+            true => history.is_shared() && recover.sequence > history.last(),
+            false => history.durable.as_deref().is_some_and(is_unheard),
+        }
+    }
+
+    /// Goes on with the joins of clients that are not ahead any more, and with those that have waited
+    /// long enough, which are told that what they have seen is not known here.
+    pub(super) fn let_join(&mut self, now: Now, id: ChannelId, told: &mut Told) {
         let Some(following) = self.following_mut(id).filter(|known| !known.ahead.is_empty()) else {
             return;
         };
-        for ask in std::mem::take(&mut following.ahead) {
-            let ready = if all { Some(ask) } else { self.unless_ahead(now, ask) };
-            if let Some(ask) = ready {
-                self.join_now(now, ask, told);
-            }
+        let waiting = std::mem::take(&mut following.ahead);
+        if let Some(shared) = &mut self.shared {
+            shared.behind.remove(&id);
         }
+        let (ahead, ready): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|(due_ms, ask)| *due_ms > now.mono_ms() && self.is_ahead(id, ask));
+        if let Some(shared) = &mut self.shared
+            && let Some(following) = shared.following.get_mut(&id)
+            && !ahead.is_empty()
+        {
+            following.ahead = ahead;
+            shared.behind.insert(id);
+        }
+        ready.into_iter().for_each(|(_, ask)| self.join_now(now, ask, told));
     }
 
     /// What a client would be a member of; nothing if it is refused.

@@ -435,7 +435,8 @@ impl Home {
         let Some(room) = self.rooms.get(room) else { return Ok(()) };
         match room.config.member_limit {
             Some(limit)
-                if room.people.len() >= limit as usize && !room.people.contains_key(&conn) =>
+                if room.people.len() as u64 + self.residents(room.name()) >= u64::from(limit)
+                    && !room.people.contains_key(&conn) =>
             {
                 Err(member_limit(limit, "room"))
             }
@@ -456,7 +457,7 @@ impl Home {
             let channel = &self.channels[id];
             // Of a channel that it may not see, the client learns not even that it is full.
             channel.admits(client)
-                && channel.member_count() >= max as usize
+                && channel.member_count() + self.count_elsewhere(&channel.address) >= max as usize
                 && channel.member(conn).is_none()
         };
         if room.channels.values().any(is_full) || self.is_whole_room_full(room.name(), conn) {

@@ -566,7 +566,10 @@ impl Home {
     fn remove_longest_empty(&mut self, told: &mut Told) -> bool {
         let ttl_ms = u64::from(self.limits.empty_channel_ttl_ms);
         let (mut needed, mut is_removed) = (Vec::new(), false);
-        while !is_removed && let Some(mut entry) = self.expiries.first_entry() {
+        while !is_removed
+            && needed.len() < EMPTY_LOOKED_AT_MAX
+            && let Some(mut entry) = self.expiries.first_entry()
+        {
             let (noted_ms, id) = (*entry.key(), entry.get_mut().pop());
             if entry.get().is_empty() {
                 entry.remove();

@@ -132,7 +132,7 @@ impl Home {
     }
 
     /// Submissions have got their places.
-    pub(super) fn on_placed(&mut self, id: ChannelId, places: &[Place], told: &mut Told) {
+    pub(super) fn on_placed(&mut self, now: Now, id: ChannelId, places: &[Place], told: &mut Told) {
         told.stored += places.len() as u64;
         let spread = match (self.channels.get(&id), self.whole_rooms.get(&id)) {
             (Some(channel), _) => Some(channel.spread()),
@@ -162,6 +162,18 @@ impl Home {
                 true => _ = following.open.remove(at),
                 false => following.open[at].sequence = Some(place.sequence),
             }
+        }
+        self.end_done_fork(now, id, told);
+    }
+
+    /// A fork in which nothing waits any more is over when the storage is there.
+    pub(super) fn end_done_fork(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        let is_done = self.following_mut(id).is_some_and(|following| following.is_done_alone());
+        if is_done
+            && self.acks.degraded().is_none()
+            && let Some(base) = self.end_fork(id)
+        {
+            self.tell_new_order(now, id, base + 1, told);
         }
     }
 
@@ -216,7 +228,7 @@ impl Home {
                 self.spread_arrival(id, frame, from, trace, told);
             }
         }
-        self.let_join(now, id, false, told);
+        self.let_join(now, id, told);
         self.shed(told);
     }
 
@@ -240,7 +252,7 @@ impl Home {
         } else if let Some(history) = self.history_mut(id) {
             history.go_on_in(term, past);
         }
-        self.let_join(now, id, false, told);
+        self.let_join(now, id, told);
     }
 
     pub(super) fn spread_arrival(

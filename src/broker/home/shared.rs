@@ -6,7 +6,7 @@
 //! given by what is known.
 //!
 //! *Invariants*: without peers nothing of this is there; what came from a peer is not recorded again;
-//! a claim is answered once, and in time.
+//! a claim is answered once, and in time; a no that comes later closes the connection.
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef};
@@ -35,6 +35,8 @@ pub(super) struct Shared {
     pub(super) following: Map<ChannelId, Following>,
     /// Those of which it is not known how they stand.
     pub(super) awaited: BTreeSet<ChannelId>,
+    /// Those that clients wait for who have seen more of them.
+    pub(super) behind: BTreeSet<ChannelId>,
     /// Those that will be looked at for having no members.
     pub(super) idle: BTreeSet<ChannelId>,
     pub(super) elsewhere: Elsewhere,
@@ -61,6 +63,7 @@ impl Shared {
         Shared {
             following: Map::with_hasher(hasher.clone()),
             awaited: BTreeSet::new(),
+            behind: BTreeSet::new(),
             idle: BTreeSet::new(),
             elsewhere: Elsewhere::new(hasher.clone()),
             tickets_given: 0,
@@ -82,6 +85,7 @@ impl Shared {
     pub(super) fn check(&self) {
         self.elsewhere.check();
         self.following.values().for_each(Following::check);
+        assert!(self.behind.iter().all(|id| self.following.contains_key(id)));
         assert!(self.awaited.iter().all(|id| self.following.contains_key(id)));
         assert!(self.idle.iter().all(|id| self.following.contains_key(id)));
     }
@@ -97,7 +101,7 @@ impl Home {
             PeerNews::Attached { channel, kept, is_new } => {
                 self.on_attached(now, channel, &kept, is_new, told);
             }
-            PeerNews::Placed { channel, places } => self.on_placed(channel, &places, told),
+            PeerNews::Placed { channel, places } => self.on_placed(now, channel, &places, told),
             PeerNews::Arrived { channel, events } => self.on_arrived(now, channel, events, told),
             PeerNews::Term { channel, term, past } => {
                 self.on_term(now, channel, (term, past), told);
@@ -173,11 +177,7 @@ impl Home {
             .filter_map(|(id, following)| following.is_done_alone().then_some(*id))
             .collect();
         over.sort_unstable();
-        for id in over {
-            if let Some(base) = self.end_fork(id) {
-                self.tell_new_order(now, id, base + 1, told);
-            }
-        }
+        over.into_iter().for_each(|id| self.end_done_fork(now, id, told));
     }
 
     /// Looks at what is due.
@@ -190,7 +190,7 @@ impl Home {
                 match due {
                     Due::Attach(id) => self.attach_is_overdue(now, id, told),
                     Due::Idle(id) => self.end_idle(now, id, told),
-                    Due::Ahead(id) => self.let_join(now, id, true, told),
+                    Due::Ahead(id) => self.let_join(now, id, told),
                     Due::Claim(client_id, conn) => {
                         let Some(shared) = &mut self.shared else { return };
                         if shared.claims.get(&client_id) == Some(&conn) {

@@ -663,6 +663,40 @@ fn a_client_that_has_seen_more_than_its_new_node_waits_for_it() {
 }
 
 #[test]
+fn who_is_not_let_into_a_channel_that_turns_out_to_be_private_leaves_it() {
+    let mut world = World::new(2);
+    let ann = world.nodes[0].connect(0, "ann");
+    let bob = world.nodes[1].connect(1, "bob");
+    let cat = world.nodes[1].connect(1, "cat");
+    let dan = world.nodes[1].connect(0, "dan");
+    world.nodes[1].join(&cat, "r:*");
+    world.settle();
+    world.cut_off(1);
+    // Where nobody hears of the other node the channel is made once more, for everyone.
+    let private = json!({"type": "private", "metadata": {"members": ["dan"]}});
+    world.nodes[0].done(&ann, "create_channel", "r:x", private);
+    world.nodes[1].join(&bob, "r:x");
+    world.nodes[1].join(&dan, "r:x");
+    world.nodes[1].heard(&cat);
+    world.mend(1);
+    for client in [&bob, &cat] {
+        let events = world.events(1, client);
+        assert!(events.contains(&format!("left {}", client.id)), "{events:?}");
+    }
+    world.events(1, &dan);
+    world.nodes[0].join(&ann, "r:x");
+    world.settle();
+    world.publish(0, &ann, "r:x");
+    assert_eq!(world.events(1, &bob), Vec::<String>::new());
+    assert_eq!(world.events(1, &cat), Vec::<String>::new());
+    assert_eq!(world.events(1, &dan).len(), 1);
+    // They go on as if nothing had been.
+    world.nodes[1].join(&bob, "r:y");
+    world.nodes[1].done(&bob, "leave_channel", "r:y", json!({}));
+    world.nodes[1].done(&cat, "leave_channel", "r:*", json!({}));
+}
+
+#[test]
 fn client_ids_are_unique_and_private_messages_find_them_on_all_nodes() {
     let mut world = World::new(2);
     let ann = world.nodes[0].connect(0, "ann");

@@ -6,7 +6,8 @@
 //! ([`Claims`]); wishes for ids are asked for together, and answered in their order.
 //!
 //! *Invariants*: the census is told that it is connected only after this node hears, and has its ids;
-//! every claim is answered, when there is a Redis that can.
+//! every claim is answered, when there is a Redis that can, though the home may have granted it by then;
+//! what is remembered while there is none is bounded by the ids that there are.
 
 use super::Hub;
 use super::bond::Bond;
@@ -19,7 +20,7 @@ use crate::storage::keeper::no_answer;
 use crate::storage::keys::Keys;
 use crate::storage::link::Link;
 use crate::storage::trouble::Trouble;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -38,6 +39,11 @@ pub(super) struct Gossip {
     wishes: VecDeque<Wish>,
     /// The ids of this node.
     ids: BTreeSet<Name>,
+    /// Those that it gave back while Redis could not be told.
+    freed: BTreeSet<Name>,
+    /// Those that homes wanted then, and will be told of.
+    unanswered: BTreeMap<Name, ConnRef>,
+    is_connected: bool,
 }
 
 /// What a home wants with a client id.
@@ -53,6 +59,9 @@ impl Gossip {
             claims: Arc::new(Claims::new(keys, token.to_owned(), node.to_owned())),
             wishes: VecDeque::new(),
             ids: BTreeSet::new(),
+            freed: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
+            is_connected: false,
         }
     }
 
@@ -67,10 +76,8 @@ impl Hub {
     pub(super) fn on_gossip_of_homes(&mut self, record: PeerRecord) {
         let (now, gossip) = (self.now(), &mut self.gossip);
         match record {
-            PeerRecord::Claim(client_id, conn) => {
-                gossip.wishes.push_back(Wish::Claim(client_id, conn));
-            }
-            PeerRecord::Release(client_id) => gossip.wishes.push_back(Wish::Release(client_id)),
+            PeerRecord::Claim(client_id, conn) => gossip.wish(Wish::Claim(client_id, conn)),
+            PeerRecord::Release(client_id) => gossip.wish(Wish::Release(client_id)),
             PeerRecord::Member { address, client, is_member } => {
                 gossip.census.on_member(&address, &client, is_member);
             }
@@ -139,8 +146,19 @@ impl Hub {
 
     /// Redis is there again: this node takes its ids anew, and is one of the nodes.
     pub(super) async fn rejoin(&mut self, link: &Link) -> Result<(), Trouble> {
+        let (claims, limit) = (Arc::clone(&self.gossip.claims), self.commit_timeout());
+        let freed: Vec<Name> = self.gossip.freed.iter().cloned().collect();
+        let answer = self.attend(limit, claims.free(link, &freed)).await;
+        answer.unwrap_or_else(|| Err(no_answer(limit)))?;
         self.retake(link).await?;
+        freed.iter().for_each(|client_id| _ = self.gossip.freed.remove(client_id));
+        for (client_id, conn) in std::mem::take(&mut self.gossip.unanswered) {
+            let is_granted = self.gossip.ids.contains(&client_id);
+            let to = To::Client(client_id.clone());
+            self.tell(to, PeerNews::Claimed { client_id, conn, is_granted });
+        }
         let now = self.now();
+        self.gossip.is_connected = true;
         self.gossip.census.set_connected(now, true);
         Ok(())
     }
@@ -176,6 +194,10 @@ impl Hub {
     pub(super) fn fall_silent(&mut self) {
         let now = self.now();
         self.state.outbox.clear();
+        self.gossip.is_connected = false;
+        for wish in std::mem::take(&mut self.gossip.wishes) {
+            self.gossip.wish(wish);
+        }
         self.gossip.census.set_connected(now, false);
     }
 
@@ -237,6 +259,29 @@ impl Hub {
 }
 
 impl Gossip {
+    /// A home wants something with an id. While Redis is away it is taken to be free, and only what it
+    /// comes to is remembered.
+    fn wish(&mut self, wish: Wish) {
+        if self.is_connected {
+            return self.wishes.push_back(wish);
+        }
+        match wish {
+            Wish::Claim(client_id, conn) => {
+                self.freed.remove(&client_id);
+                self.census.on_client(&client_id, true);
+                self.ids.insert(client_id.clone());
+                self.unanswered.insert(client_id, conn);
+            }
+            Wish::Release(client_id) => {
+                self.census.on_client(&client_id, false);
+                self.unanswered.remove(&client_id);
+                if self.ids.remove(&client_id) {
+                    self.freed.insert(client_id);
+                }
+            }
+        }
+    }
+
     /// The first wishes, up to the second for the same id: those that are wanted, those that are
     /// given back.
     fn first_wishes(&self) -> (Vec<Name>, Vec<Name>) {

@@ -26,7 +26,7 @@
 //! placed when it is safe, or as lost; `Degraded` is told once, and `Restored` once after it, when all
 //! that had waited is done.
 //!
-//! *Not here*: who is on which node, and whose a client id is.
+//! *Not here*: who is on which node (`census`), and whose a client id is (`claims`).
 
 mod bond;
 mod call;
