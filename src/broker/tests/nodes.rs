@@ -1,337 +1,28 @@
 //! Homes of several nodes, over a storage that is played: it gives places and tells who is where,
 //! late or at once, and goes away.
 
+mod schedule;
+mod store;
+
 use super::{Bus, Client};
 use crate::base::hash::Placement;
-use crate::base::ids::{ChannelId, ShardId};
+use crate::base::ids::ShardId;
 use crate::base::limits::{AHEAD_MS, CLAIM_TIMEOUT_MS, FOLLOW_IDLE_MS, Limits};
 use crate::broker::durable::{Durability, of_homes};
 use crate::broker::home::Told;
 use crate::broker::lane::Ask;
-use crate::broker::peers::{
-    Arrival, Attach, Peer, PeerId, PeerNews, PeerNote, PeerRecord, Place, Submission, To,
-};
-use crate::broker::policy::{ClientCard, PublishAnywhere};
-use crate::broker::record::{
-    ChannelRecord, KeptChannel, Record, RoomRecord, Snapshot, StorageNews,
-};
-use crate::protocol::command::{Address, Persist};
-use crate::protocol::frame::Frame;
+use crate::broker::peers::{PeerId, PeerNews, To};
+use crate::broker::policy::PublishAnywhere;
+use crate::broker::record::StorageNews;
+use crate::protocol::command::Persist;
 use crate::protocol::names::Name;
 use serde_json::{Value, json};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
+use store::Node;
+pub(super) use store::Store;
 
 const ACK_TIMEOUT_MS: u32 = 5_000;
-
-/// A member: on which node, of what, who.
-type Resident = (usize, Arc<Address>, Arc<ClientCard>);
-/// By client and channel: the ids that it heard, and the sequences since its last gap.
-type Heard = BTreeMap<(usize, String), (BTreeSet<String>, Vec<u64>)>;
-
-/// What several nodes share.
-#[derive(Default)]
-pub(super) struct Store {
-    rooms: BTreeMap<String, RoomRecord>,
-    channels: BTreeMap<String, Kept>,
-    /// The client ids, and who has them.
-    ids: BTreeMap<Name, usize>,
-    /// Who is a member of what, on which node.
-    members: BTreeMap<(String, Name), Resident>,
-    nodes: Vec<Node>,
-    terms: u32,
-    /// The places that were given, by the ids of the events and the lives of their channel.
-    places: BTreeMap<String, BTreeMap<Arc<str>, u64>>,
-}
-
-/// One node, as the store sees it.
-#[derive(Default)]
-struct Node {
-    news: VecDeque<(To, StorageNews)>,
-    /// Its news are not taken to it now.
-    is_late: bool,
-    /// It does not reach the store; what it records waits.
-    is_away: bool,
-    waiting: VecDeque<Record>,
-    is_dead: bool,
-}
-
-struct Kept {
-    record: ChannelRecord,
-    frames: Vec<Arc<Frame>>,
-    /// The nodes that follow it, under which id, and up to which sequence they were told.
-    followers: BTreeMap<usize, (ChannelId, u64)>,
-}
-
-impl Store {
-    fn tell(&mut self, node: usize, to: To, news: PeerNews) {
-        if !self.nodes[node].is_dead {
-            self.nodes[node].news.push_back((to, StorageNews::Peer(news)));
-        }
-    }
-
-    fn tell_others(&mut self, node: usize, to: &To, news: &PeerNews) {
-        for other in (0..self.nodes.len()).filter(|&other| other != node) {
-            self.tell(other, to.clone(), news.clone());
-        }
-    }
-
-    fn take(&mut self, node: usize, record: Record) {
-        match self.nodes[node].is_away {
-            true => self.nodes[node].waiting.push_back(record),
-            false => self.keep(node, record),
-        }
-    }
-
-    fn keep(&mut self, node: usize, record: Record) {
-        match record {
-            Record::Room(room) => {
-                let (to, news) = (To::Room(room.name.clone()), PeerNews::Room(room.clone()));
-                self.rooms.insert(room.name.to_string(), *room);
-                self.tell_others(node, &to, &news);
-            }
-            Record::RoomGone(name) => {
-                self.rooms.remove(name.as_str());
-                self.channels.remove(&format!("{name}:*"));
-                self.tell_others(node, &To::Room(name.clone()), &PeerNews::RoomGone(name));
-            }
-            Record::Channel(channel) => _ = self.make(node, &channel),
-            Record::ChannelGone(address) => {
-                let Some(kept) = self.channels.get(&address.to_string()) else { return };
-                let to = To::Room(address.room.clone());
-                if kept.followers.keys().any(|&follower| follower != node) {
-                    let again = Box::new(kept.record.clone());
-                    return self.tell(node, to, PeerNews::Channel(again));
-                }
-                self.channels.remove(&address.to_string());
-                self.tell_others(node, &to, &PeerNews::ChannelGone(address));
-            }
-            Record::Event(event) => panic!("a shared storage gives the places: {event:?}"),
-            Record::Peer(record) => self.keep_of_peers(node, *record),
-            Record::Session(record) => panic!("no home has a session: {record:?}"),
-        }
-    }
-
-    fn make(&mut self, node: usize, record: &ChannelRecord) -> bool {
-        let key = record.address.to_string();
-        if self.channels.contains_key(&key) {
-            return false;
-        }
-        let (record, frames) = (record.clone(), Vec::new());
-        let to = To::Room(record.address.room.clone());
-        self.tell_others(node, &to, &PeerNews::Channel(Box::new(record.clone())));
-        self.channels.insert(key, Kept { record, frames, followers: BTreeMap::new() });
-        true
-    }
-
-    fn keep_of_peers(&mut self, node: usize, record: PeerRecord) {
-        match record {
-            PeerRecord::Attach(attach) => {
-                let Attach { channel, record, .. } = *attach;
-                let is_new = self.make(node, &record);
-                self.attach(node, channel, &record.address.to_string(), is_new);
-            }
-            PeerRecord::Detach(_, address) => {
-                if let Some(kept) = self.channels.get_mut(&address.to_string()) {
-                    kept.followers.remove(&node);
-                }
-            }
-            PeerRecord::Submit(submission) => self.submit(node, &submission),
-            PeerRecord::Fork { address, base, .. } => {
-                self.terms += 1;
-                let term = self.terms;
-                let Some(kept) = self.channels.get_mut(&address.to_string()) else { return };
-                let sure = base.min(kept.frames.len() as u64);
-                let before = std::mem::replace(&mut kept.record.term, term);
-                kept.record.past.push((before, sure));
-                let past = kept.record.past.clone();
-                for (node, (channel, _)) in kept.followers.clone() {
-                    let news = PeerNews::Term { channel, term, past: past.clone() };
-                    self.tell(node, To::Shard(channel.home()), news);
-                }
-            }
-            PeerRecord::Member { address, client, is_member } => {
-                let key = (address.to_string(), client.client_id.clone());
-                let member = (node, Arc::clone(&address), Arc::clone(&client));
-                match is_member {
-                    true => _ = self.members.insert(key, member),
-                    false => _ = self.members.remove(&key),
-                }
-                let (to, peer) = (To::Room(address.room.clone()), PeerId(node as u32));
-                let news = PeerNews::Member { peer, address, client, is_member };
-                self.tell_others(node, &to, &news);
-            }
-            PeerRecord::Claim(client_id, conn) => {
-                let holder = *self.ids.entry(client_id.clone()).or_insert(node);
-                let is_granted = holder == node;
-                let to = To::Client(client_id.clone());
-                if is_granted {
-                    self.tell_client(node, &client_id, true);
-                }
-                self.tell(node, to, PeerNews::Claimed { client_id, conn, is_granted });
-            }
-            PeerRecord::Release(client_id) => {
-                if self.ids.get(&client_id) == Some(&node) {
-                    self.ids.remove(&client_id);
-                }
-                self.tell_client(node, &client_id, false);
-            }
-            PeerRecord::Send(peer, note) => self.send(peer.0 as usize, note),
-            PeerRecord::SendAll(note) => {
-                for other in (0..self.nodes.len()).filter(|&other| other != node) {
-                    self.send(other, note.clone());
-                }
-            }
-        }
-    }
-
-    fn tell_client(&mut self, node: usize, client_id: &Name, is_connected: bool) {
-        let (peer, client_id) = (PeerId(node as u32), client_id.clone());
-        let to = To::Client(client_id.clone());
-        self.tell_others(node, &to, &PeerNews::Client { peer, client_id, is_connected });
-        for other in 0..self.nodes.len() {
-            let peers = (0..self.nodes.len()).filter(|&at| at != other && !self.nodes[at].is_dead);
-            let peers = peers.map(|at| Peer {
-                id: PeerId(at as u32),
-                node: format!("n{at}"),
-                clients: self.ids.values().filter(|&&of| of == at).count() as u64,
-            });
-            let peers = Arc::new(peers.collect());
-            self.tell(other, To::All, PeerNews::Peers(peers));
-        }
-    }
-
-    fn send(&mut self, node: usize, note: PeerNote) {
-        let to = match &note {
-            PeerNote::Private { targets, .. } => {
-                for target in targets.clone() {
-                    let PeerNote::Private { frame, .. } = &note else { return };
-                    let frame = frame.clone();
-                    let one = PeerNote::Private { targets: vec![target.clone()], frame };
-                    self.tell(node, To::Client(target), PeerNews::Note(one));
-                }
-                return;
-            }
-            PeerNote::Disconnect { client_id, .. } => To::Client(client_id.clone()),
-            PeerNote::Announce { room: Some(room), .. } => To::Room(room.clone()),
-            PeerNote::Announce { room: None, .. } => To::All,
-        };
-        self.tell(node, to, PeerNews::Note(note));
-    }
-
-    fn attach(&mut self, node: usize, channel: ChannelId, key: &str, is_new: bool) {
-        let Some(kept) = self.channels.get_mut(key) else { return };
-        let last = kept.frames.len() as u64;
-        kept.followers.insert(node, (channel, last));
-        let from = kept.frames.len().saturating_sub(500);
-        let kept = Arc::new(KeptChannel {
-            record: kept.record.clone(),
-            last,
-            last_us: kept.frames.last().map_or(0, |frame| frame.timestamp_us),
-            messages: kept.frames[from..].to_vec(),
-        });
-        let to = To::Shard(channel.home());
-        self.tell(node, to, PeerNews::Attached { channel, kept, is_new });
-    }
-
-    fn submit(&mut self, node: usize, submission: &Submission) {
-        let Submission { channel, address, ticket, seen, draft, at_us, .. } = submission;
-        let kept = self.channels.get_mut(&address.to_string()).expect("who submits has attached");
-        assert!(*seen <= kept.frames.len() as u64, "nobody has seen what is not there");
-        let unseen = &kept.frames[*seen as usize..];
-        let first = unseen.iter().find(|frame| frame.identity() == draft.identity());
-        let (ticket, is_duplicate) = (*ticket, first.is_some());
-        let sequence = first.map_or(kept.frames.len() as u64 + 1, |frame| frame.sequence);
-        let to = To::Shard(channel.home());
-        if !is_duplicate {
-            let last_us = kept.frames.last().map_or(0, |frame| frame.timestamp_us);
-            let stamp = || (**draft).clone().stamp(sequence, last_us.max(*at_us));
-            kept.frames.push(stamp());
-            let key = format!("{address} {}", draft.id());
-            let life = kept.record.epoch.clone();
-            let places = self.places.entry(key).or_default();
-            let before = places.insert(life, sequence);
-            assert_eq!(
-                before,
-                None,
-                "a repeat gets no place: {address} {} seen {seen}",
-                draft.id()
-            );
-            for (follower, (channel, last)) in kept.followers.clone() {
-                if self.nodes[follower].is_away {
-                    continue;
-                }
-                assert_eq!(last + 1, sequence, "who is not away is told at once");
-                let ticket = (follower == node).then_some(ticket);
-                let events = vec![Arrival { frame: stamp(), ticket }];
-                self.tell(
-                    follower,
-                    To::Shard(channel.home()),
-                    PeerNews::Arrived { channel, events },
-                );
-                let kept = self.channels.get_mut(&address.to_string()).expect("it is there");
-                kept.followers.insert(follower, (channel, sequence));
-            }
-        }
-        let places = vec![Place { ticket, sequence, is_duplicate }];
-        self.tell(node, to, PeerNews::Placed { channel: *channel, places });
-    }
-
-    /// A node does not reach the store any more.
-    fn leave(&mut self, node: usize) {
-        self.nodes[node].is_away = true;
-        let news = StorageNews::Degraded("gone".into());
-        self.nodes[node].news.push_back((To::All, news));
-    }
-
-    /// A node reaches the store again: what it missed is told, and what waited is kept.
-    fn come_back(&mut self, node: usize) {
-        self.nodes[node].is_away = false;
-        let mut missed = Vec::new();
-        for kept in self.channels.values_mut() {
-            if let Some((channel, last)) = kept.followers.get_mut(&node) {
-                let frames = kept.frames[*last as usize..].to_vec();
-                *last = kept.frames.len() as u64;
-                missed.push((*channel, kept.record.clone(), frames));
-            }
-        }
-        for (channel, record, frames) in missed {
-            let to = To::Shard(channel.home());
-            let (term, past) = (record.term, record.past);
-            self.tell(node, to.clone(), PeerNews::Term { channel, term, past });
-            if !frames.is_empty() {
-                let events =
-                    frames.into_iter().map(|frame| Arrival { frame, ticket: None }).collect();
-                self.tell(node, to, PeerNews::Arrived { channel, events });
-            }
-        }
-        for record in std::mem::take(&mut self.nodes[node].waiting) {
-            self.keep(node, record);
-        }
-        self.nodes[node].news.push_back((To::All, StorageNews::Restored));
-    }
-
-    /// A node is dead.
-    fn bury(&mut self, node: usize) {
-        self.nodes[node].is_dead = true;
-        self.ids.retain(|_, of| *of != node);
-        self.members.retain(|_, (of, ..)| *of != node);
-        self.channels.values_mut().for_each(|kept| _ = kept.followers.remove(&node));
-        self.tell_others(node, &To::All, &PeerNews::PeerGone(PeerId(node as u32)));
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let kept = self.channels.values().map(|kept| KeptChannel {
-            record: kept.record.clone(),
-            last: kept.frames.len() as u64,
-            last_us: 0,
-            messages: Vec::new(),
-        });
-        Snapshot { rooms: self.rooms.values().cloned().collect(), channels: kept.collect() }
-    }
-}
 
 impl Bus {
     /// Gives what is recorded to the store, and takes its news; true if there was anything.
@@ -446,6 +137,17 @@ impl World {
     fn set_late(&mut self, node: usize, is_late: bool) {
         self.store.borrow_mut().nodes[node].is_late = is_late;
         self.settle();
+    }
+
+    /// Takes the events from what a node has not heard yet.
+    fn keep_back_events(&mut self, node: usize) -> Vec<(To, StorageNews)> {
+        let arrived = |(_, news): &(To, StorageNews)| {
+            matches!(news, StorageNews::Peer(PeerNews::Arrived { .. }))
+        };
+        let news = &mut self.store.borrow_mut().nodes[node].news;
+        let (back, now): (Vec<_>, Vec<_>) = news.drain(..).partition(arrived);
+        news.extend(now);
+        back
     }
 
     fn cut_off(&mut self, node: usize) {
@@ -573,14 +275,7 @@ fn an_event_that_its_home_has_not_seen_is_known_for_a_repeat_all_the_same() {
     world.nodes[0].disconnect(&ann);
     world.nodes[0].settle();
     // Node 1 lets her in by and by, and has not heard of the event when she repeats it.
-    let arrived =
-        |(_, news): &(To, StorageNews)| matches!(news, StorageNews::Peer(PeerNews::Arrived { .. }));
-    let kept_back: Vec<_> = {
-        let mut store = world.store.borrow_mut();
-        let (back, now): (Vec<_>, Vec<_>) = store.nodes[1].news.drain(..).partition(arrived);
-        store.nodes[1].news.extend(now);
-        back
-    };
+    let kept_back = world.keep_back_events(1);
     assert_eq!(kept_back.len(), 1);
     world.set_late(1, false);
     let ann = world.nodes[1].connect(1, "ann");
@@ -630,14 +325,7 @@ fn a_client_that_has_seen_more_than_its_new_node_waits_for_it() {
     (0..3).for_each(|_| drop(world.publish(0, &ann, "r:c")));
     world.nodes[0].disconnect(&bob);
     world.settle();
-    let arrived =
-        |(_, news): &(To, StorageNews)| matches!(news, StorageNews::Peer(PeerNews::Arrived { .. }));
-    let kept_back: Vec<_> = {
-        let mut store = world.store.borrow_mut();
-        let (back, now): (Vec<_>, Vec<_>) = store.nodes[1].news.drain(..).partition(arrived);
-        store.nodes[1].news.extend(now);
-        back
-    };
+    let kept_back = world.keep_back_events(1);
     world.set_late(1, false);
     let bob = world.nodes[1].connect(1, "bob");
     let recover = json!({"epoch": joined["epoch"], "sequence": 2});
@@ -919,158 +607,4 @@ fn a_join_does_not_wait_for_ever_and_who_is_gone_joins_nothing() {
         (&info["participant_count"], &info["history"]["last_sequence"]),
         (&json!(1), &json!(1))
     );
-}
-
-/// A schedule that a seed chooses: clients on three nodes join, leave, publish and move, while nodes
-/// hear late or are cut off. Afterwards every member has heard each event at most once; what it heard
-/// since its last gap is a run; and what was acknowledged has just that place.
-#[test]
-fn whatever_happens_everybody_ends_in_one_order() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let first = number("NODES_FIRST", 0);
-    for seed in first..first + number("NODES_SEEDS", 60) {
-        println!("seed {seed}");
-        run(seed);
-    }
-}
-
-fn run(seed: u64) {
-    const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-    const CHANNELS: [&str; 3] = ["r:x", "r:y", "s:x"];
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let mut world = World::new(3);
-    let mut clients: Vec<(usize, Client)> = Vec::new();
-    for (at, name) in NAMES.into_iter().enumerate() {
-        let client = world.nodes[at % 3].connect(at as u16 % 2, name);
-        clients.push((at % 3, client));
-        world.settle();
-    }
-    let mut joined: Vec<BTreeSet<&str>> = vec![BTreeSet::new(); NAMES.len()];
-    let mut heard = Heard::new();
-    let mut sent: Vec<(usize, &str, String)> = Vec::new();
-    let mut joined_at: BTreeMap<(usize, String), usize> = BTreeMap::new();
-    let mut acked: BTreeMap<String, u64> = BTreeMap::new();
-    for _ in 0..120 {
-        let at = rng.usize(..clients.len());
-        let (node, client) = clients[at].clone();
-        let channel = CHANNELS[rng.usize(..CHANNELS.len())];
-        match rng.u8(..13) {
-            0..=5 if joined[at].contains(channel) => {
-                let id = world.nodes[node].send(&client, channel);
-                sent.push((at, channel, id));
-            }
-            // Sends one of its last events again.
-            11 if joined[at].contains(channel) => {
-                let of_it = |(of, to, _): &&(usize, &str, String)| *of == at && *to == channel;
-                let last: Vec<String> =
-                    sent.iter().rev().filter(of_it).take(5).map(|(_, _, id)| id.clone()).collect();
-                if let Some(id) = rng.choice(last) {
-                    world.nodes[node].send_again(&client, channel, &id);
-                }
-            }
-            6..=7 if !joined[at].contains(channel) => {
-                let payload = json!({"command": "join_channel", "parameters": {}});
-                world.nodes[node].say(&client, "command", channel, payload, json!({}));
-                // It may wait, and is answered in any case before it is looked at.
-                world.store.borrow_mut().nodes[node].is_late = false;
-                world.settle();
-                joined[at].insert(channel);
-                joined_at.insert((at, channel.to_owned()), sent.len());
-                heard.remove(&(at, channel.to_owned()));
-            }
-            8 if joined[at].contains(channel) => {
-                world.nodes[node].done(&client, "leave_channel", channel, json!({}));
-                listen(&mut world, at, &clients[at], &mut heard, &sent, &mut acked);
-                joined[at].remove(channel);
-            }
-            9 => world.store.borrow_mut().nodes[node].is_late ^= true,
-            10 => {
-                let is_away = world.store.borrow().nodes[node].is_away;
-                match is_away {
-                    true => world.mend(node),
-                    false => world.cut_off(node),
-                }
-            }
-            _ => world.pass(rng.u64(..40_000)),
-        }
-        if rng.bool() {
-            world.settle();
-        }
-        for (at, client) in clients.iter().enumerate() {
-            listen(&mut world, at, client, &mut heard, &sent, &mut acked);
-        }
-    }
-    for node in 0..3 {
-        world.store.borrow_mut().nodes[node].is_late = false;
-        let is_away = world.store.borrow().nodes[node].is_away;
-        if is_away {
-            world.mend(node);
-        }
-    }
-    world.settle();
-    world.pass(1);
-    for (at, client) in clients.iter().enumerate() {
-        listen(&mut world, at, client, &mut heard, &sent, &mut acked);
-    }
-    let store = world.store.borrow();
-    for (key, sequence) in &acked {
-        let is_so = store.places[key].values().any(|place| place == sequence);
-        assert!(is_so, "seed {seed}: {key} was acknowledged with {sequence}");
-    }
-    for ((at, channel), (ids, run)) in &heard {
-        if !joined[*at].contains(channel.as_str()) {
-            continue;
-        }
-        let is_grown = run.windows(2).all(|pair| pair[0] < pair[1]);
-        assert!(is_grown, "seed {seed}: {at} in {channel}: {run:?}");
-        let frames = &store.channels[channel].frames;
-        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        for frame in frames.iter().filter(|frame| (*first..=*last).contains(&frame.sequence)) {
-            let is_own = frame.from() == NAMES[*at];
-            // What it heard before a gap it does not hear again; what was said to the members of its
-            // node before it was one may have got its place since.
-            let is_heard = ids.contains(frame.id());
-            let said = sent.iter().position(|(_, _, id)| id == frame.id()).unwrap();
-            let is_early = said < joined_at[&(*at, channel.clone())];
-            let name = frame.id();
-            assert!(
-                is_own != is_heard || is_early,
-                "seed {seed}: {at} in {channel}: {run:?} {name}"
-            );
-        }
-    }
-}
-
-/// Takes note of what a client heard.
-fn listen(
-    world: &mut World,
-    at: usize,
-    (node, client): &(usize, Client),
-    heard: &mut Heard,
-    sent: &[(usize, &str, String)],
-    acked: &mut BTreeMap<String, u64>,
-) {
-    for message in world.nodes[*node].heard(client) {
-        let text = |field: &str| message[field].as_str().unwrap_or_default().to_owned();
-        let key = (at, format!("{}:{}", text("room"), text("channel")));
-        let payload = &message["payload"];
-        match text("type").as_str() {
-            "event" => {
-                let (ids, run) = heard.entry(key).or_default();
-                assert!(ids.insert(text("id")), "{at} heard {message} before");
-                run.push(message["metadata"]["sequence"].as_u64().unwrap());
-            }
-            "system" if payload["event"] == "gap" => heard.entry(key).or_default().1.clear(),
-            "command_response" if payload["status"] == "success" => {
-                let id = payload["request_id"].as_str().unwrap_or_default();
-                if let Some((_, channel, _)) = sent.iter().find(|(_, _, known)| known == id) {
-                    let sequence = payload["result"]["sequence"].as_u64().unwrap();
-                    acked.insert(format!("{channel} {id}"), sequence);
-                }
-            }
-            _ => {}
-        }
-    }
 }
