@@ -1,4 +1,4 @@
-//! What waits for a lane, bounded by count and by bytes.
+//! What waits for a lane or for an answer, bounded by count and by bytes.
 //!
 //! *Invariant*: `bytes` is the sum over all that waits.
 
@@ -20,7 +20,7 @@ pub trait Weigh {
     fn weight(&self) -> usize;
 }
 
-/// What waits for one lane, in order.
+/// What waits, in order.
 #[derive(Debug)]
 pub struct Staged<T> {
     items: VecDeque<T>,
@@ -73,7 +73,7 @@ impl<T: Weigh> Staged<T> {
         Some(item)
     }
 
-    /// Changes what waits in any way; for the simulator, which loses and swaps some.
+    /// Changes what waits in any way; all of it is weighed anew.
     pub fn edit(&mut self, change: impl FnOnce(&mut VecDeque<T>)) {
         change(&mut self.items);
         self.bytes = self.items.iter().map(Weigh::weight).sum();

@@ -19,6 +19,7 @@ use crate::broker::home::{Home, Told, address_of, history_bytes_max, history_of}
 use crate::broker::lane::{Answer, Ask, JoinAsk, Tell};
 use crate::broker::peers::{Attach, PeerRecord};
 use crate::broker::record::{KeptChannel, Record};
+use crate::broker::staged::Staged;
 use crate::broker::telemetry::Event;
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::names::PRIVATE_CHANNEL;
@@ -44,7 +45,7 @@ pub(super) struct Following {
 enum State {
     /// It is not known how it stands.
     Awaited {
-        parked: VecDeque<Ask>,
+        parked: Staged<Ask>,
     },
     Known,
 }
@@ -78,6 +79,7 @@ impl Following {
         assert!(self.open.iter().zip(self.open.iter().skip(1)).all(is_next), "tickets grow");
         if let State::Awaited { parked } = &self.state {
             assert!(parked.len() <= PARKED_MAX);
+            parked.check();
             assert!(
                 self.fork.is_none() && self.open.is_empty(),
                 "nothing happens before it is known"
@@ -100,7 +102,7 @@ impl Home {
         self.attach(id, told);
         let ack_timeout_ms = self.durability.as_ref().map_or(0, |known| known.ack_timeout_ms);
         let Some(shared) = &mut self.shared else { return true };
-        let (state, made_for) = (State::Awaited { parked: VecDeque::new() }, None);
+        let (state, made_for) = (State::Awaited { parked: Staged::default() }, None);
         let (open, fork) = (VecDeque::new(), None);
         let (is_attached, ahead) = (false, Vec::new());
         let following = Following { state, is_attached, open, fork, made_for, ahead };
@@ -152,9 +154,9 @@ impl Home {
         else {
             unreachable!("only what is awaited has anything parked")
         };
-        match parked.len() < PARKED_MAX {
-            true => parked.push_back(ask),
-            false => refuse_parked(ask, told),
+        match parked.is_full(PARKED_MAX) {
+            false => parked.push_back(ask),
+            true => refuse_parked(ask, told),
         }
     }
 
@@ -169,10 +171,12 @@ impl Home {
         for id in &shared.awaited {
             let following = shared.following.get_mut(id);
             if let Some(Following { state: State::Awaited { parked }, made_for, .. }) = following {
-                parked.retain(|ask| match ask {
-                    Ask::Join(ask) => ask.conn != conn,
-                    Ask::Room(ask) => ask.conn != conn,
-                    _ => true,
+                parked.edit(|asks| {
+                    asks.retain(|ask| match ask {
+                        Ask::Join(ask) => ask.conn != conn,
+                        Ask::Room(ask) => ask.conn != conn,
+                        _ => true,
+                    });
                 });
                 made_for.take_if(|maker| *maker == conn);
             }
@@ -267,8 +271,11 @@ impl Home {
         let Some(shared) = &mut self.shared else { return };
         shared.awaited.remove(&id);
         let Some(following) = shared.following.get_mut(&id) else { return };
-        if let State::Awaited { parked } = std::mem::replace(&mut following.state, State::Known) {
-            parked.into_iter().for_each(|ask| self.on_ask(now, ask, told));
+        let before = std::mem::replace(&mut following.state, State::Known);
+        if let State::Awaited { mut parked } = before {
+            while let Some(ask) = parked.pop_front() {
+                self.on_ask(now, ask, told);
+            }
         }
         self.note_idle(now, id);
     }
@@ -330,8 +337,10 @@ impl Home {
         for (_, ask) in following.ahead {
             refuse_parked(Ask::Join(Box::new(ask)), told);
         }
-        if let State::Awaited { parked } = following.state {
-            parked.into_iter().for_each(|ask| refuse_parked(ask, told));
+        if let State::Awaited { mut parked } = following.state {
+            while let Some(ask) = parked.pop_front() {
+                refuse_parked(ask, told);
+            }
         }
     }
 

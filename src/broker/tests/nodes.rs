@@ -79,7 +79,8 @@ impl World {
         let node = self.nodes.len();
         self.store.borrow_mut().nodes.push(Node::default());
         let snapshot = self.store.borrow().snapshot();
-        let mut bus = Bus::seeded(Limits::default(), PublishAnywhere::default(), 7 + node as u64);
+        let anywhere = PublishAnywhere { user: false, admin: true };
+        let mut bus = Bus::seeded(Limits::default(), anywhere, 7 + node as u64);
         // Ids of messages are unique for the sender; senders move from node to node.
         bus.sent = 1_000_000 * node as u32;
         bus.shared = Some((Rc::clone(&self.store), node));
@@ -382,6 +383,31 @@ fn who_is_not_let_into_a_channel_that_turns_out_to_be_private_leaves_it() {
     world.nodes[1].join(&bob, "r:y");
     world.nodes[1].done(&bob, "leave_channel", "r:y", json!({}));
     world.nodes[1].done(&cat, "leave_channel", "r:*", json!({}));
+}
+
+#[test]
+fn what_is_parked_is_bounded_in_bytes_and_none_of_it_is_lost() {
+    let mut world = World::new(2);
+    let ann = world.nodes[0].connect(0, "ann");
+    let bob = world.nodes[1].connect(0, "bob");
+    world.nodes[0].join(&ann, "r:c");
+    world.settle();
+    // An admin may publish unjoined; her node does not know how the channel stands.
+    world.store.borrow_mut().nodes[1].is_late = true;
+    let payload = json!({"x": "x".repeat(1 << 20)});
+    let ack = json!({"ack": true});
+    let say =
+        |world: &mut World| world.nodes[1].say(&bob, "event", "r:c", payload.clone(), ack.clone());
+    let ids: Vec<String> = (0..12).map(|_| say(&mut world)).collect();
+    let acks = |world: &mut World| -> Vec<String> {
+        ids.iter().map(|id| world.ack(1, &bob, id)).collect()
+    };
+    let refused = acks(&mut world).iter().filter(|ack| ack.starts_with("503")).count();
+    assert!((3..=4).contains(&refused), "{refused} were refused");
+    world.set_late(1, false);
+    let placed: Vec<String> = acks(&mut world).into_iter().filter(|ack| ack != "waits").collect();
+    let expected: Vec<String> = (1..=12 - refused).map(|place| place.to_string()).collect();
+    assert_eq!(placed, expected);
 }
 
 #[test]
