@@ -1,19 +1,21 @@
-//! The order of one channel: its sequence, the ring of its last messages, and the ids in it.
+//! The order of one channel: its sequence, the log of its last messages, and the ids in it.
 //!
-//! *Invariants*: the ring holds a run of sequences without a hole that ends with the last one
-//! given; the index holds exactly the sequences in the ring; a sequence is given once.
+//! *Invariants*: the log holds a run of sequences without a hole that ends with the last one
+//! given; the index holds exactly the sequences in the log; a sequence is given once.
 
 use crate::broker::durable::Durable;
 use crate::broker::history::Verdict::{Duplicate, Fresh};
+use crate::broker::history::log::{Log, SPARE_BYTES};
 use crate::protocol::command::HistoryQuery;
-use crate::protocol::frame::{Draft, Frame};
+use crate::protocol::frame::{Draft, Frame, FrameRef};
 use crate::protocol::names::Name;
 use crate::protocol::timestamp::Writer;
 use crate::protocol::views::HistorySpan;
 use ahash::RandomState;
 use hashbrown::HashTable;
-use std::collections::VecDeque;
 use std::sync::Arc;
+
+mod log;
 
 /// A channel's order and the end of it that is kept.
 #[derive(Debug)]
@@ -23,21 +25,16 @@ pub struct History {
     last_us: u64,
     size: u32,
     bytes_max: usize,
-    bytes: usize,
     /// Where it stands among the histories of its home, by its bytes; the home's to set.
     pub(super) rank: u8,
     /// How it is kept beyond the life of its home, if it is; the home's to set.
     pub(super) durable: Option<Box<Durable>>,
-    ring: VecDeque<Kept>,
+    log: Log,
+    /// The sequence of the oldest message in the log, if it holds any.
+    first: u64,
+    /// The sequences of what is in the log, by the hashes of their identities.
     index: HashTable<u64>,
     hasher: RandomState,
-}
-
-/// A message in the ring, with the hash of its identity, under which the index has it.
-#[derive(Debug)]
-struct Kept {
-    hash: u64,
-    frame: Arc<Frame>,
 }
 
 /// How much a history holds.
@@ -85,10 +82,10 @@ impl History {
             last_us: 0,
             size,
             bytes_max,
-            bytes: 0,
             rank: 0,
             durable: None,
-            ring: VecDeque::new(),
+            log: Log::default(),
+            first: 1,
             index: HashTable::new(),
             hasher,
         }
@@ -106,14 +103,14 @@ impl History {
 
     /// How much is kept.
     pub fn held(&self) -> Held {
-        Held { messages: self.ring.len(), bytes: self.bytes }
+        Held { messages: self.log.len(), bytes: self.log.bytes() }
     }
 
     /// What is kept.
     pub fn span(&self) -> HistorySpan {
         HistorySpan {
             epoch: self.epoch.to_string(),
-            first_sequence: self.ring.front().map(|kept| kept.frame.sequence),
+            first_sequence: (self.log.len() > 0).then_some(self.first),
             last_sequence: (self.last > 0).then_some(self.last),
             size: self.size,
         }
@@ -123,7 +120,7 @@ impl History {
     pub fn append(&mut self, draft: Draft, wall_us: u64, times: &mut Writer) -> Verdict {
         let hash = self.hasher.hash_one(draft.identity());
         if let Some(first) = self.find(hash, draft.identity()) {
-            return Duplicate(first.clone());
+            return Duplicate(first.to_frame());
         }
         self.last += 1;
         self.last_us = self.last_us.max(wall_us);
@@ -174,14 +171,15 @@ impl History {
     /// A copy that goes on in another term.
     pub(super) fn fork(&self, term: u32, bytes_max: usize) -> History {
         let mut fork = History::new(self.epoch.clone(), self.size, bytes_max, self.hasher.clone());
+        (fork.first, fork.last, fork.last_us) = (self.first, self.last, self.last_us);
+        (fork.log, fork.index) = (self.log.clone(), self.index.clone());
         let durable = self.durable.as_ref().map(|durable| {
             let before = (durable.term, durable.past.clone());
             Box::new(Durable::clone(durable).go_on(before, term, self.last))
         });
         let epoch = durable.as_ref().map_or_else(|| self.epoch.clone(), |durable| durable.epoch());
-        let frames: Vec<Arc<Frame>> = self.ring.iter().map(|kept| kept.frame.clone()).collect();
-        fork.restore(epoch, self.last, self.last_us, &frames);
-        (fork.durable, fork.rank) = (durable, self.rank);
+        (fork.epoch, fork.durable, fork.rank) = (epoch, durable, self.rank);
+        fork.resize(self.size, bytes_max);
         fork
     }
 
@@ -210,7 +208,7 @@ impl History {
     }
 
     /// The message of an identity, if it is kept.
-    pub fn first_of(&self, identity: &[u8]) -> Option<&Arc<Frame>> {
+    pub fn first_of(&self, identity: &[u8]) -> Option<FrameRef<'_>> {
         self.find(self.hasher.hash_one(identity), identity)
     }
 
@@ -218,12 +216,12 @@ impl History {
     pub fn resize(&mut self, size: u32, bytes_max: usize) {
         self.size = size;
         self.bytes_max = bytes_max;
-        while self.ring.len() > size as usize || self.bytes > bytes_max {
+        while self.log.len() > size as usize || self.log.bytes() > bytes_max {
             self.evict();
         }
     }
 
-    /// Every message after `sequence` that has not expired, if the ring still holds them all.
+    /// Every message after `sequence` that has not expired, if the log still holds them all.
     pub fn since(&self, epoch: &str, sequence: u64, now_ms: u64, bytes_max: usize) -> Recovery {
         let durable = self.durable.as_ref();
         if epoch != &*self.epoch && !durable.is_some_and(|known| known.knows(epoch, sequence)) {
@@ -233,30 +231,29 @@ impl History {
             return Recovery::Impossible("unknown_sequence");
         }
         let missed = (self.last - sequence) as usize;
-        if missed > self.ring.len() {
+        if missed > self.log.len() {
             return Recovery::Impossible("history_overrun");
         }
-        let frames = self.ring.range(self.ring.len() - missed..).map(|kept| &kept.frame);
-        let live = || frames.clone().filter(|frame| !frame.is_expired(now_ms));
+        let live = || self.messages(missed).filter(|frame| !frame.is_expired(now_ms));
         if live().map(|frame| frame.wire().len()).sum::<usize>() > bytes_max {
             return Recovery::Impossible("too_many_bytes");
         }
-        Recovery::Whole(live().map(|frame| frame.replayed()).collect())
+        Recovery::Whole(live().map(FrameRef::replayed).collect())
     }
 
     /// The messages that match a query: with the oldest first the newest `limit` of them, unless
     /// the query says after which it wants to go on.
     pub fn page(&self, query: &HistoryQuery, now_ms: u64, bytes_max: usize) -> Page {
-        let matches = |frame: &&Arc<Frame>| {
+        let matches = |frame: &FrameRef<'_>| {
             !frame.is_expired(now_ms)
-                && query.since_us.is_none_or(|since| frame.timestamp_us >= since)
-                && query.until_us.is_none_or(|until| frame.timestamp_us <= until)
+                && query.since_us.is_none_or(|since| frame.timestamp_us() >= since)
+                && query.until_us.is_none_or(|until| frame.timestamp_us() <= until)
                 && query.after.is_none_or(|after| frame.sequence > after)
                 && query.before.is_none_or(|before| frame.sequence < before)
         };
         // A reader that pages forward wants what comes next, not what came last.
         let forward = !query.newest_first && (query.after.is_some() || query.since_us.is_some());
-        let frames = self.ring.iter().map(|kept| &kept.frame);
+        let frames = self.messages(self.log.len());
         let mut page = if forward {
             take_page(frames.filter(matches), query.limit, bytes_max)
         } else {
@@ -268,80 +265,84 @@ impl History {
         page
     }
 
-    fn find(&self, hash: u64, identity: &[u8]) -> Option<&Arc<Frame>> {
-        let is_it =
-            |&sequence: &u64| self.at(sequence).is_some_and(|frame| frame.identity() == identity);
+    /// The newest messages, oldest first.
+    fn messages(&self, count: usize) -> impl DoubleEndedIterator<Item = FrameRef<'_>> {
+        let skipped = self.log.len() - count;
+        (skipped..self.log.len()).filter_map(|place| self.log.get(place, self.first + place as u64))
+    }
+
+    fn find(&self, hash: u64, identity: &[u8]) -> Option<FrameRef<'_>> {
+        let is_it = |&sequence: &u64| {
+            self.log.hash((sequence - self.first) as usize) == hash
+                && self.at(sequence).is_some_and(|message| message.identity() == identity)
+        };
         self.index.find(hash, is_it).and_then(|&sequence| self.at(sequence))
     }
 
-    fn at(&self, sequence: u64) -> Option<&Arc<Frame>> {
-        let first = self.ring.front()?.frame.sequence;
-        self.ring.get(sequence.checked_sub(first)? as usize).map(|kept| &kept.frame)
+    fn at(&self, sequence: u64) -> Option<FrameRef<'_>> {
+        self.log.get(sequence.checked_sub(self.first)? as usize, sequence)
     }
 
-    fn keep(&mut self, hash: u64, frame: &Arc<Frame>) {
+    fn keep(&mut self, hash: u64, frame: &Frame) {
         if self.size == 0 {
             return;
         }
-        let length = frame.memory_bytes();
-        while self.ring.len() >= self.size as usize || self.bytes + length > self.bytes_max {
+        let length = frame.wire().len() + SPARE_BYTES;
+        while self.log.len() >= self.size as usize || self.log.bytes() + length > self.bytes_max {
             if !self.evict() {
                 // It alone is more than may be kept.
                 return;
             }
         }
-        self.bytes += length;
-        self.ring.push_back(Kept { hash, frame: frame.clone() });
-        let History { ring, index, .. } = self;
-        let first = ring[0].frame.sequence;
-        index.insert_unique(hash, frame.sequence, |&kept| ring[(kept - first) as usize].hash);
+        if self.log.len() == 0 {
+            self.first = frame.sequence;
+        }
+        self.log.push(hash, frame.wire(), frame.outline());
+        let History { log, index, first, .. } = self;
+        index.insert_unique(hash, frame.sequence, |&kept| log.hash((kept - *first) as usize));
     }
 
     /// Gives up the oldest message; false if there is none.
     pub fn evict(&mut self) -> bool {
-        let Some(Kept { hash, frame }) = self.ring.pop_front() else { return false };
-        self.bytes -= frame.memory_bytes();
-        if let Ok(entry) = self.index.find_entry(hash, |&kept| kept == frame.sequence) {
+        let Some(hash) = self.log.pop() else { return false };
+        if let Ok(entry) = self.index.find_entry(hash, |&kept| kept == self.first) {
             entry.remove();
         }
+        self.first += 1;
         true
     }
 
     fn check_ends(&self) {
-        if let (Some(first), Some(last)) = (self.ring.front(), self.ring.back()) {
-            let (first, last) = (first.frame.sequence, last.frame.sequence);
-            assert_eq!(last, self.last, "the ring ends with the last sequence");
-            assert_eq!(last - first + 1, self.ring.len() as u64, "no hole");
+        if self.log.len() > 0 {
+            let end = self.first + self.log.len() as u64;
+            assert_eq!(end, self.last + 1, "the log ends with the last sequence, without a hole");
         }
     }
 
     /// Asserts every invariant; for tests and the simulator.
     pub fn check(&self) {
         self.check_ends();
+        self.log.check();
         if let Some(durable) = &self.durable {
             durable.check(self.last);
         }
-        assert!(self.ring.len() <= self.size as usize, "the ring keeps at most its size");
-        assert!(self.bytes <= self.bytes_max, "the ring keeps at most its bytes");
-        let bytes: usize = self.ring.iter().map(|kept| kept.frame.memory_bytes()).sum();
-        assert_eq!(bytes, self.bytes, "the bytes are counted right");
-        assert_eq!(self.index.len(), self.ring.len(), "the index holds just what the ring holds");
-        for pair in self.ring.iter().zip(self.ring.iter().skip(1)) {
-            let (before, after) = (&pair.0.frame, &pair.1.frame);
-            assert_eq!(before.sequence + 1, after.sequence);
-            assert!(before.timestamp_us <= after.timestamp_us, "time never goes back");
-        }
-        for Kept { hash, frame } in &self.ring {
-            let identity = frame.identity();
-            assert_eq!(*hash, self.hasher.hash_one(identity), "the hash is that of the identity");
-            let found = self.find(*hash, identity).map(|found| found.sequence);
-            assert_eq!(found, Some(frame.sequence), "every identity is indexed");
+        assert!(self.log.len() <= self.size as usize, "the log keeps at most its size");
+        assert!(self.log.bytes() <= self.bytes_max, "the log keeps at most its bytes");
+        assert_eq!(self.index.len(), self.log.len(), "the index holds just what the log holds");
+        let messages = || self.messages(self.log.len());
+        let times = messages().map(|message| message.timestamp_us());
+        assert!(times.is_sorted(), "time never goes back");
+        for (place, message) in messages().enumerate() {
+            let (hash, identity) = (self.log.hash(place), message.identity());
+            assert_eq!(hash, self.hasher.hash_one(identity), "the hash is that of the identity");
+            let found = self.find(hash, identity).map(|found| found.sequence);
+            assert_eq!(found, Some(message.sequence), "every identity is indexed");
         }
     }
 }
 
 fn take_page<'a>(
-    mut frames: impl Iterator<Item = &'a Arc<Frame>>,
+    mut frames: impl Iterator<Item = FrameRef<'a>>,
     limit: usize,
     bytes_max: usize,
 ) -> Page {
@@ -353,7 +354,7 @@ fn take_page<'a>(
         if messages.len() == limit || (bytes > bytes_max && !messages.is_empty()) {
             return Page { messages, more: true };
         }
-        messages.push(frame.clone());
+        messages.push(frame.to_frame());
     }
     Page { messages, more: false }
 }
@@ -401,11 +402,11 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_id_is_known_while_it_is_in_the_ring() {
+    fn a_repeated_id_is_known_while_it_is_kept() {
         let mut history = filled(3, 4);
         match append(&mut history, draft("arq_3", None), 9) {
             Duplicate(first) => assert_eq!(first.sequence, 3),
-            Fresh(_) => panic!("arq_3 is in the ring"),
+            Fresh(_) => panic!("arq_3 is kept"),
         }
         assert!(
             matches!(append(&mut history, draft("arq_1", None), 9), Fresh(_)),

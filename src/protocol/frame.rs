@@ -23,6 +23,10 @@ use crate::protocol::timestamp;
 use std::fmt;
 use std::sync::Arc;
 
+mod kept;
+
+pub use kept::{FrameRef, Outline};
+
 /// The room for the longest head: the longest WebSocket header and the longest sequence.
 const HEAD_ROOM: usize = 10 + HEAD.len() + 20;
 /// A head up to its sequence, before its time is written into it.
@@ -35,8 +39,8 @@ const HEAD_UNORDERED: &[u8; 71] =
 const TIMESTAMP_AT: usize = r#"{"version":"1.0","timestamp":""#.len();
 const REPLAYED: &str = r#","replayed":true"#;
 
-/// What a kept frame takes beside its bytes: itself with its two reference counts, its place in a
-/// ring and in an index, and what the allocator rounds up.
+/// What a frame takes beside its bytes: itself with its two reference counts, its place in a queue
+/// and in an index, and what the allocator rounds up.
 const FRAME_SPARE_BYTES: usize = size_of::<Frame>() + 72;
 
 /// What the home needs to know of a message beside its bytes.
@@ -56,11 +60,13 @@ pub struct Draft {
     origin: Origin,
 }
 
-/// A message ready for the wire, shared by every outbox and the history.
+/// A message ready for the wire, shared by every outbox.
 #[derive(Debug)]
 pub struct Frame {
     bytes: Vec<u8>,
-    start: usize,
+    start: u32,
+    /// Where the tail begins, which follows the sequence; 0 if nothing is known of it.
+    tail: u32,
     names: Names,
     /// The place in its channel's order; 0 for a message that has none.
     pub sequence: u64,
@@ -231,7 +237,8 @@ impl Draft {
     fn seal(self, start: usize, sequence: u64, timestamp_us: u64) -> Frame {
         let lives_ms = self.origin.ttl_ms;
         Frame {
-            start,
+            start: start as u32,
+            tail: HEAD_ROOM as u32,
             names: self.names,
             sequence,
             timestamp_us,
@@ -256,6 +263,7 @@ impl Frame {
         Arc::new(Frame {
             bytes,
             start: 0,
+            tail: 0,
             names: Names::default(),
             sequence: 0,
             timestamp_us: 0,
@@ -293,7 +301,7 @@ impl Frame {
 
     /// The bytes for the socket.
     pub fn wire(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.bytes[self.start as usize..]
     }
 
     /// The memory it takes where it is kept, in bytes.
@@ -319,33 +327,6 @@ impl Frame {
     /// Whether the message may no longer be delivered.
     pub fn is_expired(&self, now_ms: u64) -> bool {
         self.expires_ms.is_some_and(|expires_ms| now_ms >= expires_ms)
-    }
-
-    /// The same message marked as coming from history, ready for the wire.
-    pub fn replayed(&self) -> Arc<Frame> {
-        let mut message = Vec::with_capacity(self.bytes.len() + REPLAYED.len() + 16);
-        self.write_replayed(&mut message);
-        let mut bytes = Vec::with_capacity(message.len() + 10);
-        push_header(&mut bytes, message.len());
-        bytes.extend_from_slice(&message);
-        Arc::new(Frame {
-            bytes,
-            start: 0,
-            names: Names::default(),
-            sequence: self.sequence,
-            timestamp_us: self.timestamp_us,
-            expires_ms: self.expires_ms,
-            received_ns: self.received_ns,
-        })
-    }
-
-    /// Appends the envelope, marked as coming from history, as JSON text. Only for a frame that
-    /// was stamped with a sequence.
-    pub fn write_replayed(&self, out: &mut Vec<u8>) {
-        let head_start = self.start + header_length(self.wire());
-        out.extend_from_slice(&self.bytes[head_start..HEAD_ROOM]);
-        out.extend_from_slice(REPLAYED.as_bytes());
-        out.extend_from_slice(&self.bytes[HEAD_ROOM..]);
     }
 }
 

@@ -278,6 +278,10 @@ impl Driver {
         let mut reading = std::mem::take(&mut self.reading);
         for slot in reading.drain(..) {
             self.read_socket(now, slot);
+            if self.parts.engine.asks_itself_much() {
+                let routed = (self.parts.clock)();
+                self.parts.engine.run_own_lane(routed);
+            }
         }
         self.reading = reading;
     }

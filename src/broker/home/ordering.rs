@@ -74,7 +74,7 @@ impl Home {
         if let Some(first) = real.first_of(draft.identity()) {
             told.duplicates += 1;
             if let Some(conn) = wants_ack {
-                let accepted = accepted(conn, first.clone(), first.sequence, true);
+                let accepted = accepted(conn, first.to_frame(), first.sequence, true);
                 told.tell(conn.shard, Tell::Accepted(Box::new(accepted)));
             }
             return;

@@ -9,7 +9,7 @@
 //! 1. [`Engine::take_left_tells`], [`Engine::on_tell`] while [`Engine::may_take_tells`], and then, while [`Engine::may_take_asks`], [`Engine::on_ask`]
 //! 2. [`Engine::resume`], and [`Engine::receive`] for each socket that has bytes
 //! 3. [`Engine::tick`]
-//! 4. [`Engine::run_own_lane`]
+//! 4. [`Engine::run_own_lane`], between the sockets too if [`Engine::asks_itself_much`]
 //! 5. [`Engine::records`] into the storage, as far as it takes them; [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
 //! 6. while [`Engine::take_dirty`] gives any, for each: [`Engine::output`] and [`Engine::wrote`]
 //! 7. [`Engine::end_turn`], and the lanes of step 5 once more for what that left
@@ -25,7 +25,7 @@ mod output;
 
 use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ConnId, ShardId};
-use crate::base::limits::{LANE_STAGED_MAX, Limits, RECORDS_STAGED_BYTES_MAX};
+use crate::base::limits::{LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME, RECORDS_STAGED_BYTES_MAX};
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::broker::census::ROWS_MAX;
@@ -316,6 +316,12 @@ impl Engine {
         }
         self.take_own_tells(now);
         self.stage_sessions();
+    }
+
+    /// Whether the shard asks itself so much that it should handle it now, while it is in the
+    /// processor's caches.
+    pub fn asks_itself_much(&mut self) -> bool {
+        self.asks.queue(self.shard).len() >= OWN_ASKS_AT_A_TIME
     }
 
     /// What waits for the ask lane of another shard.

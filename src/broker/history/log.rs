@@ -1,0 +1,222 @@
+//! The bytes of a channel's last messages, beside each other.
+//!
+//! A message is copied to the end of the newest **segment**, and what has to be known of it goes into
+//! an entry; both are written from front to back, as processors like it. The oldest message is given up
+//! without being looked at, and the memory of a segment that has none left is used again. (A log in
+//! segments: Rosenblum and Ousterhout, *The design and implementation of a log-structured file system*,
+//! SOSP 1991.)
+//!
+//! Segments grow with what is held, so that a quiet channel costs little and no message of a busy one
+//! waits for much to be copied. What is not used of the first and the last is not counted.
+//!
+//! *Invariants*: entries are in the order of their segments, and every segment but a spare one has an
+//! entry; the bytes are the sum over the entries.
+//!
+//! *Not here*: sequences and identities.
+
+use crate::protocol::frame::{FrameRef, Outline};
+use std::collections::VecDeque;
+
+/// The smallest segment, and the largest that holds more than one message.
+const SEGMENT_BYTES_MIN: usize = 1_024;
+const SEGMENT_BYTES_MAX: usize = 64 * 1_024;
+/// A new segment is this part of what is held.
+const SEGMENTS: usize = 8;
+
+/// What a message takes beside its bytes: its entry, and its place in an index.
+pub(super) const SPARE_BYTES: usize = size_of::<Entry>() + 24;
+
+/// The messages.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Log {
+    entries: VecDeque<Entry>,
+    segments: VecDeque<Vec<u8>>,
+    /// The number of the first segment.
+    first: u32,
+    /// A segment that has been emptied, to be used again.
+    spare: Option<Vec<u8>>,
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    hash: u64,
+    outline: Outline,
+    /// The segment, and where in it.
+    segment: u32,
+    start: u32,
+    length: u32,
+}
+
+impl Log {
+    /// How many messages there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// The memory that they take, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Keeps a message as the newest, with the hash of its identity.
+    pub(super) fn push(&mut self, hash: u64, wire: &[u8], outline: Outline) {
+        let has_room = |last: &Vec<u8>| last.capacity() - last.len() >= wire.len();
+        if !self.segments.back().is_some_and(has_room) {
+            self.begin_segment(wire.len());
+        }
+        let segment = self.first.wrapping_add(self.segments.len() as u32).wrapping_sub(1);
+        let Some(last) = self.segments.back_mut() else { unreachable!("one was just begun") };
+        let (start, length) = (last.len() as u32, wire.len() as u32);
+        last.extend_from_slice(wire);
+        self.entries.push_back(Entry { hash, outline, segment, start, length });
+        self.bytes += wire.len() + SPARE_BYTES;
+    }
+
+    /// Gives up the oldest message; gives its hash.
+    pub(super) fn pop(&mut self) -> Option<u64> {
+        let Entry { hash, segment, length, .. } = self.entries.pop_front()?;
+        self.bytes -= length as usize + SPARE_BYTES;
+        if self.entries.front().is_none_or(|next| next.segment != segment) {
+            self.end_segment();
+        }
+        Some(hash)
+    }
+
+    /// The hash of the message at a place; 0 is the oldest.
+    pub(super) fn hash(&self, place: usize) -> u64 {
+        self.entries[place].hash
+    }
+
+    /// The message at a place, which has this sequence.
+    pub(super) fn get(&self, place: usize, sequence: u64) -> Option<FrameRef<'_>> {
+        let &Entry { outline, segment, start, length, .. } = self.entries.get(place)?;
+        let segment = &self.segments[segment.wrapping_sub(self.first) as usize];
+        let wire = &segment[start as usize..(start + length) as usize];
+        Some(FrameRef::new(wire, outline, sequence))
+    }
+
+    /// How large a new segment is, unless one message is larger.
+    fn usual_bytes(&self) -> usize {
+        let part = (self.bytes / SEGMENTS).next_power_of_two();
+        part.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+    }
+
+    fn begin_segment(&mut self, length: usize) {
+        let spare = self.spare.take().filter(|spare| spare.capacity() >= length);
+        let capacity = self.usual_bytes().max(length);
+        self.segments.push_back(spare.unwrap_or_else(|| Vec::with_capacity(capacity)));
+    }
+
+    fn end_segment(&mut self) {
+        let Some(mut segment) = self.segments.pop_front() else { return };
+        self.first = self.first.wrapping_add(1);
+        segment.clear();
+        let usual = self.usual_bytes();
+        let is_usual = (usual / 2..=2 * usual).contains(&segment.capacity());
+        self.spare = (is_usual && !self.entries.is_empty()).then_some(segment);
+    }
+
+    /// Asserts every invariant; for tests and the simulator.
+    pub(super) fn check(&self) {
+        let bytes = |entry: &Entry| entry.length as usize + SPARE_BYTES;
+        assert_eq!(self.entries.iter().map(bytes).sum::<usize>(), self.bytes, "counted right");
+        let mut numbers: Vec<u32> =
+            self.entries.iter().map(|entry| entry.segment.wrapping_sub(self.first)).collect();
+        assert!(numbers.is_sorted(), "entries are in the order of their segments");
+        numbers.dedup();
+        assert!(numbers.iter().copied().eq(0..self.segments.len() as u32), "none is empty");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::envelope::MessageType;
+    use crate::protocol::frame::{Draft, Frame, Origin};
+    use std::sync::Arc;
+
+    fn frame(sequence: u64, length: usize) -> Arc<Frame> {
+        let payload = format!(r#"{{"t":"{}"}}"#, "x".repeat(length));
+        let origin = Origin { received_ns: 0, ttl_ms: sequence.is_multiple_of(3).then_some(5) };
+        let id = format!("arq_{sequence}");
+        Draft::of_server(&id, MessageType::Event, ("r", "c"), &payload, origin)
+            .stamp(sequence, sequence)
+    }
+
+    /// What the segments take, and what the log says that it takes.
+    fn taken(log: &Log) -> (usize, usize) {
+        let segments = log.segments.iter().chain(&log.spare).map(Vec::capacity).sum();
+        (segments, log.bytes())
+    }
+
+    #[test]
+    fn what_is_kept_is_what_was_pushed_whatever_the_lengths() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let (mut log, mut model, mut peak) = (Log::default(), VecDeque::new(), 0);
+        for sequence in 1..=20_000 {
+            let length = match rng.u32(..100) {
+                0 => rng.usize(..200_000),
+                1..10 => rng.usize(..5_000),
+                _ => rng.usize(..300),
+            };
+            let pushed = frame(sequence, length);
+            log.push(sequence, pushed.wire(), pushed.outline());
+            model.push_back(pushed);
+            peak = peak.max(log.bytes());
+            // It fills, shrinks, empties and fills again.
+            let most = [400, 1_000, 3, 0, 700][(sequence / 4_000) as usize % 5];
+            while log.len() > most {
+                assert_eq!(log.pop(), model.pop_front().map(|gone| gone.sequence));
+            }
+            if sequence.is_multiple_of(500) || log.len() < 5 {
+                log.check();
+                let (segments, said) = taken(&log);
+                let large = model.iter().map(|kept| kept.wire().len()).max().unwrap_or(0);
+                let bound = 2 * said + 2 * large + peak / 4 + 3 * SEGMENT_BYTES_MIN;
+                assert!(segments <= bound, "{segments} bytes for {said}, {peak} at the peak");
+            }
+        }
+        assert_eq!(log.len(), model.len());
+        for (place, kept) in model.iter().enumerate() {
+            let found = log.get(place, kept.sequence).unwrap();
+            assert_eq!(log.hash(place), kept.sequence);
+            assert_eq!(found.to_frame().replayed().wire(), kept.replayed().wire());
+            assert_eq!(found.wire(), kept.wire());
+            assert_eq!(found.identity(), kept.identity());
+            let expires_ms = kept.expires_ms.unwrap_or(u64::MAX);
+            assert_eq!(
+                (found.is_expired(0), found.is_expired(expires_ms)),
+                (false, expires_ms < 9)
+            );
+        }
+    }
+
+    #[test]
+    fn a_full_log_makes_no_new_memory() {
+        let mut log = Log::default();
+        let mut places = std::collections::BTreeSet::new();
+        for sequence in 1..=50_000 {
+            let pushed = frame(sequence, 200);
+            log.push(sequence, pushed.wire(), pushed.outline());
+            if log.len() > 500 {
+                log.pop();
+            }
+            if sequence == 5_000 {
+                places = log.segments.iter().chain(&log.spare).map(|kept| kept.as_ptr()).collect();
+            }
+        }
+        let now = log.segments.iter().chain(&log.spare).map(|kept| kept.as_ptr());
+        assert!(now.clone().count() > 5 && now.into_iter().all(|place| places.contains(&place)));
+    }
+
+    #[test]
+    fn a_quiet_log_is_small() {
+        let mut log = Log::default();
+        let pushed = frame(1, 100);
+        log.push(1, pushed.wire(), pushed.outline());
+        assert_eq!(taken(&log).0, SEGMENT_BYTES_MIN);
+        log.pop();
+        assert_eq!(taken(&log), (0, 0));
+    }
+}
