@@ -181,9 +181,7 @@ impl Weigh for Tell {
             Tell::Accepted(accepted) => accepted.frame.wire().len(),
             Tell::Joined(joined) => joined.replay.iter().map(|frame| frame.wire().len()).sum(),
             Tell::Answer(answer) => match &answer.outcome {
-                Ok(RoomAnswer::History(view)) => {
-                    view.messages.iter().map(|frame| frame.wire().len()).sum()
-                }
+                Ok(RoomAnswer::History(view)) => view.messages.len(),
                 Ok(RoomAnswer::Channel(view)) => view.participants.len() * ROW_BYTES,
                 Ok(RoomAnswer::Channels(_, lines)) => lines.len() * ROW_BYTES,
                 Ok(RoomAnswer::Room(view)) => view.channels.len() * NAME_BYTES,

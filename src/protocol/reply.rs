@@ -3,7 +3,7 @@
 use crate::protocol::fault::Refusal;
 use crate::protocol::names::{EVERY_CHANNEL, SERVER_ID};
 use crate::protocol::timestamp;
-use crate::protocol::views::Time;
+use crate::protocol::views::{HistoryView, Time};
 use serde::Serialize;
 
 /// What a reply answers.
@@ -91,6 +91,17 @@ pub fn success(stamp: Stamp, question: &Question, result: impl Serialize) -> Str
     };
     let (room, channel) = &question.address;
     envelope(stamp, "command_response", (room, channel), payload)
+}
+
+/// The text of the reply to `history`. Its messages are sound JSON already, and are not read again as a
+/// serializer would.
+pub fn page(stamp: Stamp, question: &Question, view: &HistoryView) -> String {
+    const LIST: &str = r#""messages":["#;
+    let text = success(stamp, question, view);
+    // What follows in a view are numbers and an epoch, so the last such key is the view's.
+    let Some(at) = text.rfind(LIST) else { unreachable!("a view of a history has messages") };
+    let (head, tail) = text.split_at(at + LIST.len());
+    [head, &view.messages, tail].concat()
 }
 
 /// The text of the reply that an event has its place: what [`success`] writes of an
@@ -182,10 +193,34 @@ pub fn time_text(at_us: u64) -> String {
 mod tests {
     use super::*;
     use crate::protocol::fault::Fault;
+    use crate::protocol::names::Name;
     use crate::protocol::views::AckView;
     use serde_json::{Value, json};
 
     const STAMP: Stamp = Stamp { ulid: ulid::Ulid::nil(), at_us: 1_764_000_000_123_456 };
+
+    #[test]
+    fn a_page_is_written_as_a_serializer_would() {
+        let name = Name::fixed("lab");
+        let question = Question::of_message("arq_\"messages\":[", "lab", "lab");
+        for messages in ["", r#"{"id":"a"}"#, r#"{"id":"a"},{"id":"\"messages\":[","t":[]}"#] {
+            let view = HistoryView {
+                room: name.clone(),
+                channel: name.clone(),
+                messages: messages.to_owned(),
+                epoch: "e".into(),
+                first: None,
+                last: Some(2),
+                more: false,
+            };
+            let text = page(STAMP, &question, &view);
+            let list: Value = serde_json::from_str(&format!("[{messages}]")).unwrap();
+            let written: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(written["payload"]["result"]["messages"], list);
+            assert_eq!(written["payload"]["result"]["last"], 2);
+            assert_eq!(written["payload"]["request_id"], "arq_\"messages\":[");
+        }
+    }
 
     #[test]
     fn acks_are_what_a_serializer_writes() {

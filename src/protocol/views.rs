@@ -4,11 +4,10 @@
 //! about the same state are the same text.
 
 use crate::protocol::command::{ChannelType, ClientType, RoomConfig};
-use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
 use crate::protocol::timestamp;
-use serde::ser::{SerializeSeq, Serializer};
-use serde::{Deserialize, Serialize};
+use serde::ser::Serializer;
+use serde::Serialize;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
@@ -189,9 +188,10 @@ pub struct HistoryView {
     pub room: Name,
     /// The channel.
     pub channel: Name,
-    /// Whole envelopes, marked as replayed.
-    #[serde(serialize_with = "envelopes")]
-    pub messages: Vec<Arc<Frame>>,
+    /// Whole envelopes, marked as replayed: the elements of a JSON array, which
+    /// [`reply::page`](crate::protocol::reply::page) puts into its brackets.
+    #[serde(serialize_with = "empty_list")]
+    pub messages: String,
     /// The life of the channel that the sequences belong to.
     pub epoch: String,
     /// The first sequence of the answer.
@@ -202,17 +202,8 @@ pub struct HistoryView {
     pub more: bool,
 }
 
-fn envelopes<S: Serializer>(frames: &[Arc<Frame>], serializer: S) -> Result<S::Ok, S::Error> {
-    let mut list = serializer.serialize_seq(Some(frames.len()))?;
-    let mut text = Vec::new();
-    for frame in frames {
-        text.clear();
-        frame.write_replayed(&mut text);
-        let raw = <&RawValue>::deserialize(&mut serde_json::Deserializer::from_slice(&text))
-            .map_err(serde::ser::Error::custom)?;
-        list.serialize_element(raw)?;
-    }
-    list.end()
+fn empty_list<S: Serializer>(_: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq([(); 0])
 }
 
 /// What one shard adds to the answer to `status`.

@@ -335,7 +335,10 @@ impl Edge {
             }
             RoomAnswer::Channel(view) => self.succeed(now, conn, &question, view, out),
             RoomAnswer::Room(view) => self.succeed(now, conn, &question, view, out),
-            RoomAnswer::History(view) => self.succeed(now, conn, &question, view, out),
+            RoomAnswer::History(view) => {
+                let text = reply::page(self.stamp(now), &question, &view);
+                self.succeed_with(now, conn, &question, text, out);
+            }
             RoomAnswer::ChannelDeleted(Address { room, channel }) => {
                 let result = json!({"deleted": true, "room": room, "channel": channel});
                 self.succeed(now, conn, &question, result, out);

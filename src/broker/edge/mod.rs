@@ -390,6 +390,18 @@ impl Edge {
         out: &mut Deliveries,
     ) {
         let text = reply::success(self.stamp(now), question, result);
+        self.succeed_with(now, conn, question, text, out);
+    }
+
+    /// Answers a question with a text that is ready.
+    fn succeed_with(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        question: &Question,
+        text: String,
+        out: &mut Deliveries,
+    ) {
         if text.len() > self.limits.outbox_bytes as usize {
             if question.command.is_some_and(command::changes_something) {
                 // It is done, whether or not all can be told of it.

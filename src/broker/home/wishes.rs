@@ -108,7 +108,13 @@ impl Home {
             false => &self.visible_channel(&query.address, client)?.history,
         };
         let page = history.page(query, now.mono_ms(), self.limits.outbox_bytes as usize / 4);
-        let sequences = || page.messages.iter().map(|frame| frame.sequence);
+        let sequences = || page.messages.iter().map(|message| message.sequence);
+        let mut messages = Vec::new();
+        for (place, message) in page.messages.iter().enumerate() {
+            messages.extend((place > 0).then_some(b','));
+            message.write_replayed(&mut messages);
+        }
+        let Ok(messages) = String::from_utf8(messages) else { unreachable!("frames are text") };
         let view = HistoryView {
             room: query.address.room.clone(),
             channel: query.address.channel.clone(),
@@ -116,7 +122,7 @@ impl Home {
             last: sequences().max(),
             epoch: history.epoch().to_string(),
             more: page.more,
-            messages: page.messages,
+            messages,
         };
         Ok(RoomAnswer::History(Box::new(view)))
     }

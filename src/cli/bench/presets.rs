@@ -80,7 +80,7 @@ pub(super) const PRESETS: [Preset; 9] = [
         about: "10 rooms of 10: the highest rate at which p99 stays below 10 ms",
         fill: |common| {
             if !is_load_typed(common) {
-                common.rate_sweep = Some(Rates::Range(100_000.0, 5_000_000.0));
+                common.rate_sweep = Some(Rates::Range(100_000.0, 8_000_000.0));
             }
         },
         scenario: |common| fanout(10, 10, 1, common),

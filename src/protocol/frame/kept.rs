@@ -3,7 +3,7 @@
 //!
 //! *Invariants*: an outline is that of the bytes that it is used with; names are as short as names are.
 
-use super::{Frame, Names, REPLAYED, header_length, push_header};
+use super::{Frame, Names, REPLAYED, header_length, push_header, text};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -77,6 +77,19 @@ impl<'a> FrameRef<'a> {
     /// The bytes for the socket.
     pub fn wire(&self) -> &'a [u8] {
         self.wire
+    }
+
+    /// The message's id.
+    pub fn id(&self) -> &'a str {
+        let identity = self.identity();
+        text(identity, (0, u32::from(self.outline.id_length)))
+    }
+
+    /// The sender.
+    pub fn from(&self) -> &'a str {
+        let identity = self.identity();
+        let length = identity.len() as u32;
+        text(identity, (length - u32::from(self.outline.from_length), length))
     }
 
     /// The id and the sender: two messages with the same are one.
