@@ -105,6 +105,9 @@ fn what_a_replica_was_waited_for_is_there_after_a_failover() {
     let mut told = Vec::new();
     let say = || lines.iter_mut().for_each(|line| desk.say(line, 2));
     under_load(say, || {
+        desk.wait("a load", |news| {
+            news.stored.len() == 3 && news.stored.values().all(|last| *last > 50)
+        });
         watched.fail_over();
         told = desk.news().stored.into_iter().collect();
         // Without a replica nothing is safe, whatever the new master has.
@@ -117,7 +120,6 @@ fn what_a_replica_was_waited_for_is_there_after_a_failover() {
     lines.iter().for_each(|line| desk.wait_stored(line));
     let news = desk.news();
     assert_eq!((news.forgotten.len(), news.lost.len(), news.all_forgotten), (0, 0, 0));
-    assert!(told.len() == lines.len() && told.iter().all(|&(_, last)| last > 50), "{told:?}");
     for line in &lines {
         let whole: Vec<u64> = (1..=line.last).collect();
         assert_eq!(sequences(watched.master(), line), whole, "{}", line.address);
@@ -163,7 +165,9 @@ fn say_next((node, post): &mut (Node, Post)) {
 /// What was told to be placed is there, each ticket once, and both nodes have the same.
 fn check_one_order(nodes: &[(Node, Post); 2]) -> [Order; 2] {
     let placed: [Order; 2] = [0, 1].map(|n| nodes[n].0.wait_placed(&nodes[n].1));
-    let last = placed.iter().flat_map(|it| it.placed.values()).map(|place| place.sequence).max();
+    // What was placed before may be gone.
+    let newest = |order: &Order| order.placed.last_key_value().map(|(_, place)| place.sequence);
+    let last = placed.iter().filter_map(newest).max();
     let orders = [0, 1].map(|n| nodes[n].0.wait_last(&nodes[n].1, last.unwrap()));
     assert_eq!(orders[0].messages, orders[1].messages);
     assert_eq!(orders[0].term, orders[1].term);
@@ -224,14 +228,45 @@ fn nodes_begin_another_term_where_the_new_master_lacks_what_they_had() {
 }
 
 #[test]
+fn nodes_leave_a_master_that_was_put_aside_and_lives() {
+    let mut watched = Watched::start();
+    let mut nodes = two(&settings(&watched.url()));
+    for _ in 0..2 {
+        under_load(|| nodes.iter_mut().for_each(say_next), || watched.change());
+    }
+    nodes.iter_mut().for_each(say_next);
+    let orders = check_one_order(&nodes);
+    for ((node, post), order) in nodes.iter().zip(&orders) {
+        let gone =
+            order.placed.iter().filter(|(ticket, at)| !stands(order, node, **ticket, at.sequence));
+        // Whatever the former master had taken, and forgotten as a replica, was told by another term.
+        assert!(gone.count() == 0 || (order.attached > 1 && !order.past.is_empty()));
+        let (last, place) = order.placed.last_key_value().unwrap();
+        assert!(*last == post.ticket && stands(order, node, *last, place.sequence));
+        assert!(order.lost.is_empty());
+        node.wait("restored", |heard| heard.restored == heard.degraded.len());
+    }
+    let ids: BTreeSet<&str> = orders[0].messages.iter().map(|text| id_of(text)).collect();
+    assert_eq!(ids.len(), orders[0].messages.len(), "nothing twice");
+    nodes.into_iter().for_each(|(node, _)| node.stop());
+}
+
+#[test]
 fn what_was_placed_on_a_replica_too_stands_after_a_failover_of_nodes() {
     let mut watched = Watched::start();
     let mut nodes = two(&replicated(&watched));
     let heard = [&nodes[0].0, &nodes[1].0].map(Node::witness);
+    let posts = [nodes[0].1.clone(), nodes[1].1.clone()];
+    let placed = |n: usize| heard[n].lock().unwrap().of(&posts[n]).placed.len();
     let mut told = Vec::new();
     under_load(
         || nodes.iter_mut().for_each(say_next),
         || {
+            let end = Instant::now() + SOON;
+            while placed(0).min(placed(1)) < 20 {
+                assert!(Instant::now() < end, "there is no load");
+                std::thread::sleep(Duration::from_millis(5));
+            }
             watched.fail_over();
             told = heard.iter().map(|heard| heard.lock().unwrap().clone()).collect();
             watched.bring_back();
@@ -240,7 +275,7 @@ fn what_was_placed_on_a_replica_too_stands_after_a_failover_of_nodes() {
     let orders = check_one_order(&nodes);
     for ((node, post), (order, told)) in nodes.iter().zip(orders.iter().zip(&told)) {
         let early = told.of(post).placed;
-        assert!(early.len() > 20, "{} placed before", early.len());
+        assert!(early.len() >= 20, "{} placed before", early.len());
         assert!(early.iter().all(|(ticket, place)| order.placed[ticket] == *place));
         assert_eq!(order.placed.len() as u64, post.ticket);
         let is_there = |(&ticket, place): (&u64, &arqonbus::broker::peers::Place)| {
