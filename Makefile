@@ -3,9 +3,11 @@
 CARGO ?= cargo
 # What the tests of foreign clients need is installed here, outside the tree that git sees.
 CLIENTS := target/test-clients
+# And here the other servers that `make test-servers` is about.
+SERVERS := target/test-servers
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test unit sim soak kills crossing lint bench relay perf perf-check profile doc clean \
+.PHONY: help run build test test-servers unit sim soak kills crossing lint bench relay perf perf-check profile doc clean \
 	install-counters install-test-clients install-redis
 
 help: ## list the targets
@@ -26,6 +28,14 @@ build: ## build the release binary, target/release/arqonbus
 
 test: install-test-clients install-redis ## install what the tests need, then run all of them
 	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --lib --test '*' --example relay
+
+# Neither is built with TLS, and Redis 6.2 can't be made to read its files slowly.
+test-servers: install-redis ## test the storage with Redis 6.2 and with Valkey, too
+	@tests/redis/install-servers $(SERVERS)
+	ARQONBUS_TEST_REDIS_SERVER=$(abspath $(SERVERS))/redis-server \
+	  $(CARGO) test --test storage -- --skip tls:: --skip still_reads_its_own_files
+	ARQONBUS_TEST_REDIS_SERVER=$(abspath $(SERVERS))/valkey-server \
+	  $(CARGO) test --test storage -- --skip tls::
 
 unit: ## run the unit tests alone
 	$(CARGO) test --lib

@@ -3,7 +3,7 @@
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
 use crate::cli::handshake;
-use crate::cli::session::{Backoff, judge_denial, judge_loss};
+use crate::cli::session::{Backoff, ends_session, judge_denial, judge_loss};
 use crate::cli::target::Target;
 use crate::cli::wire::{Halt, Link, Lost, Welcome};
 use crate::protocol::names::Name;
@@ -29,21 +29,27 @@ impl Dial {
         self.target.timeout
     }
 
-    /// Opens a connection. The first attempt's failure is the command's; later ones are told, and
-    /// tried again.
+    /// Opens a connection, and goes on with the session of the last one if the bus keeps it. The
+    /// first attempt's failure is the command's; later ones are told, and tried again.
     pub(super) fn open(&mut self, console: &mut Console) -> Result<(Link, Welcome), Failure> {
         loop {
             let was_connected = self.connected_at.is_some();
             let denied = match handshake::open(&self.target, &mut console.reactor) {
-                Ok(opened) => {
+                Ok((link, welcome)) => {
                     if was_connected {
                         console.note("connected again");
                     }
                     self.connected_at = Some(Instant::now());
-                    return Ok(opened);
+                    self.target = self.target.clone().with_session(welcome.session.clone());
+                    return Ok((link, welcome));
                 }
                 Err(denied) => denied,
             };
+            if self.target.has_session() && ends_session(&denied) {
+                // What was missed is caught up with all the same.
+                self.target = self.target.clone().with_session(None);
+                continue;
+            }
             let why = judge_denial(denied, &self.target.name(), was_connected)?;
             self.pause(console, &why)?;
         }

@@ -50,6 +50,9 @@ pub(super) struct Follow {
     streams: BTreeMap<String, Stream>,
     steps: Vec<Step>,
     key: String,
+    /// Whether the session of an earlier connection goes on, so that a channel may be recovered that
+    /// was joined already.
+    is_resumed: bool,
 }
 
 #[derive(Debug)]
@@ -57,6 +60,9 @@ struct Want {
     address: Address,
     /// Whether it has ever been joined: its channels that appear later were missed, not new.
     was_joined: bool,
+    /// Whether its join was not answered yet on this connection. Who has resumed a session is a member
+    /// before that, and gets what comes after what it has missed.
+    is_joining: bool,
 }
 
 impl Follow {
@@ -68,11 +74,12 @@ impl Follow {
             let is_covered = !address.channel.is_every()
                 && addresses.iter().any(|a| a.channel.is_every() && a.room == address.room);
             if !is_covered && wants.iter().all(|want| want.address != *address) {
-                wants.push(Want { address: address.clone(), was_joined: false });
+                let address = address.clone();
+                wants.push(Want { address, was_joined: false, is_joining: false });
             }
         }
-        let (streams, steps, key) = Default::default();
-        Follow { wants, history, streams, steps, key }
+        let (streams, steps, key, is_resumed) = Default::default();
+        Follow { wants, history, streams, steps, key, is_resumed }
     }
 
     /// What is to be done since the last call.
@@ -86,10 +93,13 @@ impl Follow {
         self.streams.values().all(|stream| stream.catch_up.is_none())
     }
 
-    /// There is a new connection, and whatever was under way on an older one is over.
-    pub(super) fn on_connected(&mut self) {
+    /// There is a new connection, and whatever was under way on an older one is over. A session that
+    /// goes on has made this client a member already.
+    pub(super) fn on_connected(&mut self, is_resumed: bool) {
+        self.is_resumed = is_resumed;
         self.steps.clear();
-        for want in &self.wants {
+        for want in &mut self.wants {
+            want.is_joining = true;
             let address = want.address.clone();
             let mut recover = None;
             if address.channel.is_every() {
@@ -114,9 +124,10 @@ impl Follow {
         answer: Joined,
     ) {
         let Some(want) = self.wants.iter_mut().find(|want| want.address == *address) else {
-            return;
+            return self.on_recovered_in_room(address, answer);
         };
         let was_joined = std::mem::replace(&mut want.was_joined, true);
+        want.is_joining = false;
         if address.channel.is_every() {
             self.on_joined_room(address, was_joined, answer);
             return;
@@ -141,6 +152,21 @@ impl Follow {
             }
             None => self.begin_or_resume(address, was_joined, answer.epoch, sequence),
         }
+    }
+
+    /// A channel of a room that is followed as a whole could be recovered, or not.
+    fn on_recovered_in_room(&mut self, address: &Address, answer: Joined) {
+        // It was joined by its name for this alone.
+        self.steps.push(Step::Ask(Question::Leave { address: address.clone() }));
+        let Some(stream) = self.streams.get_mut(&address.to_string()) else { return };
+        if answer.recovered == Some(true) {
+            // What was held comes again, after what was missed.
+            (stream.epoch, stream.catch_up) = (answer.epoch, None);
+            return;
+        }
+        self.steps.push(stream.tell_new_life());
+        stream.begin_anew();
+        self.resume(address, answer.epoch, answer.sequence.unwrap_or_default());
     }
 
     /// A part of a history was read.
@@ -181,6 +207,9 @@ impl Follow {
         for part in [room, ":", channel] {
             self.key.push_str(part);
         }
+        if let Some(was_joined) = self.is_joining(room, channel) {
+            return self.on_early_message((room, channel), was_joined, (sequence, text));
+        }
         match self.streams.get_mut(&self.key) {
             Some(stream) => {
                 let (verdict, is_new_life) = stream.on_message(sequence, text);
@@ -198,10 +227,13 @@ impl Follow {
 
     /// The bus dropped the messages from `first` to `last` for this connection.
     pub(super) fn on_gap(&mut self, (room, channel): (&str, &str), first: u64, last: u64) {
+        let is_joining = self.is_joining(room, channel).is_some();
         let Some(stream) = self.streams.get_mut(&format!("{room}:{channel}")) else {
             return;
         };
-        if let Some(catch_up) = &mut stream.catch_up {
+        if is_joining && stream.catch_up.is_none() {
+            // What is recovered has it.
+        } else if let Some(catch_up) = &mut stream.catch_up {
             // They are missing among the held ones too: read on until there is no hole.
             catch_up.overflow();
             catch_up.goal = catch_up.goal.max(last);
@@ -235,6 +267,41 @@ impl Follow {
         self.wants.iter().any(|Want { address, .. }| {
             *address.room == *room && (*address.channel == *channel || address.channel.is_every())
         })
+    }
+
+    /// Whether the join by which a channel is followed was not answered yet; and if so, whether it was
+    /// ever joined before.
+    fn is_joining(&self, room: &str, channel: &str) -> Option<bool> {
+        let is_of = |address: &Address| {
+            *address.room == *room && (*address.channel == *channel || address.channel.is_every())
+        };
+        let mut wants = self.wants.iter();
+        let want = wants.find(|want| want.is_joining && is_of(&want.address))?;
+        Some(want.was_joined)
+    }
+
+    /// A message has come before the join was answered: what was missed comes before it. It is in what
+    /// is recovered, or waits until the history was read.
+    fn on_early_message(
+        &mut self,
+        (room, channel): (&str, &str),
+        was_joined: bool,
+        (sequence, text): (u64, &str),
+    ) -> Verdict {
+        let is_new = !self.streams.contains_key(&self.key);
+        if was_joined && is_new && self.follows(room, EVERY_CHANNEL) {
+            // It was made while this client was away, and all of it was missed.
+            self.on_new_channel(room, channel, 0);
+            if let Some(stream) = self.streams.get_mut(&self.key) {
+                stream.catch_up = Some(CatchUp::default());
+            }
+        }
+        if let Some(stream) = self.streams.get_mut(&self.key)
+            && stream.catch_up.is_some()
+        {
+            stream.on_message(sequence, text);
+        }
+        Verdict::Pass
     }
 
     fn ask(&mut self, room: &str, channel: &str, span: Span) {
@@ -294,7 +361,14 @@ impl Follow {
             is_begun: true,
             catch_up: None,
         });
-        if stream.is_other_life(&epoch, sequence) {
+        if stream.is_other_life((&epoch, sequence), self.is_resumed) {
+            if let Some(recover) = stream.may_recover(self.is_resumed) {
+                // A bus that was started anew goes on with what it kept under another epoch.
+                stream.catch_up.get_or_insert_default();
+                let address = address.clone();
+                let question = Question::Join { address, recover: Some(recover) };
+                return self.steps.push(Step::Ask(question));
+            }
             self.steps.push(stream.tell_new_life());
             stream.begin_anew();
         }
@@ -337,9 +411,11 @@ impl Follow {
                 return true;
             }
             let now = listed.iter().find(|(channel, ..)| *channel == stream.address.channel);
-            let is_same_life =
-                now.is_some_and(|(_, epoch, sequence)| !stream.is_other_life(epoch, *sequence));
-            if !is_same_life {
+            let may_be_same = now.is_some_and(|(_, epoch, sequence)| {
+                !stream.is_other_life((epoch, *sequence), self.is_resumed)
+                    || stream.may_recover(self.is_resumed).is_some()
+            });
+            if !may_be_same {
                 let channel = &stream.address.channel;
                 names.push(match stream.last {
                     0 => channel.to_string(),

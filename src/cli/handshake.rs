@@ -8,7 +8,7 @@
 use crate::cli::failure::Failure;
 use crate::cli::reactor::Reactor;
 use crate::cli::target::Target;
-use crate::cli::wire::{self, Halt, Link, Lost, Stream, Welcome};
+use crate::cli::wire::{self, Halt, Link, Lost, Secret, Stream, Welcome};
 use crate::cli::words::Heard;
 use crate::protocol::envelope::MessageType;
 use crate::protocol::names::Name;
@@ -40,6 +40,8 @@ pub(super) enum Denied {
     Http {
         /// The HTTP status.
         status: u16,
+        /// The bus's word for it, if it said one.
+        error: String,
         /// What the bus says is wrong.
         message: String,
     },
@@ -163,9 +165,10 @@ fn refusal(response: Response, stream: Stream, reactor: &mut Reactor) -> Result<
     let status = response.status();
     let body = read_body(response, stream, reactor)?;
     let said = serde_json::from_slice::<RefusalBody>(&body).ok();
-    let message = said.and_then(|said| said.message.or(said.error));
+    let (message, error) = said.map_or((None, None), |said| (said.message, said.error));
     let other = || status.canonical_reason().unwrap_or("no reason given").to_owned();
-    Ok(Denied::Http { status: status.as_u16(), message: message.unwrap_or_else(other) })
+    let message = message.or_else(|| error.clone()).unwrap_or_else(other);
+    Ok(Denied::Http { status: status.as_u16(), error: error.unwrap_or_default(), message })
 }
 
 /// The handshake read only what came with the head; the rest of the body may still be on its way.
@@ -200,6 +203,14 @@ struct WelcomeBody {
     client_id: String,
     heartbeat_ms: u64,
     limits: Option<LimitsBody>,
+    session: Option<SessionBody>,
+}
+
+#[derive(Deserialize)]
+struct SessionBody {
+    token: String,
+    #[serde(default)]
+    resumed: bool,
 }
 
 #[derive(Deserialize, Default)]
@@ -237,6 +248,8 @@ fn read_welcome(text: &str) -> Option<Welcome> {
         message_bytes_max: count(limits.max_message_bytes),
         history_size: count(limits.history_size),
         is_rate_limited: limits.rate_messages.is_some_and(|rate| rate > 0),
+        is_resumed: body.session.as_ref().is_some_and(|session| session.resumed),
+        session: body.session.map(|session| Secret(session.token)),
     })
 }
 
@@ -265,7 +278,15 @@ mod tests {
         let text = system(r#"{"event":"welcome","client_id":"ann","heartbeat_ms":0}"#);
         let welcome = read_welcome(&text).unwrap();
         assert_eq!((welcome.message_bytes_max, welcome.is_rate_limited), (None, false));
-        assert_eq!(welcome.heartbeat, HEARTBEAT_MAX);
+        assert_eq!((welcome.heartbeat, welcome.session), (HEARTBEAT_MAX, None));
+        let text = system(
+            r#"{"event":"welcome","client_id":"ann","heartbeat_ms":1,
+                "session":{"token":"s3cret","ttl_ms":120000,"resumed":true}}"#,
+        );
+        let welcome = read_welcome(&text).unwrap();
+        let session = (welcome.session.clone(), welcome.is_resumed);
+        assert_eq!(session, (Some(Secret("s3cret".into())), true));
+        assert!(!format!("{welcome:?}").contains("s3cret"));
     }
 
     #[test]

@@ -27,6 +27,7 @@ use crate::cli::wire::{Halt, Link, Lost, Welcome};
 use crate::cli::words::{self, Heard, Ids, Refused, Reply, Wishes};
 use crate::protocol::command::Address;
 use crate::protocol::envelope::MessageType;
+use crate::protocol::fault::Fault;
 use crate::protocol::names::{Name, PRIVATE_CHANNEL};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
@@ -140,6 +141,8 @@ struct Publisher<'a> {
     /// The question whose answer says that the bus has read everything before it.
     barrier: Option<String>,
     was_joined: bool,
+    /// The person was told that the storage is waited for.
+    awaits_storage: bool,
 }
 
 enum Source {
@@ -200,6 +203,7 @@ impl Publisher<'_> {
             is_drained: false,
             barrier: None,
             was_joined: false,
+            awaits_storage: false,
             args,
         })
     }
@@ -273,6 +277,7 @@ impl Publisher<'_> {
                 let why = format!("{address} can't be joined: {refused}");
                 return Err(Failure::Refused(why).into());
             }
+            self.tell_of_storage(&address.to_string(), &refused, console);
             let until = Instant::now() + self.next_pause();
             while Instant::now() < until {
                 while link.read()?.is_some() {}
@@ -331,6 +336,10 @@ impl Publisher<'_> {
                 let ack: AckBody = serde_json::from_str(result).unwrap_or_default();
                 if let Some(message) = self.window.on_accepted(id, ack.duplicate) {
                     self.pause = PAUSE_FIRST;
+                    if std::mem::take(&mut self.awaits_storage) {
+                        let what = self.name(&message);
+                        console.note(format!("{what} is stored now"));
+                    }
                     if self.args.trace {
                         trace::print(&message.id, result, console)?;
                     }
@@ -347,6 +356,7 @@ impl Publisher<'_> {
             self.tell(format!("{id}: {refused}"), console);
         } else if refused.is_passing() {
             if self.window.on_not_now(id, refused.error != "DRAINING") {
+                self.tell_of_storage(id, refused, console);
                 self.is_drained |= refused.error == "DRAINING";
                 let pause = self.next_pause();
                 self.quiet_until = Some(Instant::now() + pause);
@@ -496,6 +506,18 @@ impl Publisher<'_> {
         match self.args.lines {
             true => format!("line {}:", message.line),
             false => format!("{}:", message.id),
+        }
+    }
+
+    /// Who waits for a storage that takes nothing is told, once until it takes something again.
+    fn tell_of_storage(&mut self, id: &str, refused: &Refused, console: &mut Console) {
+        let is_storage = refused.error == Fault::StorageUnavailable.word();
+        if is_storage && !std::mem::replace(&mut self.awaits_storage, true) {
+            console.note(format!("{id}: {refused}"));
+            console.note(
+                "sending it again with the same id until it is stored, and nothing new before; \
+                 --no-ack does not wait for that",
+            );
         }
     }
 

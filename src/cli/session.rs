@@ -10,6 +10,7 @@ use crate::cli::failure::Failure;
 use crate::cli::handshake::Denied;
 use crate::cli::wire::Lost;
 use crate::protocol::close::CloseReason;
+use crate::protocol::fault::Fault;
 use std::time::Duration;
 
 /// The middle of the first pause.
@@ -91,7 +92,7 @@ pub(super) fn judge_denial(
         Denied::NotABus(why) => {
             (Failure::Unreachable(format!("what answers at {place} is no ArqonBus: {why}")), true)
         }
-        Denied::Http { status, message } => {
+        Denied::Http { status, message, .. } => {
             let may_pass = matches!(status, 409 | 429 | 500..);
             (Failure::Refused(format!("{message} (HTTP {status})")), may_pass)
         }
@@ -100,6 +101,17 @@ pub(super) fn judge_denial(
     match failure.sentence() {
         Some(sentence) if may_pass && was_connected => Ok(sentence.to_owned()),
         _ => Err(failure),
+    }
+}
+
+/// Whether a denied connection ends the session that it was to go on with, and a new client may come
+/// instead: the session is not known any more, or can't be read for as long as the storage is away, or
+/// the bus that is there now has none.
+pub(super) fn ends_session(denied: &Denied) -> bool {
+    match denied {
+        Denied::Http { status: 400 | 404, .. } => true,
+        Denied::Http { error, .. } => error == Fault::StorageUnavailable.word(),
+        _ => false,
     }
 }
 
@@ -166,7 +178,7 @@ mod tests {
 
     #[test]
     fn denials_end_the_first_attempt_and_few_end_a_later_one() {
-        let http = |status| Denied::Http { status, message: "no".into() };
+        let http = |status| Denied::Http { status, error: "NO".into(), message: "no".into() };
         let closed = |code| Denied::Closed(Lost::Closed { code, reason: String::new() });
         let judge = |denied, was_connected| judge_denial(denied, "h:1", was_connected);
         for make in [Denied::Unreachable, Denied::NotABus] {
@@ -179,6 +191,13 @@ mod tests {
             assert_eq!(judge(http(status), false).unwrap_err().exit_code(), 1);
             assert_eq!(judge(http(status), true).is_ok(), may_pass, "{status}");
         }
+        let of = |status, error: &str| {
+            let (error, message) = (error.into(), "no".into());
+            ends_session(&Denied::Http { status, error, message })
+        };
+        assert!(of(404, "SESSION_UNKNOWN") && of(503, "STORAGE_UNAVAILABLE") && of(400, ""));
+        assert!(!of(409, "CLIENT_ID_IN_USE") && !of(503, "DRAINING"));
+        assert!(!ends_session(&Denied::Unreachable("x".into())) && !ends_session(&closed(1013)));
         assert!(judge(closed(1013), true).is_ok());
         assert!(judge(closed(4001), true).is_err());
         let stopped = judge(Denied::Failed(Failure::Stopped(2)), true);

@@ -48,15 +48,59 @@ pub(super) fn run(args: &StatusArgs, console: &mut Console) -> Result<(), Failur
 fn table(status: &Map<String, Value>) -> Vec<String> {
     let first = FIRST.iter().filter_map(|&name| status.get(name).map(|value| (name, value)));
     let rest = status.iter().filter(|(name, _)| !FIRST.contains(&name.as_str()));
-    let rows: Vec<(String, String)> = first
+    let rows: Vec<(String, Vec<String>)> = first
         .chain(rest.map(|(name, value)| (name.as_str(), value)))
         .map(|(name, value)| match (name, value.as_u64()) {
-            ("uptime_s", Some(seconds)) => ("uptime".into(), duration(seconds)),
-            _ => (name.replace('_', " "), text(value)),
+            ("uptime_s", Some(seconds)) => ("uptime".into(), vec![duration(seconds)]),
+            _ => (name.replace('_', " "), lines(name, value)),
         })
         .collect();
     let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    rows.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect()
+    let line = |(name, text): (&str, &String)| format!("{name:<width$}  {text}");
+    // What has more than one line has its name before the first.
+    rows.iter()
+        .flat_map(|(name, lines)| {
+            let names = std::iter::once(name.as_str()).chain(std::iter::repeat(""));
+            names.zip(lines).map(line)
+        })
+        .collect()
+}
+
+/// A value in one line, or in one for each of its items.
+fn lines(name: &str, value: &Value) -> Vec<String> {
+    match (name, value) {
+        (_, Value::Array(items)) if items.is_empty() => vec!["none".into()],
+        ("peers", Value::Array(items)) => items.iter().map(peer).collect(),
+        ("storage_state", Value::Object(state)) => vec![storage_state(state)],
+        _ => vec![text(value)],
+    }
+}
+
+/// Another node.
+fn peer(peer: &Value) -> String {
+    match (&peer["node"], peer["clients"].as_u64()) {
+        (node @ Value::String(_), Some(clients)) => {
+            format!("{}, {clients} {}", text(node), if clients == 1 { "client" } else { "clients" })
+        }
+        _ => text(peer),
+    }
+}
+
+/// How the storage does, with the reason at the end, as it may be long.
+fn storage_state(state: &Map<String, Value>) -> String {
+    let known = ["state", "since", "reason"];
+    let said = |name: &str| state.get(name).map(text).unwrap_or_default();
+    let mut line = said("state");
+    if state.contains_key("since") {
+        line += &format!(" since {}", said("since"));
+    }
+    for (name, value) in state.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
+        line += &format!(", {} {}", text(value), name.replace('_', " "));
+    }
+    if state.contains_key("reason") {
+        line += &format!(": {}", said("reason"));
+    }
+    line
 }
 
 fn text(value: &Value) -> String {
@@ -65,6 +109,9 @@ fn text(value: &Value) -> String {
             let mut line = String::new();
             crate::cli::console::push_printable(&mut line, text);
             line
+        }
+        Value::Array(items) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
+            items.iter().map(text).collect::<Vec<_>>().join(", ")
         }
         other => other.to_string(),
     }
@@ -97,6 +144,31 @@ mod tests {
                 "messages in  7",
                 "zeal         {\"a\":1}",
             ]
+        );
+    }
+
+    #[test]
+    fn peers_and_the_state_of_the_storage_are_told_in_words() {
+        let status = json!({
+            "peers": [{"node": "one", "clients": 1}, {"node": "two\u{1b}", "clients": 0}],
+            "storage_state": {"state": "degraded", "since": "2026-11-26T01:00:00Z",
+                              "reason": "Connection refused", "pending": 3, "lost": 0},
+            "unanswered_shards": [3, 5],
+        });
+        let table = table(status.as_object().unwrap());
+        assert_eq!(table.len(), 4, "{table:?}");
+        assert_eq!(table[0], "peers              one, 1 client");
+        assert!(
+            table[1].starts_with("                   two") && table[1].ends_with(", 0 clients")
+        );
+        assert!(!table[1].contains('\u{1b}'), "{}", table[1]);
+        let state = "degraded since 2026-11-26T01:00:00Z, 0 lost, 3 pending: Connection refused";
+        assert_eq!(table[2], format!("storage state      {state}"));
+        assert_eq!(table[3], "unanswered shards  3, 5");
+        let well = json!({"peers": [], "storage_state": {"state": "ok", "pending": 0, "lost": 2}});
+        assert_eq!(
+            super::table(well.as_object().unwrap()),
+            ["peers          none", "storage state  ok, 2 lost, 0 pending"]
         );
     }
 

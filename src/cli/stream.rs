@@ -33,6 +33,11 @@ pub(super) enum Question {
         /// From where to catch up.
         recover: Option<Recover>,
     },
+    /// `leave_channel`.
+    Leave {
+        /// What to leave.
+        address: Address,
+    },
     /// `history`.
     History {
         /// Whose history.
@@ -41,6 +46,9 @@ pub(super) enum Question {
         span: Span,
     },
 }
+
+/// Where a channel is: its epoch, if it is known, and its last sequence.
+pub(super) type At<'a> = (&'a Option<String>, u64);
 
 /// A part of a history.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -210,11 +218,22 @@ impl Stream {
     }
 
     /// Whether an epoch, and a sequence in it, belong to another life of the channel.
-    pub(super) fn is_other_life(&self, epoch: &Option<String>, sequence: u64) -> bool {
+    pub(super) fn is_other_life(&self, (epoch, sequence): At<'_>, is_resumed: bool) -> bool {
         match (&self.epoch, epoch) {
+            // What was said to a whole room can't be recovered. A bus that has kept the session has
+            // kept that, too, though it goes on under another epoch after a restart.
+            _ if is_resumed && self.address.channel.is_every() => sequence < self.last,
             (Some(old), Some(new)) => old != new,
             _ => sequence < self.last,
         }
+    }
+
+    /// From where to recover the channel, if it is one of a room that is followed as a whole and its
+    /// member may: the events to the whole room can't be recovered.
+    pub(super) fn may_recover(&self, is_resumed: bool) -> Option<Recover> {
+        let may = is_resumed && self.may_begin_anew && !self.address.channel.is_every();
+        let epoch = self.epoch.clone().filter(|_| may)?;
+        Some(Recover { epoch, sequence: self.last })
     }
 
     /// The channel was made anew: all of its messages are unseen.

@@ -17,11 +17,11 @@ use crate::cli::follow::{Follow, Joined};
 use crate::cli::printer::{Printer, Style};
 use crate::cli::stream::{Page, Question, Span, Step, Verdict};
 use crate::cli::target::{ConnectArgs, address};
-use crate::cli::wire::{Halt, Link, Lost};
+use crate::cli::wire::{Halt, Link, Lost, Welcome};
 use crate::cli::words::{self, Heard, Ids, Refused, Reply};
 use crate::protocol::command::Address;
 use crate::protocol::envelope::MessageType;
-use crate::protocol::names::{Name, split_address};
+use crate::protocol::names::split_address;
 use clap::Args;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -70,7 +70,7 @@ pub(super) fn run(args: &SubArgs, console: &mut Console) -> Result<(), Failure> 
     loop {
         let (mut link, welcome) = dial.open(console)?;
         let printed = subscriber.printed;
-        let ended = subscriber.listen(&mut link, &welcome.client_id, &mut dial, console);
+        let ended = subscriber.listen(&mut link, &welcome, &mut dial, console);
         let flushed = console.flush();
         match hang_up(link, console, ended)? {
             None => return flushed,
@@ -138,12 +138,13 @@ impl Subscriber<'_> {
     fn listen(
         &mut self,
         link: &mut Link,
-        client_id: &Name,
+        welcome: &Welcome,
         dial: &mut Dial,
         console: &mut Console,
     ) -> Result<(), Halt> {
+        let client_id = &welcome.client_id;
         self.asking = Asking::new();
-        self.follow.on_connected();
+        self.follow.on_connected(welcome.is_resumed);
         self.take_steps(console)?;
         loop {
             self.ask(link, client_id)?;
@@ -198,6 +199,7 @@ impl Subscriber<'_> {
                 }
                 (address, "join_channel", parameters)
             }
+            Question::Leave { address } => (address, "leave_channel", json!({})),
             Question::History { address, span } => {
                 let parameters = match *span {
                     Span::After(after) => json!({"limit": PAGE, "after": after, "order": "asc"}),
@@ -270,6 +272,7 @@ impl Subscriber<'_> {
                 self.follow.on_joined(&address, recover.as_ref(), joined);
                 self.is_first = false;
             }
+            Question::Leave { .. } => {}
             Question::History { address, span } => {
                 let page = read_page(result).ok_or_else(|| unreadable("history"))?;
                 self.follow.on_history(&address, span, page);
@@ -286,6 +289,8 @@ impl Subscriber<'_> {
             return Ok(());
         }
         match question {
+            // It does no harm there.
+            Question::Leave { .. } => Ok(()),
             Question::Join { address, .. } => {
                 Err(Failure::Refused(format!("{address} can't be joined: {refused}")))
             }

@@ -5,6 +5,7 @@
 //! *Not here*: opening it (`wire`). No sentence made from a target holds its token.
 
 use crate::cli::failure::Failure;
+use crate::cli::wire::Secret;
 use crate::protocol::command::Address;
 use crate::protocol::names::{Name, split_address};
 use clap::Args;
@@ -53,6 +54,8 @@ pub(super) struct Target {
     client_id: Option<Name>,
     client_type: Option<String>,
     screen_name: Option<String>,
+    /// The session to go on with, which keeps who this client is.
+    session: Option<Secret>,
 }
 
 impl ConnectArgs {
@@ -93,6 +96,7 @@ impl ConnectArgs {
             client_id: self.client_id.clone(),
             client_type: self.client_type.clone(),
             screen_name: self.screen_name.clone(),
+            session: None,
         };
         target.request()?;
         Ok(target)
@@ -104,6 +108,17 @@ impl Target {
     pub(super) fn with_client_id(mut self, client_id: Name) -> Target {
         self.client_id = Some(client_id);
         self
+    }
+
+    /// The same bus, to be entered by this session, or anew.
+    pub(super) fn with_session(mut self, session: Option<Secret>) -> Target {
+        self.session = session;
+        self
+    }
+
+    /// Whether it is entered by a session.
+    pub(super) fn has_session(&self) -> bool {
+        self.session.is_some()
     }
 
     /// The handshake's request.
@@ -133,11 +148,16 @@ impl Target {
 
     fn uri_with_identity(&self) -> Result<Uri, Failure> {
         let mut query = form_urlencoded::Serializer::new(String::new());
-        for (key, value) in [
-            ("client_id", self.client_id.as_deref()),
-            ("client_type", self.client_type.as_deref()),
-            ("screen_name", self.screen_name.as_deref()),
-        ] {
+        // What a session keeps may not stand beside it.
+        let identity = match &self.session {
+            Some(Secret(token)) => [("session", Some(token.as_str())), ("", None), ("", None)],
+            None => [
+                ("client_id", self.client_id.as_deref()),
+                ("client_type", self.client_type.as_deref()),
+                ("screen_name", self.screen_name.as_deref()),
+            ],
+        };
+        for (key, value) in identity {
             if let Some(value) = value {
                 query.append_pair(key, value);
             }
@@ -245,8 +265,13 @@ mod tests {
         let expected = "/?a=b&client_id=ann&client_type=ai-agent&screen_name=Ann+%26+Co";
         assert_eq!(request.uri().path_and_query().unwrap().as_str(), expected);
         assert_eq!(request.headers()["Authorization"], "Bearer s3cret");
-        let renamed = target.with_client_id(Name::fixed("bob")).request().unwrap();
+        let renamed = target.clone().with_client_id(Name::fixed("bob")).request().unwrap();
         assert!(renamed.uri().query().unwrap().contains("client_id=bob"));
+        let again = target.with_session(Some(Secret("t0ken".into())));
+        assert_eq!(again.request().unwrap().uri().query(), Some("a=b&session=t0ken"));
+        assert!(!format!("{again:?}").contains("t0ken"));
+        let anew = again.with_session(None).request().unwrap();
+        assert_eq!(anew.uri().path_and_query().unwrap().as_str(), expected);
     }
 
     #[test]

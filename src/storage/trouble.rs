@@ -160,6 +160,9 @@ impl From<RedisError> for Trouble {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
                 Trouble::Wrong(Wrong::Login(said))
             }
+            (ErrorKind::InvalidClientConfig, _) => Trouble::Wrong(Wrong::Url(format!(
+                "the URL of Redis does not fit what is there ({said}); correct it"
+            ))),
             (_, Some("NOPERM")) => Trouble::Wrong(Wrong::Permission(said)),
             (_, Some("WRONGTYPE")) => Trouble::Foreign,
             _ if is_about_database(&said) => Trouble::Wrong(Wrong::Database(said)),
@@ -181,7 +184,9 @@ fn code_of(error: &RedisError) -> Option<String> {
     let code = error.code()?;
     let inner = error.detail().filter(|_| code == "ERR").and_then(|detail| {
         let codes = OUTAGES.iter().chain(&["WRONGTYPE", "NOPERM"]);
-        codes.copied().find(|code| detail.contains(&format!("-{code} ")))
+        let stands =
+            |code: &str| ["-", ": "].iter().any(|mark| detail.contains(&format!("{mark}{code} ")));
+        codes.copied().find(|code| stands(code))
     });
     Some(inner.unwrap_or(code).to_owned())
 }
@@ -220,8 +225,10 @@ mod tests {
             Trouble::from(make_extension_error(code.into(), Some(detail.into())))
         };
         assert_eq!(of("WRONGTYPE", "Operation against"), Trouble::Foreign);
-        let within = "Error running script (call to f_1): @user_script:3: -WRONGTYPE Operation";
-        assert_eq!(of("ERR", within), Trouble::Foreign);
+        for within in ["-WRONGTYPE Operation", "WRONGTYPE Operation"] {
+            let within = format!("Error running script (call to f_1): @user_script:3: {within}");
+            assert_eq!(of("ERR", &within), Trouble::Foreign);
+        }
         assert!(matches!(of("OOM", "command not allowed"), Trouble::Outage(_)));
         assert!(!of("OOM", "command not allowed").is_loading());
         assert!(of("LOADING", "Redis is loading the dataset in memory").is_loading());

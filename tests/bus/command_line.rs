@@ -1,8 +1,9 @@
 //! What a person types: `pub`, `history`, `status`, `ping`, `completions` as real processes
 //! against a real bus, what they print and with which exit code they end.
 //!
-//! *Not here*: long streams and lost connections (`stream`).
+//! *Not here*: long streams and lost connections (`stream`); a bus with a storage (`storage`).
 
+mod storage;
 mod stream;
 
 use crate::common::daemon::{PROGRAM, without_environment};

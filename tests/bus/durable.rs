@@ -24,8 +24,11 @@ pub(crate) fn kills() -> u32 {
 }
 
 pub(crate) fn start(redis: &Redis, more: &[&str]) -> Daemon {
-    let url = redis.url();
-    let mut flags = vec!["--storage", "redis", "--redis-url", &url, "--shards", "2"];
+    start_at(&redis.url(), more)
+}
+
+pub(crate) fn start_at(url: &str, more: &[&str]) -> Daemon {
+    let mut flags = vec!["--storage", "redis", "--redis-url", url, "--shards", "2"];
     flags.extend(["--history-size", "1000000", "--history-bytes", "0"]);
     flags.extend(more);
     Daemon::start(&flags)

@@ -14,6 +14,7 @@ mod control_plane;
 mod durable;
 mod envelope;
 mod events;
+mod failover;
 mod foreign_clients;
 mod history;
 mod lifecycle;

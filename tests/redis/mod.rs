@@ -1,5 +1,8 @@
 //! A Redis of a test's own: a real redis-server on a free loopback port, with its files in a
-//! folder of its own, killed when the test ends. `tests/redis/install` installs what is needed.
+//! folder of its own, killed when the test ends. `tests/redis/install` installs what is needed;
+//! `ARQONBUS_TEST_REDIS_SERVER` names another server to be used, such as a Valkey.
+
+pub(crate) mod sentinel;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -106,8 +109,13 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// The program that is the server, and with `--sentinel` a sentinel.
+fn program() -> Command {
+    Command::new(std::env::var_os("ARQONBUS_TEST_REDIS_SERVER").unwrap_or("redis-server".into()))
+}
+
 fn spawn(port: u16, folder: &TempDir, options: &[String]) -> Child {
-    Command::new("redis-server")
+    program()
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--loglevel", "warning"])
         .arg("--dir")
         .arg(folder.path())

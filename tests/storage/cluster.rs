@@ -1,10 +1,11 @@
-//! The same against a cluster of three masters, and behind sentinels.
+//! The same against a cluster of three masters.
 
 use crate::desk::{Desk, Line, SOON, read_back, room};
 use crate::node::Node;
-use crate::redis::{Redis, cli};
+use crate::redis::Redis;
 use arqonbus::broker::record::Record;
-use std::process::{Child, Command, Stdio};
+use std::net::TcpListener;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Three masters that are a cluster.
@@ -65,46 +66,29 @@ fn a_cluster_keeps_each_channel_in_one_slot_and_all_of_them() {
 }
 
 #[test]
+fn one_of_several_servers_may_be_gone_without_a_word() {
+    let nodes = cluster();
+    // As a machine that takes nothing any more: who connects hears nothing.
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{},127.0.0.1:{}", mute.local_addr().unwrap(), nodes[0].port());
+    let (desk, _) = Desk::at(&url);
+    let mut line = Line::new(1, "r", "c");
+    desk.create(&line);
+    desk.say(&mut line, 10);
+    desk.wait_stored(&line);
+    desk.stop();
+    let node = Node::at("a", &url);
+    let post = node.follow(1, "r", "c");
+    assert_eq!(node.order(&post).last(), 10);
+    node.stop();
+}
+
+#[test]
 fn a_cluster_keeps_sessions() {
     let nodes = cluster();
     let (desk, _) = Desk::at(&nodes[0].url());
     crate::sessions::play(&desk);
     desk.stop();
-}
-
-#[test]
-fn sentinels_name_the_master() {
-    let master = Redis::start();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("sentinel.conf");
-    let port = crate::redis::free_port();
-    let text = format!(
-        "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor main 127.0.0.1 {} 1\n",
-        folder.path().display(),
-        master.port()
-    );
-    std::fs::write(&file, text).unwrap();
-    let mut command = Command::new("redis-server");
-    let _sentinel =
-        Killed(command.arg(&file).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap());
-    let end = Instant::now() + SOON;
-    while cli(port, &["PING"]) != "PONG" && Instant::now() < end {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let (desk, _) = Desk::at(&format!("redis+sentinel://127.0.0.1:{port}/main"));
-    let mut line = Line::new(1, "r", "c");
-    desk.create(&line);
-    desk.say(&mut line, 10);
-    desk.wait_stored(&line);
-    assert_eq!(master.cli(&["XLEN", &line.stream()]), "10");
-    desk.stop();
-    // What several nodes share is found, and heard of, in the same way.
-    let node = Node::at("a", &format!("redis+sentinel://127.0.0.1:{port}/main"));
-    let mut post = node.follow(1, "r", "c");
-    assert_eq!(node.order(&post).last(), 10);
-    node.say(&mut post, "x");
-    assert_eq!(node.wait_last(&post, 11).own[&11], 1);
-    node.stop();
 }
 
 #[test]
@@ -131,14 +115,4 @@ fn nodes_share_a_cluster() {
     }
     a.stop();
     b.stop();
-}
-
-/// A process that ends with its test.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }

@@ -9,7 +9,7 @@ const KILLS: usize = 6;
 const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
 
 /// The sequences in a stream, in its order.
-fn sequences(redis: &Redis, line: &Line) -> Vec<u64> {
+pub(crate) fn sequences(redis: &Redis, line: &Line) -> Vec<u64> {
     let entries = redis.cli(&["XRANGE", &line.stream(), "-", "+"]);
     let words: Vec<&str> = entries.lines().collect();
     words

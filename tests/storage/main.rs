@@ -7,6 +7,7 @@ mod redis;
 
 mod cluster;
 mod desk;
+mod failover;
 mod failures;
 mod ledger;
 mod loading;

@@ -241,6 +241,11 @@ impl Node {
         self.heard.lock().unwrap().clone()
     }
 
+    /// What is heard, for who looks at it while the node is busy elsewhere.
+    pub(crate) fn witness(&self) -> Arc<Mutex<Heard>> {
+        Arc::clone(&self.heard)
+    }
+
     pub(crate) fn order(&self, post: &Post) -> Order {
         self.heard.lock().unwrap().of(post)
     }

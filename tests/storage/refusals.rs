@@ -1,8 +1,10 @@
 //! What a node must not start with: a clear sentence says it, and nothing is changed.
 
 use crate::desk::{Desk, Line, settings};
+use crate::node::{Heard, Node, Post};
 use crate::redis::Redis;
-use arqonbus::storage::{LoadError, RedisUrl, Wrong};
+use arqonbus::broker::record::Record;
+use arqonbus::storage::{LoadError, RedisUrl, Settings, Wrong};
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -71,6 +73,87 @@ fn foreign_keys_are_refused_and_stay() {
         assert!(matches!(wrong, Wrong::ForeignKey { .. }), "{wrong}");
         assert_eq!(redis.cli(&["GET", &key]), "precious");
     }
+}
+
+#[test]
+fn foreign_keys_are_refused_by_nodes_and_stay() {
+    for name in ["writer", "rooms", "channels", "nodes", "clients"] {
+        let redis = Redis::start();
+        let key = format!("arqonbus:{{bus}}:{name}");
+        redis.cli(&["SET", &key, "precious"]);
+        let node = Node::open("a", settings(&redis.url()));
+        let wrong = match node.load() {
+            Err(LoadError::Wrong(wrong)) => wrong,
+            other => panic!("{key} is not refused: {other:?}"),
+        };
+        assert!(wrong.to_string().contains(&format!("the key {key} holds a ")), "{wrong}");
+        assert!(matches!(wrong, Wrong::ForeignKey { .. }), "{wrong}");
+        node.abandon();
+        assert_eq!(redis.cli(&["GET", &key]), "precious");
+    }
+}
+
+#[test]
+fn a_foreign_key_costs_nodes_its_channel_and_no_other() {
+    for kind in ["stream", "meta", "nodes"] {
+        let redis = Redis::start();
+        let node = Node::at("a", &redis.url());
+        let mut good = node.follow(2, "r", "good");
+        let mut bad = Post::new("a", 1, "r", "bad");
+        let key = bad.key(kind);
+        redis.cli(&["SET", &key, "precious"]);
+        node.attach(&bad);
+        for n in 0..10 {
+            node.say(&mut bad, &format!("bad-{n}"));
+            node.say(&mut good, &format!("good-{n}"));
+        }
+        node.wait_placed(&good);
+        let lost = |heard: &Heard| heard.of(&bad).lost.iter().map(|(a, b)| b - a + 1).sum::<u64>();
+        let heard = node.wait("the loss", |heard| lost(heard) == 10);
+        assert!(heard.degraded.is_empty() && heard.of(&bad).placed.is_empty(), "{kind}");
+        node.offer(Record::ChannelGone(bad.address.clone()));
+        node.say(&mut good, "more");
+        node.wait_placed(&good);
+        assert_eq!(redis.cli(&["GET", &key]), "precious", "{kind}");
+        // Once it is out of the way the channel is followed.
+        redis.cli(&["RENAME", &key, "elsewhere"]);
+        let before = node.order(&bad).attached;
+        node.attach(&bad);
+        let heard = node.wait("attached", |heard| heard.of(&bad).attached > before);
+        bad.life = heard.of(&bad).epoch.into();
+        node.submit(&bad, "at last", 11, 0);
+        node.wait("placed", |heard| heard.of(&bad).placed.contains_key(&11));
+        node.abandon();
+    }
+}
+
+#[test]
+fn without_the_replicas_that_were_asked_for_nodes_say_of_nothing_that_it_is_placed() {
+    let (redis, replica) = (Redis::start(), Redis::start());
+    let settings = Settings { replicas: 1, replicas_timeout_ms: 100, ..settings(&redis.url()) };
+    let nodes = ["a", "b"].map(|name| Node::open(name, settings.clone()));
+    // Nothing that a start does has to be on a replica.
+    nodes.iter().for_each(|node| _ = node.load().unwrap());
+    // It is of one life, whichever of them makes it.
+    let mut posts = [1, 1].map(|number| Post::new("either", number, "r", "c"));
+    for (node, post) in nodes.iter().zip(&mut posts) {
+        node.attach(post);
+        (0..10).for_each(|n| node.say(post, &format!("{}-{n}", node.name)));
+    }
+    for (node, post) in nodes.iter().zip(&posts) {
+        let heard = node.wait("degraded", |heard| !heard.degraded.is_empty());
+        assert!(heard.degraded[0].contains("0 of 1 replicas"), "{:?}", heard.degraded);
+        assert!(heard.of(post).placed.is_empty());
+    }
+    replica.cli(&["REPLICAOF", "127.0.0.1", &redis.port().to_string()]);
+    for (node, post) in nodes.iter().zip(&posts) {
+        let order = node.wait_placed(post);
+        assert!(order.lost.is_empty() && order.placed.values().all(|place| !place.is_duplicate));
+        assert_eq!(node.wait_last(post, 20).last(), 20, "each once");
+        node.wait("restored", |heard| heard.restored == heard.degraded.len());
+    }
+    assert_eq!(replica.cli(&["XLEN", &posts[0].key("stream")]), "20");
+    nodes.into_iter().for_each(Node::stop);
 }
 
 #[test]
@@ -155,6 +238,13 @@ fn several_servers_that_are_no_cluster_are_refused() {
     let redis = Redis::start();
     let wrong = refused(&format!("{},127.0.0.1:1", redis.url()));
     assert!(matches!(wrong, Wrong::Url(_)), "{wrong}");
+}
+
+#[test]
+fn a_server_that_is_no_sentinel_is_refused() {
+    let redis = Redis::start();
+    let wrong = refused(&format!("redis+sentinel://127.0.0.1:{}/main", redis.port()));
+    assert!(matches!(wrong, Wrong::Url(_)) && wrong.to_string().contains("sentinel"), "{wrong}");
 }
 
 #[test]

@@ -151,7 +151,7 @@ impl Bus {
 }
 
 const UNAVAILABLE: &str = "503 STORAGE_UNAVAILABLE";
-const LOST: &str = "503 STORAGE_LOST";
+const LOST: &str = "410 STORAGE_LOST";
 
 #[test]
 fn a_home_records_what_its_rooms_say_is_kept() {

@@ -1,5 +1,5 @@
-//! The subscriber's memory against a model of a bus: random publishing, losing, forgetting and
-//! answering, thousands of times from seeds.
+//! The subscriber's memory against a model of a bus: random publishing, losing, resuming,
+//! forgetting and answering, thousands of times from seeds.
 
 use crate::cli::follow::{Follow, Joined};
 use crate::cli::stream::{Page, Question, Span, Step, Verdict};
@@ -56,6 +56,7 @@ impl Model {
                     self.wire.extend((after + 1..=self.sequence).map(Wire::Message));
                 }
             }
+            Question::Leave { .. } => {}
             Question::History { address, span } => {
                 let (from, to) = match span {
                     Span::After(after) => (after + 1, self.sequence),
@@ -100,7 +101,9 @@ fn play(seed: u64, target: &str, ring_max: u64) {
             }
             3 if !model.is_connected => {
                 model.is_connected = true;
-                follow.on_connected();
+                // With a session it is a member at once, and before it has asked for anything.
+                model.is_member = begun_after.is_some() && rng.bool();
+                follow.on_connected(model.is_member);
             }
             4..6 => {
                 if let Some(question) = asked.pop_front() {
@@ -178,7 +181,7 @@ fn a_room_followed_as_a_whole_covers_its_channels() {
     let addresses = ["science:general", "science:*", "a:b", "a:b"]
         .map(|text| crate::cli::target::address(text).unwrap());
     let mut follow = Follow::new(&addresses, 0);
-    follow.on_connected();
+    follow.on_connected(false);
     let asked: Vec<String> = follow
         .take_steps()
         .into_iter()

@@ -10,7 +10,7 @@ use super::follow::Task;
 use crate::broker::peers::To;
 use crate::broker::record::StorageNews;
 use crate::storage::backlog::Step;
-use crate::storage::holder::{SHARED, foreign, is_dead};
+use crate::storage::holder::{SHARED, is_dead};
 use crate::storage::keeper::{RENEW, no_answer, retry_after};
 use crate::storage::link::{self, Link, SHARE};
 use crate::storage::load::Reader;
@@ -75,6 +75,8 @@ impl Hub {
             answer.ok_or_else(|| no_answer(limit))??;
         }
         let agreed = self.agree(&link).await?;
+        let clients = self.attend(limit, link.require(&[&keys.clients], "hash")).await;
+        clients.unwrap_or_else(|| Err(no_answer(limit)))?;
         let listing = self.look(&link, agreed.generation).await?;
         if self.state.ears.is_none() {
             return Err(Trouble::Outage("the connection was lost at once".into()));
@@ -108,10 +110,15 @@ impl Hub {
         let mut dead = String::new();
         loop {
             let call = self.agreement(LEASE_MS, &dead);
-            let answer = self.attend(limit, link.run(&SHARE, &call)).await;
-            let (word, node, number, text): (String, String, u64, String) = answer
-                .unwrap_or_else(|| Err(no_answer(limit)))
-                .map_err(|trouble| foreign(trouble, &keys.writer, "hash"))?;
+            let answer = self.attend(limit, async {
+                let answer = link.run(&SHARE, &call).await;
+                if let Err(Trouble::Foreign) = answer {
+                    link.require(&[&keys.writer, &keys.nodes], "hash").await?;
+                }
+                answer
+            });
+            let (word, node, number, text): (String, String, u64, String) =
+                answer.await.unwrap_or_else(|| Err(no_answer(limit)))?;
             if word == SHARED {
                 let (changes, is_new) = (text.parse().unwrap_or(0), node == "new");
                 return Ok(Agreed { generation: number, changes, is_new });

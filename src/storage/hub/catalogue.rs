@@ -103,9 +103,16 @@ impl Catalogue {
         self.rooms.retain(|name, _| rooms.contains(name));
         self.channels.retain(|at, _| channels.contains(at));
         for room in listing.rooms {
-            if self.rooms.get(&room.name).is_none_or(|known| text(known) != text(&room)) {
-                self.note_room(&room);
-                news.push(PeerNews::Room(Box::new(room)));
+            match self.rooms.get(&room.name) {
+                Some(known) if text(known) == text(&room) => {}
+                // It is as it once was.
+                Some(known) if is_forgotten => {
+                    forgotten.push(Record::Room(Box::new(known.clone())));
+                }
+                _ => {
+                    self.note_room(&room);
+                    news.push(PeerNews::Room(Box::new(room)));
+                }
             }
         }
         for end in listing.ends {

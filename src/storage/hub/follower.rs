@@ -203,9 +203,23 @@ impl Follower {
             self.marks.push_back(entry.mark.clone());
         }
         if self.marks.len() > MARKS_MAX {
-            self.marks.pop_front();
+            self.thin_out();
         }
         told.extend(entries.into_iter().map(Next::Event));
+    }
+
+    /// Lets go of the mark that is missed least: they stay close together near the end, where it is
+    /// likely that Redis has forgotten something, and get further apart towards the beginning.
+    fn thin_out(&mut self) {
+        let last = self.last();
+        let weight = |at: usize| {
+            let (before, after) = (self.marks[at - 1].sequence, self.marks[at + 1].sequence);
+            (after - before) as f64 / (last - before) as f64
+        };
+        let inner = 1..self.marks.len() - 1;
+        if let Some(at) = inner.min_by(|&a, &b| weight(a).total_cmp(&weight(b))) {
+            self.marks.remove(at);
+        }
     }
 
     fn let_go(&mut self) {
@@ -386,6 +400,26 @@ mod tests {
         follower.start_reading();
         let entries = vec![order.entries[0].clone()];
         assert_eq!(follower.go_on((2, &[]), entries, 9, &mut told), Err(Apart));
+    }
+
+    #[test]
+    fn however_much_is_gone_a_mark_is_left_that_is_not_much_older() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut order = Order { entries: Vec::new(), term: 1, past: Vec::new() };
+        let (mut follower, mut told) = (Follower::new(), Vec::new());
+        follower.begin("e".into(), 1, order.last(), &mut told);
+        for _ in 0..5_000 {
+            let count = rng.u64(1..4);
+            follower.on_push(order.append(count, &mut rng), &mut told);
+            let (marks, last) = (follower.marks(), follower.last());
+            assert!(marks.len() <= MARKS_MAX && last == order.last().sequence);
+            for gone in [1, 10, 100, 1_000, last] {
+                let sure = last.saturating_sub(gone);
+                let mark = marks.iter().find(|mark| mark.sequence <= sure).expect("the first");
+                let too_many = sure - mark.sequence;
+                assert!(too_many <= gone + 6, "{gone} of {last}: {too_many}");
+            }
+        }
     }
 
     #[test]

@@ -31,16 +31,21 @@ impl Keeper {
         let hold = self.attend(limit, holder.hold(&link, &keys, &settings)).await;
         match hold.unwrap_or_else(|| Err(no_answer(limit)))? {
             Hold::Held { generation, is_forgotten } => {
+                let server = self.attend(limit, link.server()).await.flatten();
+                let is_other = self.state.server.is_some() && self.state.server != server;
                 if is_forgotten {
                     tracing::warn!(
                         "Redis has forgotten what was kept; rooms and channels are told again"
                     );
-                    self.tell_again();
                     self.tell_all(&StorageNews::AllForgotten);
-                }
-                if is_forgotten {
                     self.state.unread = Arc::default();
                 }
+                // A master in another's place, or one that has read its own files, may lack what was
+                // told last. Of events that is seen by the next of their channel.
+                if is_forgotten || is_other {
+                    self.tell_again();
+                }
+                self.state.server = server;
                 if self.state.must_look {
                     self.look(&link, generation).await?;
                 }
@@ -135,7 +140,7 @@ impl Keeper {
         }
     }
 
-    /// Redis has forgotten everything: rooms and channels come before all that waits.
+    /// Redis may have forgotten something: rooms and channels come before all that waits.
     fn tell_again(&mut self) {
         self.sessions.write_again();
         for record in self.known.all() {
