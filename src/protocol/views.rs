@@ -6,8 +6,8 @@
 use crate::protocol::command::{ChannelType, ClientType, RoomConfig};
 use crate::protocol::names::Name;
 use crate::protocol::timestamp;
-use serde::ser::Serializer;
 use serde::Serialize;
+use serde::ser::Serializer;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 
