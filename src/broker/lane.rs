@@ -8,6 +8,7 @@ use crate::base::limits::{LANE_STAGED_MAX, Limits};
 use crate::broker::channel::Seen;
 use crate::broker::policy::{ClientCard, Role};
 use crate::broker::record::StorageNews;
+use crate::broker::returning::Stake;
 use crate::broker::staged::Staged;
 use crate::protocol::command::{Address, CreateChannel, HistoryQuery, Join, RoomConfig};
 use crate::protocol::fault::Refusal;
@@ -18,7 +19,6 @@ use crate::protocol::reply::Question;
 use crate::protocol::views::{
     ChannelLine, ChannelView, ClientView, Counts, HistoryView, JoinView, RoomView,
 };
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// What an edge asks of a home.
@@ -95,7 +95,9 @@ pub struct Claim {
     /// Who wants it.
     pub conn: ConnRef,
     /// Which session it is for: an earlier connection of the same one gives way.
-    pub session: Option<NonZeroU64>,
+    pub session: Option<Stake>,
+    /// Whether a client returns to that session: it owns the id, whoever has it.
+    pub returns: bool,
 }
 
 /// A wish to become a member.
@@ -260,6 +262,8 @@ pub enum Tell {
         conn: ConnId,
         /// Whether the id is theirs now.
         granted: bool,
+        /// The life of their session that this begins, if they have one.
+        life: u64,
     },
     /// A client became a member.
     Joined(Box<JoinedTell>),

@@ -14,6 +14,7 @@
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{ChannelRecord, Keep, KeptChannel, RoomRecord};
+use crate::broker::returning::Stake;
 use crate::protocol::command::Address;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::names::Name;
@@ -68,8 +69,8 @@ pub enum PeerRecord {
         /// Whether it is one now.
         is_member: bool,
     },
-    /// A connection of this node wants a client id.
-    Claim(Name, ConnRef),
+    /// A connection of this node wants a client id, for this session if it has one.
+    Claim(Name, ConnRef, Option<Stake>),
     /// A client id of this node is free again.
     Release(Name),
     /// Something for one peer.
@@ -185,17 +186,15 @@ pub enum PeerNews {
     Channel(Box<ChannelRecord>),
     /// A channel is gone.
     ChannelGone(Arc<Address>),
-    /// The answer to a claim.
+    /// The answer to a claim; or that it does not hold any more.
     Claimed {
         /// The client id.
         client_id: Name,
         /// Who claimed it.
         conn: ConnRef,
         /// Whether it is theirs.
-        is_granted: bool,
+        verdict: Verdict,
     },
-    /// A client id of this node was given to another one while this one was away.
-    Taken(Name),
     /// A client of a peer is a member of a channel now, or is not any more.
     Member {
         /// Where it is connected.
@@ -222,6 +221,17 @@ pub enum PeerNews {
     Peers(Arc<Vec<Peer>>),
     /// Something for the clients of this node.
     Note(PeerNote),
+}
+
+/// What is decided of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The id is this node's.
+    Granted,
+    /// Another node has it.
+    Taken,
+    /// Another node has it, for the same session in a later life.
+    Superseded,
 }
 
 /// The place that a submission got.

@@ -8,6 +8,7 @@ mod redis;
 mod cluster;
 mod desk;
 mod failures;
+mod ids;
 mod ledger;
 mod loading;
 mod node;

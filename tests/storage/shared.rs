@@ -4,7 +4,7 @@ use crate::desk::{Desk, SOON, room, settings};
 use crate::node::{Node, Order, Post};
 use crate::redis::Redis;
 use arqonbus::base::ids::{ConnId, ConnRef, ShardId};
-use arqonbus::broker::peers::PeerRecord;
+use arqonbus::broker::peers::{PeerRecord, Verdict};
 use arqonbus::broker::record::{Record, RoomRecord};
 use arqonbus::broker::room::RoomType;
 use arqonbus::protocol::names::Name;
@@ -360,8 +360,8 @@ fn rooms_and_channels_are_told_to_the_others() {
     let snapshot = c.load().unwrap();
     assert_eq!(snapshot.rooms.len(), 1);
     assert_eq!(snapshot.channels[0].record.epoch, post.life);
-    c.ask(PeerRecord::Claim(Name::fixed("ann"), ConnRef { shard: ShardId(0), conn }));
-    c.wait("the claim", |heard| heard.claims == [true]);
+    c.ask(PeerRecord::Claim(Name::fixed("ann"), ConnRef { shard: ShardId(0), conn }, None));
+    c.wait("the claim", |heard| heard.claims == [("ann".to_owned(), Verdict::Granted)]);
     for node in [a, b, c] {
         node.stop();
     }

@@ -35,7 +35,9 @@ impl Edge {
                 }
                 self.refuse(now, conn, &question, refusal, out);
             }
-            Tell::Claimed { conn, granted } => self.on_claimed(now, conn, granted, out),
+            Tell::Claimed { conn, granted, life } => {
+                self.on_claimed(now, conn, (granted, life), out);
+            }
             Tell::Joined(joined) => self.on_joined(now, *joined, out),
             Tell::Opened(opened) => self.on_opened(&opened),
             Tell::Left(left) => self.on_left(now, *left, out),

@@ -10,13 +10,12 @@
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef};
-use crate::base::limits::CLAIM_TIMEOUT_MS;
 use crate::base::time::Now;
 use crate::broker::durable::Durable;
 use crate::broker::elsewhere::Elsewhere;
 use crate::broker::home::following::Following;
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::{Claim, Tell};
+use crate::broker::lane::Tell;
 use crate::broker::peers::{Peer, PeerId, PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{ChannelRecord, KeptChannel, Record, RoomRecord};
@@ -41,7 +40,7 @@ pub(super) struct Shared {
     pub(super) idle: BTreeSet<ChannelId>,
     pub(super) elsewhere: Elsewhere,
     pub(super) tickets_given: u64,
-    claims: Map<Name, ConnRef>,
+    pub(super) claims: Map<Name, ConnRef>,
     due: BTreeMap<u64, Vec<Due>>,
 }
 
@@ -110,10 +109,9 @@ impl Home {
             PeerNews::RoomGone(name) => self.on_room_gone(&name, told),
             PeerNews::Channel(record) => self.on_channel(now, *record, told),
             PeerNews::ChannelGone(address) => self.on_channel_gone(&address, told),
-            PeerNews::Claimed { client_id, conn, is_granted } => {
-                self.on_claimed(&client_id, conn, is_granted, told);
+            PeerNews::Claimed { client_id, conn, verdict } => {
+                self.on_claimed(now, &client_id, conn, verdict, told);
             }
-            PeerNews::Taken(client_id) => self.on_taken(&client_id, told),
             PeerNews::Member { peer, address, client, is_member } => {
                 let Some(shared) = &mut self.shared else { return };
                 if shared.elsewhere.note_member(peer, &address, &client, is_member) {
@@ -161,8 +159,8 @@ impl Home {
             .collect();
         claims.sort_unstable();
         open.sort_unstable();
-        for (_, conn) in claims {
-            told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: true });
+        for (client_id, conn) in claims {
+            self.grant(&client_id, conn, told);
         }
         awaited.into_iter().for_each(|id| self.go_alone(now, id, told));
         open.into_iter().for_each(|id| self.fork_and_tell(now, id, told));
@@ -195,7 +193,7 @@ impl Home {
                         let Some(shared) = &mut self.shared else { return };
                         if shared.claims.get(&client_id) == Some(&conn) {
                             shared.claims.remove(&client_id);
-                            told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: true });
+                            self.grant(&client_id, conn, told);
                         }
                     }
                 }
@@ -203,87 +201,22 @@ impl Home {
         }
     }
 
-    /// A connection wants a client id. If the connection that it is to go on for still has it, that
-    /// one is closed first.
-    pub(super) fn claim(&mut self, now: Now, claim: Claim, told: &mut Told) {
-        if let Some(before) = self.directory.predecessor(&claim) {
-            if let Some(Claim { conn, .. }) = self.directory.inherit(claim) {
-                told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: false });
-            }
-            told.tell(before.shard, Tell::Supersede(before.conn));
-            return;
-        }
-        let is_elsewhere = |shared: &Shared| shared.elsewhere.peer_of(&claim.client_id).is_some();
-        let granted =
-            !self.shared.as_deref().is_some_and(is_elsewhere) && self.directory.claim(&claim);
-        let Claim { client_id, conn, .. } = claim;
-        if granted && let Some(shared) = &mut self.shared {
-            let claim = PeerRecord::Claim(client_id.clone(), conn);
-            told.records.push(Record::Peer(Box::new(claim)));
-            if self.acks.degraded().is_none() {
-                shared.note_due(
-                    now.mono_ms() + CLAIM_TIMEOUT_MS,
-                    Due::Claim(client_id.clone(), conn),
-                );
-                shared.claims.insert(client_id, conn);
-                return;
-            }
-        }
-        told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted });
-    }
-
-    /// A connection no longer has a client id.
-    pub(super) fn release(&mut self, now: Now, client_id: &Name, conn: ConnRef, told: &mut Told) {
-        let is_its = self.directory.holder(client_id) == Some(conn);
-        let heir = self.directory.release(client_id, conn);
-        if let Some(shared) = &mut self.shared
-            && is_its
-        {
-            shared.claims.remove(client_id);
-            let release = PeerRecord::Release(client_id.clone());
-            told.records.push(Record::Peer(Box::new(release)));
-        }
-        if let Some(heir) = heir {
-            self.claim(now, heir, told);
-        }
-    }
-
-    fn on_claimed(&mut self, client_id: &Name, conn: ConnRef, is_granted: bool, told: &mut Told) {
-        let Some(shared) = &mut self.shared else { return };
-        let is_awaited = shared.claims.get(client_id) == Some(&conn);
-        if is_awaited {
-            shared.claims.remove(client_id);
-            if !is_granted && let Some(heir) = self.directory.release(client_id, conn) {
-                let Claim { conn, .. } = heir;
-                told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: false });
-            }
-            told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: is_granted });
-        } else if !is_granted && self.directory.holder(client_id) == Some(conn) {
-            self.on_taken(client_id, told);
-        }
-    }
-
-    /// A client of this node has an id that another node has given away meanwhile.
-    fn on_taken(&mut self, client_id: &Name, told: &mut Told) {
-        if let Some(holder) = self.directory.holder(client_id) {
-            let reason = Some("your client id is connected to another node".to_owned());
-            told.tell(holder.shard, Tell::Disconnect(holder.conn, reason));
-        }
-    }
-
-    /// Tells the peers that a client has come to a channel, or gone from it.
+    /// Tells the peers that a client has come to a channel, or gone from it; true if that is new on the
+    /// bus: who has moved between nodes is there on another one as well, still or already.
     pub(super) fn tell_peers_of_member(
-        &self,
+        &mut self,
         address: &Arc<Address>,
         client: &Arc<ClientCard>,
         is_member: bool,
         told: &mut Told,
-    ) {
-        if self.shared.is_some() && self.is_for_peers(&address.room) {
-            let (address, client) = (Arc::clone(address), Arc::clone(client));
-            let member = PeerRecord::Member { address, client, is_member };
-            told.records.push(Record::Peer(Box::new(member)));
-        }
+    ) -> bool {
+        let is_for_peers = self.is_for_peers(&address.room);
+        let Some(shared) = self.shared.as_mut().filter(|_| is_for_peers) else { return true };
+        let is_new = shared.elsewhere.note_here(address, client, is_member);
+        let (address, client) = (Arc::clone(address), Arc::clone(client));
+        let member = PeerRecord::Member { address, client, is_member };
+        told.records.push(Record::Peer(Box::new(member)));
+        is_new
     }
 
     /// Tells those who watch that a client of a peer has come or gone.
@@ -376,6 +309,20 @@ impl Home {
     /// How many members a channel has on other nodes.
     pub(super) fn count_elsewhere(&self, address: &Address) -> usize {
         self.shared.as_ref().map_or(0, |shared| shared.elsewhere.member_count(address))
+    }
+
+    /// How many members a channel has on other nodes beside this client.
+    pub(super) fn others_elsewhere(&self, address: &Address, client_id: &Name) -> usize {
+        let Some(shared) = &self.shared else { return 0 };
+        let is_there = shared.elsewhere.has_member(address, client_id);
+        shared.elsewhere.member_count(address) - usize::from(is_there)
+    }
+
+    /// How many clients of peers are in a room beside this one.
+    pub(super) fn other_residents(&self, room: &Name, client_id: &Name) -> u64 {
+        let Some(shared) = &self.shared else { return 0 };
+        let is_there = shared.elsewhere.has_person(room, client_id);
+        (shared.elsewhere.people_count(room) - usize::from(is_there)) as u64
     }
 
     /// Whether a channel that is empty here must stay, for others are in it or about to be.
