@@ -80,6 +80,8 @@ pub const HISTORY_LOAN_BYTES: u64 = 256 * 1024;
 /// How long the parts of an answer that shards tell of themselves are waited for: of a question to
 /// all of them from when it was asked, of a trace from when its event was accepted.
 pub const GATHER_DEADLINE_MS: u64 = 80;
+/// How long the answers of all other nodes to one question for clients may be together.
+pub const LIST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// How long a connection that is being closed may take to read its last bytes.
 pub const CLOSE_LINGER_MS: u64 = 1_000;
 /// The same for a client that is closed for being slow: it must first read what its kernel holds.

@@ -6,6 +6,7 @@
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};
 use crate::broker::channel::Seen;
+use crate::broker::peers::Peer;
 use crate::broker::policy::{ClientCard, Role};
 use crate::broker::record::StorageNews;
 use crate::broker::returning::Stake;
@@ -17,7 +18,7 @@ use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
 use crate::protocol::reply::Question;
 use crate::protocol::views::{
-    ChannelLine, ChannelView, ClientView, Counts, HistoryView, JoinView, RoomView,
+    ChannelLine, ChannelView, ClientRow, Counts, HistoryView, JoinView, RoomView,
 };
 use std::sync::Arc;
 
@@ -213,12 +214,25 @@ pub enum Part {
     Status(Box<Counts>),
     /// Its rooms, at most as many as an answer holds, and how many there are.
     Rooms(Vec<RoomView>, u64),
-    /// Its clients, at most as many as an answer holds, and how many there are.
-    Clients(Vec<ClientView>, u64),
+    /// Its clients.
+    Clients(Box<ClientsPart>),
     /// How many clients heard it.
     Announced(u64),
     /// The private message's targets that are not connected.
     Missing(Vec<Name>),
+}
+
+/// The clients of one shard, the first of them by name.
+#[derive(Clone, Debug, Default)]
+pub struct ClientsPart {
+    /// At most as many as an answer holds.
+    pub rows: Vec<ClientRow>,
+    /// How many there are.
+    pub count: u64,
+    /// The last that is told, if the rest is left out because all of it would be too long.
+    pub last: Option<Name>,
+    /// The other nodes that are asked as well, if this shard has asked them.
+    pub peers: Arc<Vec<Peer>>,
 }
 
 /// A wish to close a client's connection.

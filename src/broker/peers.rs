@@ -12,6 +12,7 @@
 //! of them is told as placed or as lost, unless the process ends; what arrives of a channel is the next of its order, or [`PeerNews::Attached`] comes before it.
 
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
+use crate::broker::lane::{ClientsPart, PendingRef};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{ChannelRecord, Keep, KeptChannel, RoomRecord};
 use crate::broker::returning::Stake;
@@ -140,6 +141,28 @@ pub enum PeerNote {
         /// What it is told.
         reason: Option<String>,
     },
+    /// Say which clients there are; every shard does.
+    AskClients {
+        /// Where the answers are gathered, on the node that asks.
+        reply_to: PendingRef,
+        /// How long the answers of one node may be together.
+        bytes: u64,
+    },
+    /// The answer of one shard.
+    Clients(Box<PeerClients>),
+}
+
+/// The clients of one shard of a peer.
+#[derive(Clone, Debug)]
+pub struct PeerClients {
+    /// Where the answers are gathered.
+    pub reply_to: PendingRef,
+    /// Which shard.
+    pub shard: u16,
+    /// How many shards the peer has.
+    pub shards: u16,
+    /// Its clients.
+    pub part: ClientsPart,
 }
 
 /// What a home is told by the storage that it shares.
@@ -221,6 +244,17 @@ pub enum PeerNews {
     Peers(Arc<Vec<Peer>>),
     /// Something for the clients of this node.
     Note(PeerNote),
+    /// A peer asks which clients there are.
+    AskClients {
+        /// Who asks.
+        peer: PeerId,
+        /// Where the answers are gathered there.
+        reply_to: PendingRef,
+        /// How long the answers of this node may be together.
+        bytes: u64,
+    },
+    /// What a shard of a peer answers.
+    Clients(PeerId, Box<PeerClients>),
 }
 
 /// What is decided of a claim.

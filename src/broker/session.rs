@@ -315,7 +315,7 @@ impl Session {
     }
 
     /// What `list_clients` shows of it.
-    pub fn view(&self, shard: ShardId) -> ClientView {
+    pub fn view(&self, node: &Arc<str>, shard: ShardId) -> ClientView {
         let profile = self.profile.as_deref();
         let own = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         ClientView {
@@ -329,6 +329,7 @@ impl Session {
             connected_at: Time(self.connected_us),
             last_activity: Time(self.last_activity_us),
             subscriptions: self.subscriptions(),
+            node: Arc::clone(node),
             shard: shard.0,
         }
     }

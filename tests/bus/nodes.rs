@@ -49,6 +49,15 @@ fn two_nodes_are_one_bus() {
         let history = client.command("history", json!({"channel": "lab:bench"}));
         assert_eq!(history["messages"].as_array().unwrap().len(), 2);
     }
+    for client in [&mut ann, &mut bob] {
+        eventually("the clients of both are listed", || {
+            let listed = client.command("list_clients", json!({}));
+            let rows = listed["clients"].as_array().unwrap().iter();
+            let rows: Vec<_> = rows.map(|row| json!([row["client_id"], row["node"]])).collect();
+            let is_whole = listed.get("unanswered_nodes").is_none();
+            is_whole.then(|| assert_eq!(rows, [json!(["ann", "one"]), json!(["bob", "two"])]))
+        });
+    }
     // A private message finds its target, whose id nobody else can have.
     let private = ann.envelope("private", "lab:pm", json!({"target": "bob", "secret": 1}));
     ann.send(&private);
@@ -89,7 +98,12 @@ fn what_a_client_missed_it_gets_from_any_node() {
         ann.publish_acked("lab:bench", json!({"n": n}));
         assert_eq!(bob.event().sequence(), n);
     }
+    eventually("the nodes know each other", || {
+        (ann.command("status", json!({}))["peers"][0]["node"] == "one").then_some(())
+    });
     one.kill();
+    let listed = ann.command("list_clients", json!({}));
+    assert_eq!((&listed["count"], &listed["unanswered_nodes"]), (&json!(1), &json!(["one"])));
     for n in 4..=6 {
         ann.publish_acked("lab:bench", json!({"n": n}));
     }

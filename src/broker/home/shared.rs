@@ -10,12 +10,13 @@
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef};
+use crate::base::limits::LIST_BYTES_MAX;
 use crate::base::time::Now;
 use crate::broker::durable::Durable;
 use crate::broker::elsewhere::Elsewhere;
 use crate::broker::home::following::Following;
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::Tell;
+use crate::broker::lane::{PendingRef, Tell};
 use crate::broker::peers::{Peer, PeerId, PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{ChannelRecord, KeptChannel, Record, RoomRecord};
@@ -133,6 +134,9 @@ impl Home {
                 shared.elsewhere.peers = peers;
             }
             PeerNews::Note(note) => self.on_note(note, told),
+            PeerNews::AskClients { .. } | PeerNews::Clients(..) => {
+                unreachable!("which clients there are the edge says")
+            }
         }
     }
 
@@ -256,6 +260,19 @@ impl Home {
         }
     }
 
+    /// Asks the peers which clients they have; gives those that may answer.
+    pub fn ask_for_clients(&self, reply_to: PendingRef, told: &mut Told) -> Arc<Vec<Peer>> {
+        let Some(shared) = &self.shared else { return Arc::default() };
+        let peers = &shared.elsewhere.peers;
+        // Who can't be reached is not asked, and named as who has not answered.
+        if !peers.is_empty() && self.acks.degraded().is_none() {
+            let bytes = LIST_BYTES_MAX / peers.len() as u64;
+            let ask = PeerNote::AskClients { reply_to, bytes };
+            told.records.push(Record::Peer(Box::new(PeerRecord::SendAll(ask))));
+        }
+        Arc::clone(peers)
+    }
+
     /// Whether there are other nodes.
     pub(super) fn is_shared(&self) -> bool {
         self.shared.is_some()
@@ -352,9 +369,9 @@ impl Home {
             PeerNote::Announce { room: Some(room), frame } => {
                 self.announce_here(&room, &frame, told);
             }
-            PeerNote::Announce { room: None, .. } => {
-                unreachable!("what is said to everyone does not reach a home")
-            }
+            PeerNote::Announce { room: None, .. }
+            | PeerNote::AskClients { .. }
+            | PeerNote::Clients(_) => unreachable!("what is for everyone does not reach a home"),
         }
     }
 

@@ -162,10 +162,10 @@ impl Store {
                 }
                 self.tell_client(node, &client_id, false);
             }
-            PeerRecord::Send(peer, note) => self.send(peer.0 as usize, note),
+            PeerRecord::Send(peer, note) => self.send(node, peer.0 as usize, note),
             PeerRecord::SendAll(note) => {
                 for other in (0..self.nodes.len()).filter(|&other| other != node) {
-                    self.send(other, note.clone());
+                    self.send(node, other, note.clone());
                 }
             }
         }
@@ -216,8 +216,17 @@ impl Store {
         }
     }
 
-    fn send(&mut self, node: usize, note: PeerNote) {
+    fn send(&mut self, from: usize, node: usize, note: PeerNote) {
+        let peer = PeerId(from as u32);
         let to = match &note {
+            PeerNote::AskClients { reply_to, bytes } => {
+                let (reply_to, bytes) = (*reply_to, *bytes);
+                return self.tell(node, To::All, PeerNews::AskClients { peer, reply_to, bytes });
+            }
+            PeerNote::Clients(clients) => {
+                let to = To::Shard(clients.reply_to.shard);
+                return self.tell(node, to, PeerNews::Clients(peer, clients.clone()));
+            }
             PeerNote::Private { targets, .. } => {
                 for target in targets.clone() {
                     let PeerNote::Private { frame, .. } = &note else { return };
