@@ -65,6 +65,11 @@ pub const HOLES_MAX: usize = 16;
 pub const FOLLOW_IDLE_MS: u64 = 30_000;
 /// How long a node waits to hear of what a client has seen on another one.
 pub const AHEAD_MS: u64 = 2_000;
+/// How often it is tried to delete what other nodes follow, and when it is tried again: by then they may
+/// have let go.
+pub const DELETE_TRIES_MAX: u32 = 4;
+/// See [`DELETE_TRIES_MAX`].
+pub const DELETE_RETRY_MS: u64 = 100;
 /// The asks that may wait for it to be known how a channel stands.
 pub const PARKED_MAX: usize = 1_024;
 /// How long a shared storage is waited for to say whether a client id is free.

@@ -141,6 +141,8 @@ pub enum PeerNote {
         /// What it is told.
         reason: Option<String>,
     },
+    /// A channel, or with `*` a room, is to be deleted: who does not need it shall not follow it.
+    LetGo(Arc<Address>),
     /// Say which clients there are; every shard does.
     AskClients {
         /// Where the answers are gathered, on the node that asks.
@@ -209,6 +211,13 @@ pub enum PeerNews {
     Channel(Box<ChannelRecord>),
     /// A channel is gone.
     ChannelGone(Arc<Address>),
+    /// What this node has said to be gone is gone for all; or it is not, as another node follows it.
+    Deleted {
+        /// The channel; `*` is the room.
+        address: Arc<Address>,
+        /// Whether it is gone.
+        is_gone: bool,
+    },
     /// The answer to a claim; or that it does not hold any more.
     Claimed {
         /// The client id.

@@ -154,7 +154,9 @@ impl Weigh for PeerNote {
                 frame.wire().len()
             }
             PeerNote::Clients(clients) => clients.part.weight(),
-            PeerNote::Disconnect { .. } | PeerNote::AskClients { .. } => ROW_BYTES,
+            PeerNote::Disconnect { .. } | PeerNote::LetGo(_) | PeerNote::AskClients { .. } => {
+                ROW_BYTES
+            }
         }
     }
 }

@@ -400,6 +400,7 @@ fn tell_note(peer: PeerId, note: PeerNote, news: &mut Vec<(To, PeerNews)>) {
             tell(to, note);
         }
         PeerNote::Disconnect { ref client_id, .. } => tell(To::Client(client_id.clone()), note),
+        PeerNote::LetGo(ref address) => tell(To::Room(address.room.clone()), note),
         PeerNote::AskClients { reply_to, bytes } => {
             news.push((To::All, PeerNews::AskClients { peer, reply_to, bytes }));
         }

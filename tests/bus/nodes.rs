@@ -123,6 +123,57 @@ fn what_a_client_missed_it_gets_from_any_node() {
 }
 
 #[test]
+fn what_is_deleted_on_one_node_is_gone_on_all_when_that_is_said() {
+    let mut redis = Redis::with(&DURABLE);
+    let (one, two) = (node(&redis, "one"), node(&redis, "two"));
+    let (mut ann, mut bob) = (one.client("ann"), two.client("bob"));
+    let there = |client: &mut Client, what: &str| {
+        let listed = client.command("list_rooms", json!({}));
+        let mut rooms = listed["rooms"].as_array().unwrap().iter();
+        rooms.find(|room| room["name"] == "hall").is_some_and(|room| {
+            what == "*" || room["channels"].as_array().unwrap().contains(&json!(what))
+        })
+    };
+    for round in 0..5 {
+        ann.command("create_channel", json!({"channel": "hall:a"}));
+        // Who has been in it, or has looked at it, has its node follow it for a while.
+        eventually("the other node knows it", || there(&mut bob, "a").then_some(()));
+        bob.join("hall:a");
+        bob.publish_acked("hall:a", json!({"round": round}));
+        bob.leave("hall:a");
+        bob.command("channel_info", json!({"channel": "hall:a"}));
+        eventually("nobody is in it", || {
+            (participants(&mut ann, "hall:a") == [""; 0]).then_some(())
+        });
+        let answer = ann.command("delete_channel", json!({"channel": "hall:a"}));
+        assert_eq!(answer["deleted"], true);
+        assert_eq!(redis.cli(&["SISMEMBER", "arqonbus:{bus}:channels", "hall:a"]), "0");
+        assert_eq!(redis.cli(&["KEYS", "arqonbus:{hall:a}:*"]), "");
+        eventually("the other node has heard it", || (!there(&mut bob, "a")).then_some(()));
+        let answer = ann.command("delete_room", json!({"room": "hall"}));
+        assert_eq!(answer["deleted"], true);
+        assert_eq!(redis.cli(&["HEXISTS", "arqonbus:{bus}:rooms", "hall"]), "0");
+        eventually("and of the room", || (!there(&mut bob, "*")).then_some(()));
+        assert!(!there(&mut ann, "*"), "it has not come back");
+    }
+    ann.command("create_channel", json!({"channel": "hall:a"}));
+    eventually("the other node knows it", || there(&mut bob, "a").then_some(()));
+    bob.join("hall:a");
+    eventually("he is seen", || (participants(&mut ann, "hall:a") == ["bob"]).then_some(()));
+    let refused = ann.refused("delete_channel", json!({"channel": "hall:a"}));
+    assert_eq!(refused.what(), (409, "CHANNEL_NOT_EMPTY"));
+    bob.leave("hall:a");
+    redis.kill();
+    eventually("the node knows", || {
+        (one.get("/status").json()["storage_state"]["state"] == "degraded").then_some(())
+    });
+    let refused = ann.refused("delete_channel", json!({"channel": "hall:a"}));
+    assert_eq!(refused.what(), (503, "STORAGE_UNAVAILABLE"));
+    one.kill();
+    two.kill();
+}
+
+#[test]
 fn a_node_that_can_not_reach_redis_goes_on_and_comes_back() {
     let mut redis = Redis::with(&DURABLE);
     let (one, two) = (node(&redis, "one"), node(&redis, "two"));

@@ -29,6 +29,8 @@ pub(crate) struct Heard {
     pub(crate) degraded: Vec<String>,
     pub(crate) restored: usize,
     pub(crate) claims: Vec<(String, Verdict)>,
+    /// What was to be deleted, and whether it is gone.
+    pub(crate) deleted: Vec<(String, bool)>,
 }
 
 /// What was told of a channel.
@@ -140,6 +142,10 @@ impl Heard {
             PeerNews::Claimed { client_id, verdict, .. } => {
                 assert_eq!(to, To::Client(client_id.clone()));
                 self.claims.push((client_id.to_string(), verdict));
+            }
+            PeerNews::Deleted { address, is_gone } => {
+                assert_eq!(to, To::Room(address.room.clone()));
+                self.deleted.push((address.to_string(), is_gone));
             }
             // Who is there is not told of here.
             PeerNews::Peers(_) | PeerNews::PeerGone(_) | PeerNews::Client { .. } => {}

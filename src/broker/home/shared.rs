@@ -14,6 +14,7 @@ use crate::base::limits::LIST_BYTES_MAX;
 use crate::base::time::Now;
 use crate::broker::durable::Durable;
 use crate::broker::elsewhere::Elsewhere;
+use crate::broker::home::deleting::Deletion;
 use crate::broker::home::following::Following;
 use crate::broker::home::{Home, Told};
 use crate::broker::lane::{PendingRef, Tell};
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) elsewhere: Elsewhere,
     pub(super) tickets_given: u64,
     pub(super) claims: Map<Name, ConnRef>,
+    /// What is being deleted, and is not known to be gone.
+    pub(super) deletions: BTreeMap<Arc<Address>, Vec<Deletion>>,
     due: BTreeMap<u64, Vec<Due>>,
 }
 
@@ -52,6 +55,8 @@ pub(super) enum Due {
     Attach(ChannelId),
     /// It was waited long enough for a client id.
     Claim(Name, ConnRef),
+    /// It was waited long enough for something to be gone, or until it is tried again.
+    Deletion(Arc<Address>),
     /// A channel had no members.
     Idle(ChannelId),
     /// A client had seen more of a channel than was known here.
@@ -68,6 +73,7 @@ impl Shared {
             elsewhere: Elsewhere::new(hasher.clone()),
             tickets_given: 0,
             claims: Map::with_hasher(hasher.clone()),
+            deletions: BTreeMap::new(),
             due: BTreeMap::new(),
         }
     }
@@ -107,9 +113,12 @@ impl Home {
                 self.on_term(now, channel, (term, past), told);
             }
             PeerNews::Room(record) => self.on_room(now, *record),
-            PeerNews::RoomGone(name) => self.on_room_gone(&name, told),
+            PeerNews::RoomGone(name) => self.on_room_gone(now, &name, told),
             PeerNews::Channel(record) => self.on_channel(now, *record, told),
-            PeerNews::ChannelGone(address) => self.on_channel_gone(&address, told),
+            PeerNews::ChannelGone(address) => self.on_channel_gone(now, &address, told),
+            PeerNews::Deleted { address, is_gone } => {
+                self.on_deleted(now, &address, is_gone, told);
+            }
             PeerNews::Claimed { client_id, conn, verdict } => {
                 self.on_claimed(now, &client_id, conn, verdict, told);
             }
@@ -133,7 +142,7 @@ impl Home {
                 let Some(shared) = &mut self.shared else { return };
                 shared.elsewhere.peers = peers;
             }
-            PeerNews::Note(note) => self.on_note(note, told),
+            PeerNews::Note(note) => self.on_note(now, note, told),
             PeerNews::AskClients { .. } | PeerNews::Clients(..) => {
                 unreachable!("which clients there are the edge says")
             }
@@ -166,6 +175,7 @@ impl Home {
         for (client_id, conn) in claims {
             self.grant(&client_id, conn, told);
         }
+        self.give_up_deletions(told);
         awaited.into_iter().for_each(|id| self.go_alone(now, id, told));
         open.into_iter().for_each(|id| self.fork_and_tell(now, id, told));
     }
@@ -190,6 +200,7 @@ impl Home {
         {
             for due in entry.remove() {
                 match due {
+                    Due::Deletion(address) => self.look_at_deletions(now, &address, told),
                     Due::Attach(id) => self.attach_is_overdue(now, id, told),
                     Due::Idle(id) => self.end_idle(now, id, told),
                     Due::Ahead(id) => self.let_join(now, id, told),
@@ -351,7 +362,7 @@ impl Home {
             || address.is_some_and(|address| shared.elsewhere.member_count(address) > 0)
     }
 
-    fn on_note(&mut self, note: PeerNote, told: &mut Told) {
+    fn on_note(&mut self, now: Now, note: PeerNote, told: &mut Told) {
         match note {
             PeerNote::Private { targets, frame } => {
                 for target in targets {
@@ -369,6 +380,7 @@ impl Home {
             PeerNote::Announce { room: Some(room), frame } => {
                 self.announce_here(&room, &frame, told);
             }
+            PeerNote::LetGo(address) => self.let_go(now, &address, told),
             PeerNote::Announce { room: None, .. }
             | PeerNote::AskClients { .. }
             | PeerNote::Clients(_) => unreachable!("what is for everyone does not reach a home"),
@@ -406,7 +418,9 @@ impl Home {
         }
     }
 
-    fn on_room_gone(&mut self, name: &Name, told: &mut Told) {
+    fn on_room_gone(&mut self, now: Now, name: &Name, told: &mut Told) {
+        let every = Address { room: name.clone(), channel: Name::every() };
+        self.on_deleted(now, &Arc::new(every), true, told);
         let Some(room) = self.rooms.get(name) else { return };
         let pm = room.channels.get(PRIVATE_CHANNEL).copied();
         let is_empty = room.people.is_empty() && room.channels.len() == usize::from(pm.is_some());
@@ -455,7 +469,8 @@ impl Home {
         }
     }
 
-    fn on_channel_gone(&mut self, address: &Address, told: &mut Told) {
+    fn on_channel_gone(&mut self, now: Now, address: &Arc<Address>, told: &mut Told) {
+        self.on_deleted(now, address, true, told);
         let Some(id) = self.id_of(address) else { return };
         let Some(channel) = self.channels.get(&id) else { return };
         let is_followed =

@@ -119,6 +119,7 @@ pub(super) enum Note {
     Private { targets: Vec<Name>, message: Text },
     Announce { room: Option<Name>, message: Text },
     Disconnect { client_id: Name, reason: Option<String> },
+    LetGo(#[serde(with = "address")] Arc<Address>),
     AskClients { shard: u16, pending: u32, bytes: u64 },
     Clients(Clients),
 }
@@ -222,6 +223,7 @@ impl Note {
             PeerNote::Disconnect { client_id, reason } => {
                 Note::Disconnect { client_id: client_id.clone(), reason: reason.clone() }
             }
+            PeerNote::LetGo(address) => Note::LetGo(Arc::clone(address)),
             PeerNote::AskClients { reply_to: PendingRef { shard, pending }, bytes } => {
                 Note::AskClients { shard: shard.0, pending: *pending, bytes: *bytes }
             }
@@ -238,6 +240,7 @@ impl Note {
                 PeerNote::Announce { room, frame: message.read(now) }
             }
             Note::Disconnect { client_id, reason } => PeerNote::Disconnect { client_id, reason },
+            Note::LetGo(address) => PeerNote::LetGo(address),
             Note::AskClients { shard, pending, bytes } => {
                 let reply_to = PendingRef { shard: ShardId(shard), pending };
                 PeerNote::AskClients { reply_to, bytes }
@@ -287,6 +290,25 @@ impl Text {
             frame.expires_ms = Some(now.mono_ms().saturating_add(left_ms));
         }
         frame
+    }
+}
+
+/// A channel as `room:channel`.
+mod address {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Arc<Address>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Address>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        read_address(&text).map(Arc::new).map_err(D::Error::custom)
     }
 }
 
@@ -370,6 +392,7 @@ mod tests {
             Say::Note(Note::Announce { room: None, message: text(None) }),
             Say::Note(Note::Disconnect { client_id: ann(), reason: Some("\"".into()) }),
             Say::Note(Note::Disconnect { client_id: ann(), reason: None }),
+            Say::Note(Note::LetGo(Arc::new(read_address("r:*").unwrap()))),
             Say::Note(Note::AskClients { shard: 1, pending: 2, bytes: 3 }),
             Say::Note(Note::Clients(clients(Some(ann())))),
             Say::Note(Note::Clients(Clients { rows: Vec::new(), ..clients(None) })),

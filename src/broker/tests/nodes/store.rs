@@ -85,25 +85,43 @@ impl Store {
                 self.tell_others(node, &to, &news);
             }
             Record::RoomGone(name) => {
-                self.rooms.remove(name.as_str());
-                self.channels.remove(&format!("{name}:*"));
-                self.tell_others(node, &To::Room(name.clone()), &PeerNews::RoomGone(name));
+                let address = Arc::new(Address { room: name.clone(), channel: Name::every() });
+                let (to, order) = (To::Room(name.clone()), address.to_string());
+                let is_gone = !self.is_followed(node, &order);
+                if is_gone {
+                    self.rooms.remove(name.as_str());
+                    self.channels.remove(&order);
+                    self.tell_others(node, &to, &PeerNews::RoomGone(name));
+                } else {
+                    let room = self.rooms.get(name.as_str()).cloned().map(Box::new);
+                    let record = Box::new(self.channels[&order].record.clone());
+                    room.into_iter().for_each(|it| self.tell(node, to.clone(), PeerNews::Room(it)));
+                    self.tell(node, to.clone(), PeerNews::Channel(record));
+                }
+                self.tell(node, to, PeerNews::Deleted { address, is_gone });
             }
             Record::Channel(channel) => _ = self.make(node, &channel),
             Record::ChannelGone(address) => {
-                let Some(kept) = self.channels.get(&address.to_string()) else { return };
-                let to = To::Room(address.room.clone());
-                if kept.followers.keys().any(|&follower| follower != node) {
+                let (to, key) = (To::Room(address.room.clone()), address.to_string());
+                let is_gone = !self.is_followed(node, &key);
+                if is_gone && self.channels.remove(&key).is_some() {
+                    self.tell_others(node, &to, &PeerNews::ChannelGone(address.clone()));
+                } else if let Some(kept) = self.channels.get(&key) {
                     let again = Box::new(kept.record.clone());
-                    return self.tell(node, to, PeerNews::Channel(again));
+                    self.tell(node, to.clone(), PeerNews::Channel(again));
                 }
-                self.channels.remove(&address.to_string());
-                self.tell_others(node, &to, &PeerNews::ChannelGone(address));
+                self.tell(node, to, PeerNews::Deleted { address, is_gone });
             }
             Record::Event(event) => panic!("a shared storage gives the places: {event:?}"),
             Record::Peer(record) => self.keep_of_peers(node, *record),
             Record::Session(record) => panic!("no home has a session: {record:?}"),
         }
+    }
+
+    /// Whether another node follows a channel.
+    fn is_followed(&self, node: usize, key: &str) -> bool {
+        let kept = self.channels.get(key);
+        kept.is_some_and(|kept| kept.followers.keys().any(|&follower| follower != node))
     }
 
     fn make(&mut self, node: usize, record: &ChannelRecord) -> bool {
@@ -237,6 +255,7 @@ impl Store {
                 return;
             }
             PeerNote::Disconnect { client_id, .. } => To::Client(client_id.clone()),
+            PeerNote::LetGo(address) => To::Room(address.room.clone()),
             PeerNote::Announce { room: Some(room), .. } => To::Room(room.clone()),
             PeerNote::Announce { room: None, .. } => To::All,
         };
