@@ -21,7 +21,7 @@ fn ask() -> Ask {
 }
 
 fn tell() -> Tell {
-    Tell::Claimed { conn: CONN, granted: true }
+    Tell::Claimed { conn: CONN, granted: true, life: 0 }
 }
 
 /// What one shard stages in a turn and the other takes in the next, in one thread.

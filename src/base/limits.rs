@@ -65,6 +65,11 @@ pub const HOLES_MAX: usize = 16;
 pub const FOLLOW_IDLE_MS: u64 = 30_000;
 /// How long a node waits to hear of what a client has seen on another one.
 pub const AHEAD_MS: u64 = 2_000;
+/// How often it is tried to delete what other nodes follow, and when it is tried again: by then they may
+/// have let go.
+pub const DELETE_TRIES_MAX: u32 = 4;
+/// See [`DELETE_TRIES_MAX`].
+pub const DELETE_RETRY_MS: u64 = 100;
 /// The asks that may wait for it to be known how a channel stands.
 pub const PARKED_MAX: usize = 1_024;
 /// How long a shared storage is waited for to say whether a client id is free.
@@ -83,6 +88,8 @@ pub const HISTORY_LOAN_BYTES: u64 = 256 * 1024;
 /// How long the parts of an answer that shards tell of themselves are waited for: of a question to
 /// all of them from when it was asked, of a trace from when its event was accepted.
 pub const GATHER_DEADLINE_MS: u64 = 80;
+/// How long the answers of all other nodes to one question for clients may be together.
+pub const LIST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// How long a connection that is being closed may take to read its last bytes.
 pub const CLOSE_LINGER_MS: u64 = 1_000;
 /// The same for a client that is closed for being slow: it must first read what its kernel holds.

@@ -1,7 +1,7 @@
 //! Which connection has which client id, for the ids that hash to this shard.
 //!
 //! An id that a client returns for may still belong to the connection that it lost: then the new one
-//! waits until the old one has been closed.
+//! waits until the old one has been closed. Each claim of a session has a later life than the one before.
 //!
 //! *Invariants*: an id belongs to at most one connection; only its holder can give it back; who waits
 //! for an id waits for the end of a connection of its own session.
@@ -25,7 +25,8 @@ pub struct Directory {
 #[derive(Clone, Copy, Debug)]
 struct Holder {
     conn: ConnRef,
-    session: Option<NonZeroU64>,
+    /// By which the connections of one session are told from others, and the life of it.
+    session: Option<(NonZeroU64, u64)>,
 }
 
 impl Directory {
@@ -36,19 +37,24 @@ impl Directory {
 
     /// Gives the id to the connection; false if another one has it.
     pub fn claim(&mut self, claim: &Claim) -> bool {
-        let holder = Holder { conn: claim.conn, session: claim.session };
+        let session = claim.session.and_then(|stake| Some((stake.key.mark()?, stake.life)));
+        let holder = Holder { conn: claim.conn, session };
         self.holders.entry(claim.client_id.clone()).or_insert(holder).conn == claim.conn
     }
 
     /// The connection that has the id for the same session.
     pub fn predecessor(&self, claim: &Claim) -> Option<ConnRef> {
         let holder = self.holders.get(&claim.client_id)?;
-        let is_same = claim.session.is_some() && holder.session == claim.session;
+        let (mark, _) = holder.session?;
+        let is_same = claim.session.and_then(|stake| stake.key.mark()) == Some(mark);
         (is_same && holder.conn != claim.conn).then_some(holder.conn)
     }
 
-    /// Notes who gets the id next; gives who would have got it.
-    pub fn inherit(&mut self, claim: Claim) -> Option<Claim> {
+    /// Notes who gets the id next, in a later life; gives who would have got it.
+    pub fn inherit(&mut self, mut claim: Claim) -> Option<Claim> {
+        if let Some(stake) = &mut claim.session {
+            stake.life = stake.life.max(self.life(&claim.client_id));
+        }
         self.heirs.insert(claim.client_id.clone(), claim)
     }
 
@@ -69,6 +75,12 @@ impl Directory {
         self.holders.get(client_id).map(|holder| holder.conn)
     }
 
+    /// The life of the session that has the id; 0 if none has.
+    pub fn life(&self, client_id: &str) -> u64 {
+        let session = self.holders.get(client_id).and_then(|holder| holder.session);
+        session.map_or(0, |(_, life)| life)
+    }
+
     /// How many ids are taken.
     pub fn len(&self) -> usize {
         self.holders.len()
@@ -85,14 +97,17 @@ mod tests {
     use super::*;
     use crate::base::hash::seeded;
     use crate::base::ids::{ConnId, ShardId};
+    use crate::broker::returning::Stake;
+    use crate::protocol::session::SessionToken;
 
     fn conn(slot: u32) -> ConnRef {
         ConnRef { shard: ShardId(0), conn: ConnId { slot, generation: 0 } }
     }
 
     fn claim(slot: u32, session: u64) -> Claim {
-        let (client_id, session) = (Name::fixed("ann"), NonZeroU64::new(session));
-        Claim { client_id, conn: conn(slot), session }
+        let key = SessionToken::given(&session.to_string()).key();
+        let session = (session > 0).then_some(Stake { key, life: session });
+        Claim { client_id: Name::fixed("ann"), conn: conn(slot), session, returns: false }
     }
 
     #[test]
@@ -119,7 +134,12 @@ mod tests {
         assert_eq!(directory.inherit(claim(3, 7)).unwrap().conn, conn(2));
         assert!(directory.release("ann", conn(2)).is_none(), "it has and gets nothing");
         assert_eq!(directory.release("ann", conn(1)).unwrap().conn, conn(3));
-        assert!(directory.claim(&claim(1, 7)) && directory.inherit(claim(4, 7)).is_none());
+        let mut later = claim(1, 7);
+        later.session.as_mut().unwrap().life = 12;
+        assert!(directory.claim(&later) && directory.life("ann") == 12);
+        assert!(directory.inherit(claim(4, 7)).is_none());
+        let heir = directory.heirs["ann"].session.unwrap();
+        assert_eq!(heir.life, 12, "it knows of the life before");
         assert!(directory.release("ann", conn(4)).is_none());
         assert!(directory.release("ann", conn(1)).is_none(), "who waited has gone");
     }

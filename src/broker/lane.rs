@@ -6,8 +6,10 @@
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};
 use crate::broker::channel::Seen;
+use crate::broker::peers::Peer;
 use crate::broker::policy::{ClientCard, Role};
 use crate::broker::record::StorageNews;
+use crate::broker::returning::Stake;
 use crate::broker::staged::Staged;
 use crate::protocol::command::{Address, CreateChannel, HistoryQuery, Join, RoomConfig};
 use crate::protocol::fault::Refusal;
@@ -16,9 +18,8 @@ use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
 use crate::protocol::reply::Question;
 use crate::protocol::views::{
-    ChannelLine, ChannelView, ClientView, Counts, HistoryView, JoinView, RoomView,
+    ChannelLine, ChannelView, ClientRow, Counts, HistoryView, JoinView, RoomView,
 };
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// What an edge asks of a home.
@@ -95,7 +96,9 @@ pub struct Claim {
     /// Who wants it.
     pub conn: ConnRef,
     /// Which session it is for: an earlier connection of the same one gives way.
-    pub session: Option<NonZeroU64>,
+    pub session: Option<Stake>,
+    /// Whether a client returns to that session: it owns the id, whoever has it.
+    pub returns: bool,
 }
 
 /// A wish to become a member.
@@ -211,12 +214,25 @@ pub enum Part {
     Status(Box<Counts>),
     /// Its rooms, at most as many as an answer holds, and how many there are.
     Rooms(Vec<RoomView>, u64),
-    /// Its clients, at most as many as an answer holds, and how many there are.
-    Clients(Vec<ClientView>, u64),
+    /// Its clients.
+    Clients(Box<ClientsPart>),
     /// How many clients heard it.
     Announced(u64),
     /// The private message's targets that are not connected.
     Missing(Vec<Name>),
+}
+
+/// The clients of one shard, the first of them by name.
+#[derive(Clone, Debug, Default)]
+pub struct ClientsPart {
+    /// At most as many as an answer holds.
+    pub rows: Vec<ClientRow>,
+    /// How many there are.
+    pub count: u64,
+    /// The last that is told, if the rest is left out because all of it would be too long.
+    pub last: Option<Name>,
+    /// The other nodes that are asked as well, if this shard has asked them.
+    pub peers: Arc<Vec<Peer>>,
 }
 
 /// A wish to close a client's connection.
@@ -260,6 +276,8 @@ pub enum Tell {
         conn: ConnId,
         /// Whether the id is theirs now.
         granted: bool,
+        /// The life of their session that this begins, if they have one.
+        life: u64,
     },
     /// A client became a member.
     Joined(Box<JoinedTell>),

@@ -12,8 +12,10 @@
 //! of them is told as placed or as lost, unless the process ends; what arrives of a channel is the next of its order, or [`PeerNews::Attached`] comes before it.
 
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
+use crate::broker::lane::{ClientsPart, PendingRef};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{ChannelRecord, Keep, KeptChannel, RoomRecord};
+use crate::broker::returning::Stake;
 use crate::protocol::command::Address;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::names::Name;
@@ -68,8 +70,8 @@ pub enum PeerRecord {
         /// Whether it is one now.
         is_member: bool,
     },
-    /// A connection of this node wants a client id.
-    Claim(Name, ConnRef),
+    /// A connection of this node wants a client id, for this session if it has one.
+    Claim(Name, ConnRef, Option<Stake>),
     /// A client id of this node is free again.
     Release(Name),
     /// Something for one peer.
@@ -139,6 +141,30 @@ pub enum PeerNote {
         /// What it is told.
         reason: Option<String>,
     },
+    /// A channel, or with `*` a room, is to be deleted: who does not need it shall not follow it.
+    LetGo(Arc<Address>),
+    /// Say which clients there are; every shard does.
+    AskClients {
+        /// Where the answers are gathered, on the node that asks.
+        reply_to: PendingRef,
+        /// How long the answers of one node may be together.
+        bytes: u64,
+    },
+    /// The answer of one shard.
+    Clients(Box<PeerClients>),
+}
+
+/// The clients of one shard of a peer.
+#[derive(Clone, Debug)]
+pub struct PeerClients {
+    /// Where the answers are gathered.
+    pub reply_to: PendingRef,
+    /// Which shard.
+    pub shard: u16,
+    /// How many shards the peer has.
+    pub shards: u16,
+    /// Its clients.
+    pub part: ClientsPart,
 }
 
 /// What a home is told by the storage that it shares.
@@ -185,17 +211,22 @@ pub enum PeerNews {
     Channel(Box<ChannelRecord>),
     /// A channel is gone.
     ChannelGone(Arc<Address>),
-    /// The answer to a claim.
+    /// What this node has said to be gone is gone for all; or it is not, as another node follows it.
+    Deleted {
+        /// The channel; `*` is the room.
+        address: Arc<Address>,
+        /// Whether it is gone.
+        is_gone: bool,
+    },
+    /// The answer to a claim; or that it does not hold any more.
     Claimed {
         /// The client id.
         client_id: Name,
         /// Who claimed it.
         conn: ConnRef,
         /// Whether it is theirs.
-        is_granted: bool,
+        verdict: Verdict,
     },
-    /// A client id of this node was given to another one while this one was away.
-    Taken(Name),
     /// A client of a peer is a member of a channel now, or is not any more.
     Member {
         /// Where it is connected.
@@ -222,6 +253,28 @@ pub enum PeerNews {
     Peers(Arc<Vec<Peer>>),
     /// Something for the clients of this node.
     Note(PeerNote),
+    /// A peer asks which clients there are.
+    AskClients {
+        /// Who asks.
+        peer: PeerId,
+        /// Where the answers are gathered there.
+        reply_to: PendingRef,
+        /// How long the answers of this node may be together.
+        bytes: u64,
+    },
+    /// What a shard of a peer answers.
+    Clients(PeerId, Box<PeerClients>),
+}
+
+/// What is decided of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The id is this node's.
+    Granted,
+    /// Another node has it.
+    Taken,
+    /// Another node has it, for the same session in a later life.
+    Superseded,
 }
 
 /// The place that a submission got.

@@ -26,6 +26,16 @@ pub struct SessionPlan {
     pub random: fn() -> Option<[u8; TOKEN_BYTES]>,
 }
 
+/// For which session a client id is claimed, and in which life of it: whoever claims it for a later
+/// one takes it over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stake {
+    /// Under which the session is kept.
+    pub key: SessionKey,
+    /// The life; before it is claimed, the last that is known, or 0.
+    pub life: u64,
+}
+
 /// What may return of a client that is connected.
 #[derive(Debug)]
 pub struct Stay {
@@ -33,7 +43,7 @@ pub struct Stay {
     pub key: SessionKey,
     /// What its client is told with the welcome, and the server needs no longer.
     pub token: Option<SessionToken>,
-    /// Which of its lives this is; before the client id is given, the one before.
+    /// Which of its lives this is, as the home of the client id says; before that, the one before.
     pub life: u64,
     /// Whether it was kept from an earlier connection.
     pub is_resumed: bool,
@@ -44,6 +54,11 @@ pub struct Stay {
 }
 
 impl Stay {
+    /// For what its client id is claimed.
+    pub fn stake(&self) -> Stake {
+        Stake { key: self.key, life: self.life }
+    }
+
     /// One that begins with this token, or is to go on.
     pub fn new(token: SessionToken, is_resumed: bool) -> Stay {
         let key = token.key();

@@ -5,7 +5,7 @@ use crate::base::time::{Moment, Now};
 use crate::broker::channel::{Options, Seen, Ties};
 use crate::broker::lane::Claim;
 use crate::broker::policy::ClientCard;
-use crate::broker::returning::{Stay, Subscription};
+use crate::broker::returning::{Stake, Stay, Subscription};
 use crate::broker::violations::Violations;
 use crate::protocol::command::{Address, Identity, Join};
 use crate::protocol::fault::Refusal;
@@ -18,7 +18,6 @@ use serde::Serialize;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 /// A client that is connected to this shard.
@@ -229,9 +228,9 @@ impl Session {
         }
     }
 
-    /// By which the connections of one session are told from others.
-    pub fn mark(&self) -> Option<NonZeroU64> {
-        self.stay.as_ref().and_then(|stay| stay.key.mark())
+    /// For which session it claims a client id.
+    pub fn stake(&self) -> Option<Stake> {
+        self.stay.as_ref().map(|stay| stay.stake())
     }
 
     /// Whether it may send and receive.
@@ -316,7 +315,7 @@ impl Session {
     }
 
     /// What `list_clients` shows of it.
-    pub fn view(&self, shard: ShardId) -> ClientView {
+    pub fn view(&self, node: &Arc<str>, shard: ShardId) -> ClientView {
         let profile = self.profile.as_deref();
         let own = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         ClientView {
@@ -330,6 +329,7 @@ impl Session {
             connected_at: Time(self.connected_us),
             last_activity: Time(self.last_activity_us),
             subscriptions: self.subscriptions(),
+            node: Arc::clone(node),
             shard: shard.0,
         }
     }

@@ -3,10 +3,11 @@
 //! *Invariant*: `bytes` is the sum over all that waits.
 
 use crate::base::limits::LANE_STAGED_BYTES_MAX;
-use crate::broker::lane::{Ask, Part, RoomAnswer, RoomWish, Tell};
+use crate::broker::lane::{Ask, ClientsPart, Part, RoomAnswer, RoomWish, Tell};
 use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
 use crate::broker::record::{Record, StorageNews};
 use crate::broker::returning::SessionRecord;
+use crate::protocol::views::ClientRow;
 use std::collections::VecDeque;
 
 /// What a row of a list takes, about.
@@ -152,7 +153,10 @@ impl Weigh for PeerNote {
             PeerNote::Private { frame, .. } | PeerNote::Announce { frame, .. } => {
                 frame.wire().len()
             }
-            PeerNote::Disconnect { .. } => ROW_BYTES,
+            PeerNote::Clients(clients) => clients.part.weight(),
+            PeerNote::Disconnect { .. } | PeerNote::LetGo(_) | PeerNote::AskClients { .. } => {
+                ROW_BYTES
+            }
         }
     }
 }
@@ -168,8 +172,19 @@ impl Weigh for PeerNews {
             }
             PeerNews::Placed { places, .. } => size_of_val(&places[..]),
             PeerNews::Note(note) => note.weight(),
+            PeerNews::Clients(_, clients) => clients.part.weight(),
             _ => ROW_BYTES,
         }
+    }
+}
+
+impl Weigh for ClientsPart {
+    fn weight(&self) -> usize {
+        let told = |row: &ClientRow| match row {
+            ClientRow::Here(view) => ROW_BYTES + view.subscriptions.len() * NAME_BYTES,
+            ClientRow::Elsewhere(_, text) => ROW_BYTES + text.get().len(),
+        };
+        ROW_BYTES + self.rows.iter().map(told).sum::<usize>()
     }
 }
 
@@ -190,7 +205,7 @@ impl Weigh for Tell {
             Tell::Part { part: Part::Rooms(rooms, _), .. } => {
                 rooms.iter().map(|room| ROW_BYTES + room.channels.len() * NAME_BYTES).sum()
             }
-            Tell::Part { part: Part::Clients(clients, _), .. } => clients.len() * ROW_BYTES,
+            Tell::Part { part: Part::Clients(part), .. } => part.weight(),
             _ => 0,
         }
     }

@@ -303,7 +303,7 @@ fn about(config: &Config, listeners: &Listeners, now: Now) -> io::Result<About> 
 fn plans(config: &Config, placement: &Placement, now: Now) -> Vec<Plan> {
     let anywhere = &config.publish_anywhere;
     let facts = Arc::new(edge::Facts {
-        node: config.node.to_string(),
+        node: config.node.as_str().into(),
         version: VERSION,
         started_ns: now.mono_ns,
         storage: config.storage.as_str(),

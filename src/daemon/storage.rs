@@ -218,7 +218,10 @@ impl Courier {
                     continue;
                 }
             };
-            self.waiting[home.index()].push_back(news);
+            // What another node says may be for a shard that is not there.
+            if let Some(waiting) = self.waiting.get_mut(home.index()) {
+                waiting.push_back(news);
+            }
         }
         self.offer();
         true

@@ -137,7 +137,7 @@ faults! {
     ConnectionLimit = 503 "CONNECTION_LIMIT",
     /// The server is going away.
     Draining = 503 "DRAINING",
-    /// The event is not known to be stored, though it may have been delivered; or a session can't be read now.
+    /// The event is not known to be stored, though it may have been delivered; or a session can't be read now; or it is not known whether something is deleted on all nodes.
     StorageUnavailable = 503 "STORAGE_UNAVAILABLE",
 }
 

@@ -45,8 +45,38 @@ pub struct ClientView {
     pub last_activity: Time,
     /// What it joined, as `room:channel`.
     pub subscriptions: Vec<String>,
+    /// The node that it is connected to.
+    pub node: Arc<str>,
     /// The shard that holds its connection.
     pub shard: u16,
+}
+
+/// A row of `list_clients`.
+#[derive(Clone, Debug)]
+pub enum ClientRow {
+    /// A client of this node.
+    Here(Box<ClientView>),
+    /// A client of another node, as that one has written it.
+    Elsewhere(Name, Arc<RawValue>),
+}
+
+impl ClientRow {
+    /// Whose row it is.
+    pub fn client_id(&self) -> &Name {
+        match self {
+            ClientRow::Here(view) => &view.client_id,
+            ClientRow::Elsewhere(client_id, _) => client_id,
+        }
+    }
+}
+
+impl Serialize for ClientRow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ClientRow::Here(view) => view.serialize(serializer),
+            ClientRow::Elsewhere(_, text) => text.serialize(serializer),
+        }
+    }
 }
 
 /// A member of a channel, as `channel_info` shows it.

@@ -11,7 +11,7 @@
 //! | `beat`, `hello` | everyone | Redis is reached; each node answers to this one with a beat |
 //! | `ask` | one | a number is missing, or the counts are not those of its table |
 //! | `part` | one | the answer, in parts: all clients, see `peer` |
-//! | `note` | one, or everyone | something for clients, told at once, once, or never |
+//! | `note` | one, or everyone | something for clients, or about them, told at once, once, or never |
 //! | `bye` | everyone | the process ends |
 //!
 //! A token stands for one life of a node; it begins without clients at number 0, so who hears a
@@ -261,7 +261,7 @@ impl Census {
                 peer.on_part(Part { ask, number, part, is_last, rows }, now_ms, desk);
             }
             Say::Ask { ask } => self.own.on_ask(from.clone(), ask),
-            Say::Note(note) => tell_note(note.read(now), &mut self.news),
+            Say::Note(note) => tell_note(peer.id, note.read(now), &mut self.news),
             Say::Bye => {}
         }
         self.ask_if_due(&from, now_ms);
@@ -386,7 +386,7 @@ impl Census {
 }
 
 /// Tells a note to the homes that it concerns.
-fn tell_note(note: PeerNote, news: &mut Vec<(To, PeerNews)>) {
+fn tell_note(peer: PeerId, note: PeerNote, news: &mut Vec<(To, PeerNews)>) {
     let mut tell = |to, note| news.push((to, PeerNews::Note(note)));
     match note {
         PeerNote::Private { targets, frame } => {
@@ -400,5 +400,12 @@ fn tell_note(note: PeerNote, news: &mut Vec<(To, PeerNews)>) {
             tell(to, note);
         }
         PeerNote::Disconnect { ref client_id, .. } => tell(To::Client(client_id.clone()), note),
+        PeerNote::LetGo(ref address) => tell(To::Room(address.room.clone()), note),
+        PeerNote::AskClients { reply_to, bytes } => {
+            news.push((To::All, PeerNews::AskClients { peer, reply_to, bytes }));
+        }
+        PeerNote::Clients(clients) => {
+            news.push((To::Shard(clients.reply_to.shard), PeerNews::Clients(peer, clients)));
+        }
     }
 }

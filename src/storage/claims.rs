@@ -2,15 +2,20 @@
 //!
 //! A hash in Redis names for each id the token of the node that has it, and each node that lives has
 //! a key that says so, for a lease. An id whose node has none is free, whether anybody has noticed
-//! or not.
+//! or not. Beside the token stands for which session the id was claimed, and in which life of it: who
+//! shows the token of the session owns the id, so a later life takes it over, also from a node that
+//! lives.
 //!
-//! *Invariants*: Redis gives an id to one node, as long as that one renews its lease and Redis does
-//! not forget; a node without a lease is given none, and only a node itself, or one that knows it
+//! *Invariants*: Redis gives an id to one node, as long as that one renews its lease, Redis does not
+//! forget, and no later life of the session is claimed elsewhere; an earlier life never wins an id back
+//! from a later one. A node without a lease is given none, and only a node itself, or one that knows it
 //! dead, gives back what it has. One that was away takes its ids anew before it goes on, and learns
 //! which went to others ([`Claims::retake`]).
 //!
 //! *Not here*: when a lease is renewed, what clients are told.
 
+use crate::broker::peers::Verdict;
+use crate::broker::returning::Stake;
 use crate::protocol::names::Name;
 use crate::storage::holder::foreign;
 use crate::storage::keys::Keys;
@@ -23,6 +28,9 @@ use redis::{Cmd, FromRedisValue, Value, cmd};
 const STEP: usize = 1_000;
 /// How often all ids are taken anew before something else must be wrong.
 const RETAKES_MAX: usize = 3;
+
+/// A client id, and for which session it is claimed.
+pub(super) type Claim = (Name, Option<Stake>);
 
 /// The client ids of this node.
 #[derive(Debug)]
@@ -57,36 +65,37 @@ impl Claims {
         link.ask(cmd("DEL").arg(self.lease(&self.token))).await
     }
 
-    /// Takes ids; says of each whether it is this node's now. `None` if this node has no lease.
+    /// Takes ids for clients that have just come; says what is decided of each. `None` if this node has
+    /// no lease.
     pub(super) async fn take(
         &self,
         link: &Link,
-        ids: &[Name],
-    ) -> Result<Option<Vec<bool>>, Trouble> {
-        let mut answers = Vec::with_capacity(ids.len());
-        for step in ids.chunks(STEP) {
-            let mut call = self.call(&TAKE_IDS, &self.token);
-            step.iter().for_each(|id| _ = call.arg(id.as_str()));
-            let (word, mut granted): (String, Vec<bool>) = self.run(link, &TAKE_IDS, &call).await?;
-            if word != "done" {
-                return Ok(None);
-            }
-            // Of an answer that is not as long as the question nothing is believed that is not there.
-            granted.resize(step.len(), false);
-            answers.append(&mut granted);
-        }
-        Ok(Some(answers))
+        claims: &[Claim],
+    ) -> Result<Option<Vec<Verdict>>, Trouble> {
+        self.take_as(link, claims, false).await
+    }
+
+    /// The same for clients that are connected already: it says of which that is still right.
+    pub(super) async fn take_again(
+        &self,
+        link: &Link,
+        claims: &[Claim],
+    ) -> Result<Option<Vec<Verdict>>, Trouble> {
+        self.take_as(link, claims, true).await
     }
 
     /// Takes the ids of all clients of this node anew, after it was away or Redis has forgotten
-    /// something; gives those that others have now.
-    pub(super) async fn retake(&self, link: &Link, ids: &[Name]) -> Result<Vec<Name>, Trouble> {
+    /// something; says what is decided of each.
+    pub(super) async fn retake(
+        &self,
+        link: &Link,
+        claims: &[Claim],
+    ) -> Result<Vec<Verdict>, Trouble> {
         for _ in 0..RETAKES_MAX {
             self.renew(link).await?;
             // The lease may run out while they are taken, if that takes so long.
-            if let Some(granted) = self.take(link, ids).await? {
-                let taken = ids.iter().zip(granted).filter(|(_, is_granted)| !is_granted);
-                return Ok(taken.map(|(id, _)| id.clone()).collect());
+            if let Some(verdicts) = self.take_again(link, claims).await? {
+                return Ok(verdicts);
             }
         }
         Err(Trouble::Outage("Redis does not keep the lease of this node".to_owned()))
@@ -119,6 +128,38 @@ impl Claims {
                 _ => cursor = next,
             }
         }
+    }
+
+    async fn take_as(
+        &self,
+        link: &Link,
+        claims: &[Claim],
+        is_again: bool,
+    ) -> Result<Option<Vec<Verdict>>, Trouble> {
+        let mut verdicts = Vec::with_capacity(claims.len());
+        for step in claims.chunks(STEP) {
+            let mut call = self.call(&TAKE_IDS, &self.token);
+            call.arg(u8::from(is_again));
+            for (client_id, stake) in step {
+                call.arg(client_id.as_str());
+                match stake {
+                    Some(Stake { key, life }) => call.arg(key.to_string()).arg(life),
+                    None => call.arg("").arg(0),
+                };
+            }
+            let (word, answers): (String, Vec<u8>) = self.run(link, &TAKE_IDS, &call).await?;
+            if word != "done" {
+                return Ok(None);
+            }
+            // Of an answer that is not as long as the question nothing is believed that is not there.
+            let answers = answers.into_iter().chain(std::iter::repeat(0)).take(step.len());
+            verdicts.extend(answers.map(|answer| match answer {
+                1 => Verdict::Granted,
+                2 => Verdict::Superseded,
+                _ => Verdict::Taken,
+            }));
+        }
+        Ok(Some(verdicts))
     }
 
     /// A call of a script that looks at leases; they are in the slot of the hash.

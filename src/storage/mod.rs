@@ -25,7 +25,7 @@
 //! | key or pub/sub channel | type | what it holds |
 //! |---|---|---|
 //! | `PREFIX:{bus}:nodes` | hash | the token of every node that lives, and until when in ms |
-//! | `PREFIX:{bus}:clients` | hash | every client id, and the token of the node that it is connected to |
+//! | `PREFIX:{bus}:clients` | hash | every client id, and the token of the node that it is connected to; if it has a session, ` HASH LIFE` follows: under which that is kept, and which life of it this is |
 //! | `PREFIX:{bus}:node:TOKEN` | string | the name of a node that lives; runs out when it does not any more |
 //! | `PREFIX:{room:channel}:nodes` | hash | the tokens of the nodes that follow the channel |
 //! | `PREFIX:{room:channel}:meta` | | besides: `mark`, the id and the origin of the last entry; `last_time`, its time in us and as text |

@@ -49,6 +49,15 @@ fn two_nodes_are_one_bus() {
         let history = client.command("history", json!({"channel": "lab:bench"}));
         assert_eq!(history["messages"].as_array().unwrap().len(), 2);
     }
+    for client in [&mut ann, &mut bob] {
+        eventually("the clients of both are listed", || {
+            let listed = client.command("list_clients", json!({}));
+            let rows = listed["clients"].as_array().unwrap().iter();
+            let rows: Vec<_> = rows.map(|row| json!([row["client_id"], row["node"]])).collect();
+            let is_whole = listed.get("unanswered_nodes").is_none();
+            is_whole.then(|| assert_eq!(rows, [json!(["ann", "one"]), json!(["bob", "two"])]))
+        });
+    }
     // A private message finds its target, whose id nobody else can have.
     let private = ann.envelope("private", "lab:pm", json!({"target": "bob", "secret": 1}));
     ann.send(&private);
@@ -89,7 +98,12 @@ fn what_a_client_missed_it_gets_from_any_node() {
         ann.publish_acked("lab:bench", json!({"n": n}));
         assert_eq!(bob.event().sequence(), n);
     }
+    eventually("the nodes know each other", || {
+        (ann.command("status", json!({}))["peers"][0]["node"] == "one").then_some(())
+    });
     one.kill();
+    let listed = ann.command("list_clients", json!({}));
+    assert_eq!((&listed["count"], &listed["unanswered_nodes"]), (&json!(1), &json!(["one"])));
     for n in 4..=6 {
         ann.publish_acked("lab:bench", json!({"n": n}));
     }
@@ -106,6 +120,57 @@ fn what_a_client_missed_it_gets_from_any_node() {
     let missed: Vec<u64> = bob.events(3).iter().map(|event| event.sequence()).collect();
     assert_eq!(missed, [4, 5, 6]);
     two.stop();
+}
+
+#[test]
+fn what_is_deleted_on_one_node_is_gone_on_all_when_that_is_said() {
+    let mut redis = Redis::with(&DURABLE);
+    let (one, two) = (node(&redis, "one"), node(&redis, "two"));
+    let (mut ann, mut bob) = (one.client("ann"), two.client("bob"));
+    let there = |client: &mut Client, what: &str| {
+        let listed = client.command("list_rooms", json!({}));
+        let mut rooms = listed["rooms"].as_array().unwrap().iter();
+        rooms.find(|room| room["name"] == "hall").is_some_and(|room| {
+            what == "*" || room["channels"].as_array().unwrap().contains(&json!(what))
+        })
+    };
+    for round in 0..5 {
+        ann.command("create_channel", json!({"channel": "hall:a"}));
+        // Who has been in it, or has looked at it, has its node follow it for a while.
+        eventually("the other node knows it", || there(&mut bob, "a").then_some(()));
+        bob.join("hall:a");
+        bob.publish_acked("hall:a", json!({"round": round}));
+        bob.leave("hall:a");
+        bob.command("channel_info", json!({"channel": "hall:a"}));
+        eventually("nobody is in it", || {
+            (participants(&mut ann, "hall:a") == [""; 0]).then_some(())
+        });
+        let answer = ann.command("delete_channel", json!({"channel": "hall:a"}));
+        assert_eq!(answer["deleted"], true);
+        assert_eq!(redis.cli(&["SISMEMBER", "arqonbus:{bus}:channels", "hall:a"]), "0");
+        assert_eq!(redis.cli(&["KEYS", "arqonbus:{hall:a}:*"]), "");
+        eventually("the other node has heard it", || (!there(&mut bob, "a")).then_some(()));
+        let answer = ann.command("delete_room", json!({"room": "hall"}));
+        assert_eq!(answer["deleted"], true);
+        assert_eq!(redis.cli(&["HEXISTS", "arqonbus:{bus}:rooms", "hall"]), "0");
+        eventually("and of the room", || (!there(&mut bob, "*")).then_some(()));
+        assert!(!there(&mut ann, "*"), "it has not come back");
+    }
+    ann.command("create_channel", json!({"channel": "hall:a"}));
+    eventually("the other node knows it", || there(&mut bob, "a").then_some(()));
+    bob.join("hall:a");
+    eventually("he is seen", || (participants(&mut ann, "hall:a") == ["bob"]).then_some(()));
+    let refused = ann.refused("delete_channel", json!({"channel": "hall:a"}));
+    assert_eq!(refused.what(), (409, "CHANNEL_NOT_EMPTY"));
+    bob.leave("hall:a");
+    redis.kill();
+    eventually("the node knows", || {
+        (one.get("/status").json()["storage_state"]["state"] == "degraded").then_some(())
+    });
+    let refused = ann.refused("delete_channel", json!({"channel": "hall:a"}));
+    assert_eq!(refused.what(), (503, "STORAGE_UNAVAILABLE"));
+    one.kill();
+    two.kill();
 }
 
 #[test]

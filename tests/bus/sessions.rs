@@ -182,39 +182,113 @@ fn of_two_at_once_the_later_goes_on_and_who_was_sent_away_does_not() {
     daemon.stop();
 }
 
+fn node(redis: &Redis, name: &str) -> Daemon {
+    start(redis, &["--many-nodes", "true", "--node", name])
+}
+
+/// How many nodes are taken to live by who is asked whose a client id is.
+fn living(redis: &Redis) -> usize {
+    let leases = redis.cli(&["KEYS", "arqonbus:{bus}:node:*"]);
+    leases.lines().filter(|line| !line.is_empty()).count()
+}
+
+fn participants(client: &mut Client) -> Vec<String> {
+    let info = client.command("channel_info", json!({"channel": "lab:bench"}));
+    let participants = info["participants"].as_array().unwrap().iter();
+    participants.map(|one| one["client_id"].as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
-fn a_client_of_a_node_that_died_goes_on_at_another() {
+fn a_client_of_a_node_that_was_killed_is_on_another_before_anybody_has_noticed() {
     let redis = Redis::start();
-    let node = |name| start(&redis, &["--many-nodes", "true", "--node", name]);
-    let (one, two) = (node("one"), node("two"));
+    let (one, two) = (node(&redis, "one"), node(&redis, "two"));
     let mut ann = one.client_with("client_id=ann&screen_name=Ann");
     ann.join_with("lab:bench", json!({"echo": true}));
     let query = format!("session={}", token(&ann));
-    // While its own node lives, no other takes it over.
-    let Knock::Refused(409, body) = knock(request(two.bus, &query), two.bus) else {
-        panic!("two nodes have ann")
-    };
-    assert_eq!(body["error"], "CLIENT_ID_IN_USE");
-    let mut bob = two.client_with("client_id=bob&join=lab:bench");
+    let mut bob = two.client("bob");
+    bob.join_with("lab:bench", json!({"presence": true}));
+    eventually("both are there", || {
+        let status = bob.command("status", json!({}));
+        let is_so = status["clients"] == 2 && participants(&mut bob) == ["ann", "bob"];
+        is_so.then_some(())
+    });
     one.kill();
     assert_eq!(bob.publish_acked("lab:bench", json!({"n": 1})), 1);
-    let mut ann = eventually("the other node has noticed", || {
-        Client::try_connect_or_refused(two.bus, &query)
-    });
+    let mut ann = Client::connect(two.bus, &query);
+    // The lease of the dead node stands, and its members are still shown.
+    assert_eq!(living(&redis), 2);
+    let status = bob.command("status", json!({}));
+    assert_eq!(status["peers"][0]["node"], "one", "{status}");
     assert_eq!((ann.id.as_str(), &ann.welcome["session"]["resumed"]), ("ann", &json!(true)));
     let joined = &ann.welcome["joined"][0];
     assert_eq!((&joined["channel"], &joined["sequence"]), (&json!("bench"), &json!(1)));
+    assert_eq!(
+        (&joined["participants"], participants(&mut bob)),
+        (&json!(2), vec!["ann".into(), "bob".into()])
+    );
     ann.publish("lab:bench", json!({"own": 1}));
     assert_eq!(ann.event()["payload"], json!({"own": 1}));
-    // And back, when the first one is there again: a clean end is noticed at once.
-    let one = node("one");
-    ann.close();
-    let ann = eventually("the first node has noticed", || {
-        Client::try_connect_or_refused(one.bus, &query)
+    let private = bob.envelope("private", "lab:pm", json!({"target": "ann", "secret": 1}));
+    bob.send(&private);
+    assert_eq!(ann.find(|message| message["type"] == "private")["payload"]["secret"], 1);
+    eventually("the dead node is noticed", || {
+        let status = bob.command("status", json!({}));
+        (status["peers"] == json!([]) && living(&redis) == 1).then_some(())
     });
-    assert_eq!(ann.welcome["joined"][0]["sequence"], 2);
-    one.stop();
+    assert_eq!(participants(&mut bob), ["ann", "bob"]);
+    let left = bob.texts().into_iter().any(|text| text.contains(r#""event":"left""#));
+    assert!(!left, "she was never gone");
     two.stop();
+}
+
+#[test]
+fn the_connection_that_a_client_has_left_for_another_node_is_closed() {
+    let redis = Redis::start();
+    let (one, two) = (node(&redis, "one"), node(&redis, "two"));
+    let mut old = one.client_with("client_id=ann&join=lab:bench");
+    let query = format!("session={}", token(&old));
+    let (mut bob, mut cat) = (one.client("bob"), two.client("cat"));
+    bob.join("lab:other");
+    cat.join("lab:other");
+    // Without the token nobody takes it over.
+    assert!(Client::try_connect(two.bus, "client_id=ann").is_none());
+    for turn in 0..6 {
+        let bus = if turn % 2 == 0 { two.bus } else { one.bus };
+        let mut new = Client::connect(bus, &query);
+        assert_eq!(
+            (new.id.as_str(), &new.welcome["joined"][0]["channel"]),
+            ("ann", &json!("bench"))
+        );
+        let (code, reason) = old.await_close();
+        assert_eq!((code, reason.as_str()), (4013, "your session goes on in another connection"));
+        for sender in [&mut bob, &mut cat] {
+            let private =
+                sender.envelope("private", "lab:pm", json!({"target": "ann", "turn": turn}));
+            sender.send(&private);
+            let told = new.find(|message| message["type"] == "private");
+            assert_eq!(
+                (&told["from"], &told["payload"]["turn"]),
+                (&json!(sender.id), &json!(turn))
+            );
+        }
+        eventually("she is where she was, and the end of the old one takes nothing away", || {
+            (participants(&mut cat) == ["ann"] && participants(&mut bob) == ["ann"]).then_some(())
+        });
+        for bus in [one.bus, two.bus] {
+            assert!(Client::try_connect(bus, "client_id=ann").is_none(), "her id is hers");
+        }
+        old = new;
+    }
+    // Nor does it end the session.
+    let mut ann = Client::connect(two.bus, &query);
+    assert_eq!(ann.welcome["session"]["resumed"], true);
+    ann.publish_acked("lab:bench", json!({"n": 1}));
+    // A clean end on one node is a way to the other, too.
+    two.stop();
+    let ann =
+        eventually("the first node takes her", || Client::try_connect_or_refused(one.bus, &query));
+    assert_eq!(ann.welcome["joined"][0]["sequence"], 1);
+    one.stop();
 }
 
 #[test]

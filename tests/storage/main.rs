@@ -9,6 +9,7 @@ mod cluster;
 mod desk;
 mod failover;
 mod failures;
+mod ids;
 mod ledger;
 mod loading;
 mod node;

@@ -2,7 +2,7 @@
 
 use crate::desk::{SHARDS, SOON, now};
 use arqonbus::base::ids::{ChannelId, ShardId};
-use arqonbus::broker::peers::{Attach, PeerNews, PeerRecord, Place, Submission, To};
+use arqonbus::broker::peers::{Attach, PeerNews, PeerRecord, Place, Submission, To, Verdict};
 use arqonbus::broker::record::{ChannelRecord, Keep, Record, Snapshot, StorageNews};
 use arqonbus::protocol::command::{Address, ChannelType};
 use arqonbus::protocol::envelope::MessageType;
@@ -28,7 +28,9 @@ pub(crate) struct Heard {
     pub(crate) catalogue: Vec<String>,
     pub(crate) degraded: Vec<String>,
     pub(crate) restored: usize,
-    pub(crate) claims: Vec<bool>,
+    pub(crate) claims: Vec<(String, Verdict)>,
+    /// What was to be deleted, and whether it is gone.
+    pub(crate) deleted: Vec<(String, bool)>,
 }
 
 /// What was told of a channel.
@@ -137,9 +139,16 @@ impl Heard {
                 let what = format!("no channel {address}");
                 self.note_room(&to, address.room.clone(), &what);
             }
-            PeerNews::Claimed { is_granted, .. } => self.claims.push(is_granted),
+            PeerNews::Claimed { client_id, verdict, .. } => {
+                assert_eq!(to, To::Client(client_id.clone()));
+                self.claims.push((client_id.to_string(), verdict));
+            }
+            PeerNews::Deleted { address, is_gone } => {
+                assert_eq!(to, To::Room(address.room.clone()));
+                self.deleted.push((address.to_string(), is_gone));
+            }
             // Who is there is not told of here.
-            PeerNews::Peers(_) | PeerNews::PeerGone(_) => {}
+            PeerNews::Peers(_) | PeerNews::PeerGone(_) | PeerNews::Client { .. } => {}
             other => panic!("nobody said {other:?}"),
         }
     }

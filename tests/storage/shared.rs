@@ -4,7 +4,7 @@ use crate::desk::{Desk, SOON, room, settings};
 use crate::node::{Node, Order, Post};
 use crate::redis::Redis;
 use arqonbus::base::ids::{ConnId, ConnRef, ShardId};
-use arqonbus::broker::peers::PeerRecord;
+use arqonbus::broker::peers::{PeerRecord, Verdict};
 use arqonbus::broker::record::{Record, RoomRecord};
 use arqonbus::broker::room::RoomType;
 use arqonbus::protocol::names::Name;
@@ -318,12 +318,15 @@ fn a_channel_that_another_node_follows_is_not_deleted() {
     a.ask(PeerRecord::Detach(of_a.id, of_a.address.clone()));
     a.offer(Record::ChannelGone(of_a.address.clone()));
     let told = format!("channel r:c {}", of_a.life);
-    a.wait("the refusal", |heard| heard.catalogue.contains(&told));
+    let heard = a.wait("the refusal", |heard| heard.deleted.len() == 1);
+    assert!(heard.catalogue.contains(&told));
+    assert_eq!(heard.deleted, [("r:c".to_owned(), false)]);
     assert_eq!(redis.cli(&["XLEN", &of_a.key("stream")]), "1");
     // A node that is gone keeps nothing.
     b.ask(PeerRecord::Detach(of_b.id, of_b.address.clone()));
     b.offer(Record::ChannelGone(of_b.address.clone()));
     a.wait("the end", |heard| heard.catalogue.contains(&"no channel r:c".to_owned()));
+    b.wait("the answer", |heard| heard.deleted == [("r:c".to_owned(), true)]);
     assert_eq!(redis.cli(&["KEYS", "arqonbus:{r:c}:*"]), "");
     assert_eq!(redis.cli(&["SCARD", "arqonbus:{bus}:channels"]), "0");
     a.stop();
@@ -360,8 +363,8 @@ fn rooms_and_channels_are_told_to_the_others() {
     let snapshot = c.load().unwrap();
     assert_eq!(snapshot.rooms.len(), 1);
     assert_eq!(snapshot.channels[0].record.epoch, post.life);
-    c.ask(PeerRecord::Claim(Name::fixed("ann"), ConnRef { shard: ShardId(0), conn }));
-    c.wait("the claim", |heard| heard.claims == [true]);
+    c.ask(PeerRecord::Claim(Name::fixed("ann"), ConnRef { shard: ShardId(0), conn }, None));
+    c.wait("the claim", |heard| heard.claims == [("ann".to_owned(), Verdict::Granted)]);
     for node in [a, b, c] {
         node.stop();
     }
@@ -408,11 +411,13 @@ fn a_room_that_another_node_follows_is_not_deleted() {
     a.offer(Record::RoomGone(Name::fixed("r")));
     let heard = a.wait("the refusal", |heard| heard.catalogue.len() == 3);
     assert_eq!(heard.catalogue, [order.clone(), "room r".to_owned(), order]);
+    a.wait("the answer", |heard| heard.deleted == [("r:*".to_owned(), false)]);
     assert_eq!(redis.cli(&["HLEN", "arqonbus:{bus}:rooms"]), "1");
     assert_eq!(b.heard().catalogue, ["room r"], "nothing has happened");
     b.ask(PeerRecord::Detach(post.id, post.address.clone()));
     b.offer(Record::RoomGone(Name::fixed("r")));
     a.wait("the end", |heard| heard.catalogue.contains(&"no room r".to_owned()));
+    b.wait("the answer", |heard| heard.deleted == [("r:*".to_owned(), true)]);
     assert_eq!(redis.cli(&["KEYS", "arqonbus:{r:\\*}:*"]), "");
     assert_eq!(redis.cli(&["SCARD", "arqonbus:{bus}:channels"]), "0");
     a.stop();

@@ -10,6 +10,7 @@ use crate::broker::lane::{
     Accepted, Answer, Fanout, JoinedTell, LeftTell, Listeners, OpenedTell, Part, RefusedEvent,
     RoomAnswer, Tell,
 };
+use crate::broker::peers::{PeerClients, PeerId};
 use crate::broker::pending::{Gathers, Pending};
 use crate::broker::session::RoomTie;
 use crate::protocol::close::CloseReason;
@@ -18,7 +19,7 @@ use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
 use crate::protocol::reply::{self, Question};
-use crate::protocol::views::{Counts, StatusView};
+use crate::protocol::views::{ClientRow, Counts, StatusView};
 use serde_json::json;
 use std::sync::Arc;
 
@@ -35,7 +36,9 @@ impl Edge {
                 }
                 self.refuse(now, conn, &question, refusal, out);
             }
-            Tell::Claimed { conn, granted } => self.on_claimed(now, conn, granted, out),
+            Tell::Claimed { conn, granted, life } => {
+                self.on_claimed(now, conn, (granted, life), out);
+            }
             Tell::Joined(joined) => self.on_joined(now, *joined, out),
             Tell::Opened(opened) => self.on_opened(&opened),
             Tell::Left(left) => self.on_left(now, *left, out),
@@ -190,12 +193,32 @@ impl Edge {
             (Gathers::Survey(census, awaited), part) => {
                 census.add(part);
                 awaited[shard.index()] = false;
-                !awaited.contains(&true)
+                is_whole(census, awaited)
             }
             (gathers, part) => unreachable!("{part:?} is no part of {gathers:?}"),
         };
         if is_whole {
             self.end_pending(now, key, out);
+        }
+    }
+
+    /// A shard of another node says which clients it has; nothing, if nobody asks any more.
+    pub fn on_peer_clients(
+        &mut self,
+        now: Now,
+        peer: PeerId,
+        clients: PeerClients,
+        out: &mut Deliveries,
+    ) {
+        let key = clients.reply_to.pending;
+        let Some(pending) = self.pending.get_mut(key) else { return };
+        if let Gathers::Survey(census, awaited) = &mut pending.gathers
+            && let Census::Clients(gathered) = census
+        {
+            gathered.add_of_peer(peer, clients);
+            if is_whole(census, awaited) {
+                self.end_pending(now, key, out);
+            }
         }
     }
 
@@ -252,16 +275,21 @@ impl Edge {
                 name_unanswered(&mut result, &unanswered);
                 self.succeed(now, conn, question, result, out);
             }
-            Census::Clients(clients, total) => {
-                let more = total > clients.len() as u64;
+            Census::Clients(clients) => {
+                let (rows, total) = (clients.rows(), clients.count);
+                let more = total > rows.len() as u64;
                 let mut result = match brief {
                     true => {
-                        let ids: Vec<_> = clients.iter().map(|client| &client.client_id).collect();
+                        let ids: Vec<_> = rows.iter().map(ClientRow::client_id).collect();
                         json!({"clients": ids, "count": total, "more": more})
                     }
-                    false => json!({"clients": clients, "count": total, "more": more}),
+                    false => json!({"clients": rows, "count": total, "more": more}),
                 };
                 name_unanswered(&mut result, &unanswered);
+                let nodes = clients.unanswered_nodes();
+                if !nodes.is_empty() {
+                    result["unanswered_nodes"] = json!(nodes);
+                }
                 self.succeed(now, conn, question, result, out);
             }
             Census::Announced(clients) => {
@@ -361,7 +389,7 @@ impl Edge {
         StatusView {
             server: "arqonbus",
             version: self.facts.version,
-            node: self.facts.node.clone(),
+            node: self.facts.node.to_string(),
             uptime_s: now.mono_ns.saturating_sub(self.facts.started_ns) / 1_000_000_000,
             shards: self.placement.shards(),
             clients: counts.clients,
@@ -482,6 +510,12 @@ impl Edge {
         self.audiences.unseat(tie.id, conn);
         true
     }
+}
+
+/// Whether all parts of a survey have come.
+fn is_whole(census: &Census, awaited: &[bool]) -> bool {
+    let awaits_peers = matches!(census, Census::Clients(clients) if clients.awaits_peers());
+    !awaited.contains(&true) && !awaits_peers
 }
 
 /// An answer that lacks the parts of some shards says so.

@@ -51,7 +51,8 @@ impl Edge {
             self.recall(now, &mut session, identity);
         } else {
             session.stay = self.new_stay();
-            let claim = Claim { client_id, conn: self.conn_ref(conn), session: session.mark() };
+            let (conn, session_of) = (self.conn_ref(conn), session.stake());
+            let claim = Claim { client_id, conn, session: session_of, returns: false };
             session.phase = Phase::Claiming(Box::new(Claiming::new(identity, &claim, None)));
             asks.push(home, Ask::Claim(Box::new(claim)));
         }
@@ -91,7 +92,8 @@ impl Edge {
             return Flow::Blocked(full);
         }
         let Some(session) = self.session_mut(conn) else { return Flow::Done };
-        let claim = Claim { client_id: wanted, conn: here, session: session.mark() };
+        let (client_id, stake) = (wanted, session.stake());
+        let claim = Claim { client_id, conn: here, session: stake, returns: false };
         session.phase = Phase::Claiming(Box::new(Claiming::new(identity, &claim, Some(question))));
         asks.push(home, Ask::Claim(Box::new(claim)));
         Flow::Done
@@ -102,7 +104,7 @@ impl Edge {
         &mut self,
         now: Now,
         conn: ConnId,
-        granted: bool,
+        (granted, life): (bool, u64),
         out: &mut Deliveries,
     ) {
         let Some(session) = self.session_mut(conn) else { return };
@@ -129,9 +131,8 @@ impl Edge {
         let card = Arc::new(card);
         session.card = card.clone();
         session.messages += u64::from(identify.is_some());
-        if let Some(stay) = session.stay.as_mut().filter(|_| identify.is_none()) {
-            // Later than every life before, also on another node whose clock is behind.
-            stay.life = now.wall_us.max(stay.life + 1);
+        if let Some(stay) = &mut session.stay {
+            stay.life = life;
         }
         if avatar.is_some() || personality.is_some() {
             let profile = session.profile.get_or_insert_default();
@@ -177,7 +178,7 @@ impl Edge {
         }
         let placement = self.placement.clone();
         let Some(session) = self.session_mut(conn) else { return Flow::Done };
-        let (client, mark) = (session.card.clone(), session.mark());
+        let (client, stake) = (session.card.clone(), session.stake());
         let Some(errands) = &mut session.errands else { return Flow::Done };
         // What was asked is not asked again, however long the rest has to wait.
         if let Some(client_id) = &errands.claim {
@@ -186,7 +187,7 @@ impl Edge {
                 return Flow::Blocked(home);
             }
             let client_id = client_id.clone();
-            let claim = Claim { client_id, conn: here, session: mark };
+            let claim = Claim { client_id, conn: here, session: stake, returns: true };
             asks.push(home, Ask::Claim(Box::new(claim)));
             errands.claim = None;
         }

@@ -141,7 +141,7 @@ impl Edge {
                 self.ask_all(now, Census::Rooms(Vec::new(), 0), Topic::Rooms, asked)
             }
             Command::ListClients => {
-                self.ask_all(now, Census::Clients(Vec::new(), 0), Topic::Clients, asked)
+                self.ask_all(now, Census::Clients(Box::default()), Topic::Clients, asked)
             }
             Command::DisconnectClient { client_id, reason } => {
                 let home = self.placement.of_client(&client_id);

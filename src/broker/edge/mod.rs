@@ -23,7 +23,8 @@ use crate::broker::audience::{Audience, Audiences};
 use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::home::stamp;
-use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Topic, TraceReport};
+use crate::broker::lane::{Ask, Asks, ClientsPart, PendingRef, Survey, Topic, TraceReport};
+use crate::broker::peers::PeerClients;
 use crate::broker::pending::{Gathers, PendingTable};
 use crate::broker::policy::{ClientCard, PublishAnywhere, Role};
 use crate::broker::session::{Phase, Session};
@@ -35,6 +36,7 @@ use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::{EVERY_CHANNEL, Name};
 use crate::protocol::reply::{self, Question, Stamp};
+use crate::protocol::views::ClientRow;
 use ahash::RandomState;
 use returning::Returns;
 use serde::Serialize;
@@ -45,7 +47,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Facts {
     /// The node's name.
-    pub node: String,
+    pub node: Arc<str>,
     /// The server's version.
     pub version: &'static str,
     /// When it started, on the monotonic clock.
@@ -210,13 +212,40 @@ impl Edge {
     }
 
     /// This edge's part of the answer to a survey.
-    pub fn clients_part(&self) -> Part {
+    pub fn clients_part(&self) -> ClientsPart {
         let clients = || self.sessions.iter().flatten().filter(|session| session.is_connected());
         let mut rows: Vec<&Session> = clients().map(|session| &**session).collect();
-        let total = rows.len() as u64;
+        let count = rows.len() as u64;
         rows.sort_unstable_by(|a, b| a.card.client_id.cmp(&b.card.client_id));
         rows.truncate(ROWS_MAX);
-        Part::Clients(rows.into_iter().map(|session| session.view(self.shard)).collect(), total)
+        let row = |session: &Session| {
+            ClientRow::Here(Box::new(session.view(&self.facts.node, self.shard)))
+        };
+        let rows = rows.into_iter().map(row).collect();
+        ClientsPart { rows, count, ..ClientsPart::default() }
+    }
+
+    /// The same for another node that asks, if the answers of this node may be so long together.
+    pub fn clients_for_peer(&self, reply_to: PendingRef, bytes: u64) -> PeerClients {
+        let (shard, shards) = (self.shard.0, self.placement.shards());
+        let mut part = self.clients_part();
+        let mut left = usize::try_from(bytes).unwrap_or(usize::MAX) / usize::from(shards.max(1));
+        let mut rows = Vec::new();
+        for row in std::mem::take(&mut part.rows) {
+            let Ok(text) = serde_json::value::to_raw_value(&row) else { continue };
+            let client_id = row.client_id().clone();
+            // One is told in any case. Of the rest nothing is, not even what would have room.
+            if text.get().len() > left
+                && let Some(last) = rows.last().map(ClientRow::client_id)
+            {
+                part.last = Some(last.clone());
+                break;
+            }
+            left = left.saturating_sub(text.get().len());
+            rows.push(ClientRow::Elsewhere(client_id, text.into()));
+        }
+        part.rows = rows;
+        PeerClients { reply_to, shard, shards, part }
     }
 
     /// Gives a frame to every client; how many there are.

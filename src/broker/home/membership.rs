@@ -180,11 +180,12 @@ impl Home {
                 ));
             }
             let is_member = channel.member(ask.conn).is_some();
-            let members = (channel.member_count() + self.count_elsewhere(address)) as u64;
+            let elsewhere = self.others_elsewhere(address, &ask.client.client_id);
+            let members = (channel.member_count() + elsewhere) as u64;
             if !is_member && members >= u64::from(self.limits.max_members_per_channel) {
                 return Err(member_limit(self.limits.max_members_per_channel, "channel"));
             }
-            self.has_room_for(&address.room, ask.conn)?;
+            self.has_room_for(&address.room, ask.conn, &ask.client)?;
             let created = self.take_maker(id, ask.conn);
             return Ok(self.enter(now, ask, id, created, told));
         }
@@ -221,7 +222,7 @@ impl Home {
         self.may_make_room_by_join(room)?;
         self.may_create_by_join(room, &ask.client)?;
         self.has_room_for_channel(room)?;
-        self.has_room_for(room, ask.conn)?;
+        self.has_room_for(room, ask.conn, &ask.client)?;
         if self.is_whole_room_full(room, ask.conn) {
             // Who joined the whole room is in a new channel first, and fills it.
             return Err(member_limit(self.limits.max_members_per_channel, "channel"));
@@ -305,7 +306,7 @@ impl Home {
         let known = self.rooms.get(&address.room).map(|room| room.id);
         let created = known.is_none_or(|id| self.take_maker(id, ask.conn));
         self.ensure_room(now, &address.room, &ask.client, told)?;
-        self.has_room_for(&address.room, ask.conn)?;
+        self.has_room_for(&address.room, ask.conn, &ask.client)?;
         self.has_room_in_every_channel(&address.room, ask.conn, &ask.client)?;
         let options = Options { echo: ask.join.echo, presence: ask.join.presence };
         let Some(room) = self.rooms.get_mut(&address.room) else {
@@ -431,12 +432,14 @@ impl Home {
     }
 
     /// Whether the room's own member limit lets one more client in.
-    fn has_room_for(&self, room: &Name, conn: ConnRef) -> Result<(), Refusal> {
+    fn has_room_for(&self, room: &Name, conn: ConnRef, client: &ClientCard) -> Result<(), Refusal> {
         let Some(room) = self.rooms.get(room) else { return Ok(()) };
         match room.config.member_limit {
             Some(limit)
-                if room.people.len() as u64 + self.residents(room.name()) >= u64::from(limit)
-                    && !room.people.contains_key(&conn) =>
+                if !room.people.contains_key(&conn)
+                    && room.people.len() as u64
+                        + self.other_residents(room.name(), &client.client_id)
+                        >= u64::from(limit) =>
             {
                 Err(member_limit(limit, "room"))
             }
@@ -457,8 +460,10 @@ impl Home {
             let channel = &self.channels[id];
             // Of a channel that it may not see, the client learns not even that it is full.
             channel.admits(client)
-                && channel.member_count() + self.count_elsewhere(&channel.address) >= max as usize
                 && channel.member(conn).is_none()
+                && channel.member_count()
+                    + self.others_elsewhere(&channel.address, &client.client_id)
+                    >= max as usize
         };
         if room.channels.values().any(is_full) || self.is_whole_room_full(room.name(), conn) {
             return Err(member_limit(max, "channel"));
@@ -501,8 +506,9 @@ impl Home {
                 room.id
             });
             self.note_presence(&room, conn);
-            self.tell_watchers(now, id, Some(conn), client, "joined", told);
-            self.tell_peers_of_member(&address, client, true, told);
+            if self.tell_peers_of_member(&address, client, true, told) {
+                self.tell_watchers(now, id, Some(conn), client, "joined", told);
+            }
             for id in whole_room.into_iter().chain([id]) {
                 self.follow(now, id, told);
             }
@@ -531,8 +537,9 @@ impl Home {
             person.channels -= 1;
         }
         let address = channel.address.clone();
-        self.tell_watchers(now, id, Some(conn), &client, "left", told);
-        self.tell_peers_of_member(&address, &client, false, told);
+        if self.tell_peers_of_member(&address, &client, false, told) {
+            self.tell_watchers(now, id, Some(conn), &client, "left", told);
+        }
         self.note_if_empty(now, id);
         self.note_idle(now, id);
         true

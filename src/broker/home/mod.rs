@@ -9,12 +9,16 @@
 //! | `membership` | joining and leaving |
 //! | `publish` | an event gets its place, and is spread |
 //! | `empty` | what has been empty for too long goes, or makes room for what is new |
+//! | `deleting` | what is deleted for all nodes |
 //! | `wishes` | questions about rooms, and changes of them |
 //! | `keeping` | the records of what is to be kept, and what the storage says of them |
+//! | `claims` | whose a client id is |
 //! | `shared` | what it hears of the peers of its node, and tells them |
 //! | `following` | the channels of other nodes that it follows |
 //! | `ordering` | events whose places are given by a storage that nodes share |
 
+mod claims;
+mod deleting;
 mod empty;
 mod following;
 mod keeping;

@@ -10,13 +10,14 @@
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef};
-use crate::base::limits::CLAIM_TIMEOUT_MS;
+use crate::base::limits::LIST_BYTES_MAX;
 use crate::base::time::Now;
 use crate::broker::durable::Durable;
 use crate::broker::elsewhere::Elsewhere;
+use crate::broker::home::deleting::Deletion;
 use crate::broker::home::following::Following;
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::{Claim, Tell};
+use crate::broker::lane::{PendingRef, Tell};
 use crate::broker::peers::{Peer, PeerId, PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{ChannelRecord, KeptChannel, Record, RoomRecord};
@@ -41,7 +42,9 @@ pub(super) struct Shared {
     pub(super) idle: BTreeSet<ChannelId>,
     pub(super) elsewhere: Elsewhere,
     pub(super) tickets_given: u64,
-    claims: Map<Name, ConnRef>,
+    pub(super) claims: Map<Name, ConnRef>,
+    /// What is being deleted, and is not known to be gone.
+    pub(super) deletions: BTreeMap<Arc<Address>, Vec<Deletion>>,
     due: BTreeMap<u64, Vec<Due>>,
 }
 
@@ -52,6 +55,8 @@ pub(super) enum Due {
     Attach(ChannelId),
     /// It was waited long enough for a client id.
     Claim(Name, ConnRef),
+    /// It was waited long enough for something to be gone, or until it is tried again.
+    Deletion(Arc<Address>),
     /// A channel had no members.
     Idle(ChannelId),
     /// A client had seen more of a channel than was known here.
@@ -68,6 +73,7 @@ impl Shared {
             elsewhere: Elsewhere::new(hasher.clone()),
             tickets_given: 0,
             claims: Map::with_hasher(hasher.clone()),
+            deletions: BTreeMap::new(),
             due: BTreeMap::new(),
         }
     }
@@ -107,13 +113,15 @@ impl Home {
                 self.on_term(now, channel, (term, past), told);
             }
             PeerNews::Room(record) => self.on_room(now, *record),
-            PeerNews::RoomGone(name) => self.on_room_gone(&name, told),
+            PeerNews::RoomGone(name) => self.on_room_gone(now, &name, told),
             PeerNews::Channel(record) => self.on_channel(now, *record, told),
-            PeerNews::ChannelGone(address) => self.on_channel_gone(&address, told),
-            PeerNews::Claimed { client_id, conn, is_granted } => {
-                self.on_claimed(&client_id, conn, is_granted, told);
+            PeerNews::ChannelGone(address) => self.on_channel_gone(now, &address, told),
+            PeerNews::Deleted { address, is_gone } => {
+                self.on_deleted(now, &address, is_gone, told);
             }
-            PeerNews::Taken(client_id) => self.on_taken(&client_id, told),
+            PeerNews::Claimed { client_id, conn, verdict } => {
+                self.on_claimed(now, &client_id, conn, verdict, told);
+            }
             PeerNews::Member { peer, address, client, is_member } => {
                 let Some(shared) = &mut self.shared else { return };
                 if shared.elsewhere.note_member(peer, &address, &client, is_member) {
@@ -134,7 +142,10 @@ impl Home {
                 let Some(shared) = &mut self.shared else { return };
                 shared.elsewhere.peers = peers;
             }
-            PeerNews::Note(note) => self.on_note(note, told),
+            PeerNews::Note(note) => self.on_note(now, note, told),
+            PeerNews::AskClients { .. } | PeerNews::Clients(..) => {
+                unreachable!("which clients there are the edge says")
+            }
         }
     }
 
@@ -161,9 +172,10 @@ impl Home {
             .collect();
         claims.sort_unstable();
         open.sort_unstable();
-        for (_, conn) in claims {
-            told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: true });
+        for (client_id, conn) in claims {
+            self.grant(&client_id, conn, told);
         }
+        self.give_up_deletions(told);
         awaited.into_iter().for_each(|id| self.go_alone(now, id, told));
         open.into_iter().for_each(|id| self.fork_and_tell(now, id, told));
     }
@@ -188,6 +200,7 @@ impl Home {
         {
             for due in entry.remove() {
                 match due {
+                    Due::Deletion(address) => self.look_at_deletions(now, &address, told),
                     Due::Attach(id) => self.attach_is_overdue(now, id, told),
                     Due::Idle(id) => self.end_idle(now, id, told),
                     Due::Ahead(id) => self.let_join(now, id, told),
@@ -195,7 +208,7 @@ impl Home {
                         let Some(shared) = &mut self.shared else { return };
                         if shared.claims.get(&client_id) == Some(&conn) {
                             shared.claims.remove(&client_id);
-                            told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: true });
+                            self.grant(&client_id, conn, told);
                         }
                     }
                 }
@@ -203,87 +216,22 @@ impl Home {
         }
     }
 
-    /// A connection wants a client id. If the connection that it is to go on for still has it, that
-    /// one is closed first.
-    pub(super) fn claim(&mut self, now: Now, claim: Claim, told: &mut Told) {
-        if let Some(before) = self.directory.predecessor(&claim) {
-            if let Some(Claim { conn, .. }) = self.directory.inherit(claim) {
-                told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: false });
-            }
-            told.tell(before.shard, Tell::Supersede(before.conn));
-            return;
-        }
-        let is_elsewhere = |shared: &Shared| shared.elsewhere.peer_of(&claim.client_id).is_some();
-        let granted =
-            !self.shared.as_deref().is_some_and(is_elsewhere) && self.directory.claim(&claim);
-        let Claim { client_id, conn, .. } = claim;
-        if granted && let Some(shared) = &mut self.shared {
-            let claim = PeerRecord::Claim(client_id.clone(), conn);
-            told.records.push(Record::Peer(Box::new(claim)));
-            if self.acks.degraded().is_none() {
-                shared.note_due(
-                    now.mono_ms() + CLAIM_TIMEOUT_MS,
-                    Due::Claim(client_id.clone(), conn),
-                );
-                shared.claims.insert(client_id, conn);
-                return;
-            }
-        }
-        told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted });
-    }
-
-    /// A connection no longer has a client id.
-    pub(super) fn release(&mut self, now: Now, client_id: &Name, conn: ConnRef, told: &mut Told) {
-        let is_its = self.directory.holder(client_id) == Some(conn);
-        let heir = self.directory.release(client_id, conn);
-        if let Some(shared) = &mut self.shared
-            && is_its
-        {
-            shared.claims.remove(client_id);
-            let release = PeerRecord::Release(client_id.clone());
-            told.records.push(Record::Peer(Box::new(release)));
-        }
-        if let Some(heir) = heir {
-            self.claim(now, heir, told);
-        }
-    }
-
-    fn on_claimed(&mut self, client_id: &Name, conn: ConnRef, is_granted: bool, told: &mut Told) {
-        let Some(shared) = &mut self.shared else { return };
-        let is_awaited = shared.claims.get(client_id) == Some(&conn);
-        if is_awaited {
-            shared.claims.remove(client_id);
-            if !is_granted && let Some(heir) = self.directory.release(client_id, conn) {
-                let Claim { conn, .. } = heir;
-                told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: false });
-            }
-            told.tell(conn.shard, Tell::Claimed { conn: conn.conn, granted: is_granted });
-        } else if !is_granted && self.directory.holder(client_id) == Some(conn) {
-            self.on_taken(client_id, told);
-        }
-    }
-
-    /// A client of this node has an id that another node has given away meanwhile.
-    fn on_taken(&mut self, client_id: &Name, told: &mut Told) {
-        if let Some(holder) = self.directory.holder(client_id) {
-            let reason = Some("your client id is connected to another node".to_owned());
-            told.tell(holder.shard, Tell::Disconnect(holder.conn, reason));
-        }
-    }
-
-    /// Tells the peers that a client has come to a channel, or gone from it.
+    /// Tells the peers that a client has come to a channel, or gone from it; true if that is new on the
+    /// bus: who has moved between nodes is there on another one as well, still or already.
     pub(super) fn tell_peers_of_member(
-        &self,
+        &mut self,
         address: &Arc<Address>,
         client: &Arc<ClientCard>,
         is_member: bool,
         told: &mut Told,
-    ) {
-        if self.shared.is_some() && self.is_for_peers(&address.room) {
-            let (address, client) = (Arc::clone(address), Arc::clone(client));
-            let member = PeerRecord::Member { address, client, is_member };
-            told.records.push(Record::Peer(Box::new(member)));
-        }
+    ) -> bool {
+        let is_for_peers = self.is_for_peers(&address.room);
+        let Some(shared) = self.shared.as_mut().filter(|_| is_for_peers) else { return true };
+        let is_new = shared.elsewhere.note_here(address, client, is_member);
+        let (address, client) = (Arc::clone(address), Arc::clone(client));
+        let member = PeerRecord::Member { address, client, is_member };
+        told.records.push(Record::Peer(Box::new(member)));
+        is_new
     }
 
     /// Tells those who watch that a client of a peer has come or gone.
@@ -321,6 +269,19 @@ impl Home {
             Some(room) => self.residents(room),
             None => shared.elsewhere.client_count(),
         }
+    }
+
+    /// Asks the peers which clients they have; gives those that may answer.
+    pub fn ask_for_clients(&self, reply_to: PendingRef, told: &mut Told) -> Arc<Vec<Peer>> {
+        let Some(shared) = &self.shared else { return Arc::default() };
+        let peers = &shared.elsewhere.peers;
+        // Who can't be reached is not asked, and named as who has not answered.
+        if !peers.is_empty() && self.acks.degraded().is_none() {
+            let bytes = LIST_BYTES_MAX / peers.len() as u64;
+            let ask = PeerNote::AskClients { reply_to, bytes };
+            told.records.push(Record::Peer(Box::new(PeerRecord::SendAll(ask))));
+        }
+        Arc::clone(peers)
     }
 
     /// Whether there are other nodes.
@@ -378,6 +339,20 @@ impl Home {
         self.shared.as_ref().map_or(0, |shared| shared.elsewhere.member_count(address))
     }
 
+    /// How many members a channel has on other nodes beside this client.
+    pub(super) fn others_elsewhere(&self, address: &Address, client_id: &Name) -> usize {
+        let Some(shared) = &self.shared else { return 0 };
+        let is_there = shared.elsewhere.has_member(address, client_id);
+        shared.elsewhere.member_count(address) - usize::from(is_there)
+    }
+
+    /// How many clients of peers are in a room beside this one.
+    pub(super) fn other_residents(&self, room: &Name, client_id: &Name) -> u64 {
+        let Some(shared) = &self.shared else { return 0 };
+        let is_there = shared.elsewhere.has_person(room, client_id);
+        (shared.elsewhere.people_count(room) - usize::from(is_there)) as u64
+    }
+
     /// Whether a channel that is empty here must stay, for others are in it or about to be.
     pub(super) fn is_needed_elsewhere(&self, id: ChannelId) -> bool {
         let Some(shared) = &self.shared else { return false };
@@ -387,7 +362,7 @@ impl Home {
             || address.is_some_and(|address| shared.elsewhere.member_count(address) > 0)
     }
 
-    fn on_note(&mut self, note: PeerNote, told: &mut Told) {
+    fn on_note(&mut self, now: Now, note: PeerNote, told: &mut Told) {
         match note {
             PeerNote::Private { targets, frame } => {
                 for target in targets {
@@ -405,9 +380,10 @@ impl Home {
             PeerNote::Announce { room: Some(room), frame } => {
                 self.announce_here(&room, &frame, told);
             }
-            PeerNote::Announce { room: None, .. } => {
-                unreachable!("what is said to everyone does not reach a home")
-            }
+            PeerNote::LetGo(address) => self.let_go(now, &address, told),
+            PeerNote::Announce { room: None, .. }
+            | PeerNote::AskClients { .. }
+            | PeerNote::Clients(_) => unreachable!("what is for everyone does not reach a home"),
         }
     }
 
@@ -442,7 +418,9 @@ impl Home {
         }
     }
 
-    fn on_room_gone(&mut self, name: &Name, told: &mut Told) {
+    fn on_room_gone(&mut self, now: Now, name: &Name, told: &mut Told) {
+        let every = Address { room: name.clone(), channel: Name::every() };
+        self.on_deleted(now, &Arc::new(every), true, told);
         let Some(room) = self.rooms.get(name) else { return };
         let pm = room.channels.get(PRIVATE_CHANNEL).copied();
         let is_empty = room.people.is_empty() && room.channels.len() == usize::from(pm.is_some());
@@ -491,7 +469,8 @@ impl Home {
         }
     }
 
-    fn on_channel_gone(&mut self, address: &Address, told: &mut Told) {
+    fn on_channel_gone(&mut self, now: Now, address: &Arc<Address>, told: &mut Told) {
+        self.on_deleted(now, address, true, told);
         let Some(id) = self.id_of(address) else { return };
         let Some(channel) = self.channels.get(&id) else { return };
         let is_followed =

@@ -16,6 +16,7 @@ use std::sync::Arc;
 impl Home {
     pub(super) fn answer(&mut self, now: Now, ask: RoomAsk, told: &mut Told) {
         let Some(ask) = self.prepare_answer(now, ask, told) else { return };
+        let Some(ask) = self.prepare_deletion(now, ask, told) else { return };
         let RoomAsk { conn, client, question, wish } = ask;
         let outcome = match wish {
             RoomWish::ListChannels(room) => self.list_channels(&room, &client),
@@ -168,7 +169,7 @@ impl Home {
         Ok(RoomAnswer::Channel(Box::new(self.view(&self.channels[&id], false))))
     }
 
-    fn delete_channel(
+    pub(super) fn delete_channel(
         &mut self,
         address: Address,
         client: &ClientCard,
@@ -216,7 +217,11 @@ impl Home {
         self.room_answer(&name, client)
     }
 
-    fn delete_room(&mut self, name: Name, told: &mut Told) -> Result<RoomAnswer, Refusal> {
+    pub(super) fn delete_room(
+        &mut self,
+        name: Name,
+        told: &mut Told,
+    ) -> Result<RoomAnswer, Refusal> {
         let room = self.known_room(&name)?;
         if room.room_type == RoomType::System {
             return Err(protected(&name, "deleted"));

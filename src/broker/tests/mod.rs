@@ -20,9 +20,10 @@ use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::{Edge, Facts, Flow};
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::{Ask, Asks, Tell, Topic, TraceReport};
+use crate::broker::lane::{Ask, Asks, Part, Tell, Topic, TraceReport};
+use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::{PublishAnywhere, Role};
-use crate::broker::record::Record;
+use crate::broker::record::{Record, StorageNews};
 use crate::broker::telemetry::Event;
 use crate::protocol::command::{ClientType, Identity};
 use crate::protocol::decode::decode;
@@ -299,7 +300,14 @@ impl Bus {
             Ask::Survey(survey) => {
                 let part = match survey.topic {
                     Topic::Rooms => self.homes[at].rooms_part(&survey.client, ROWS_MAX),
-                    Topic::Clients => self.edges[at].clients_part(),
+                    Topic::Clients => {
+                        let mut part = self.edges[at].clients_part();
+                        if at == 0 {
+                            let home = &self.homes[0];
+                            part.peers = home.ask_for_clients(survey.reply_to, &mut told);
+                        }
+                        Part::Clients(Box::new(part))
+                    }
                     topic => unreachable!("no test asks for {topic:?}"),
                 };
                 let pending = survey.reply_to.pending;
@@ -310,9 +318,28 @@ impl Bus {
                 self.edges[at].on_traced(now, report, &mut out);
                 self.deliver(shard, out);
             }
+            Ask::Storage(news) => self.on_news(shard, *news, &mut told),
             ask => self.homes[at].on_ask(now, ask, &mut told),
         }
         self.tell(shard, told);
+    }
+
+    /// What the storage says is for the edge, or else for the home.
+    fn on_news(&mut self, shard: ShardId, news: StorageNews, told: &mut Told) {
+        let (now, at) = (self.now, shard.index());
+        match news {
+            StorageNews::Peer(PeerNews::AskClients { peer, reply_to, bytes }) => {
+                let clients = Box::new(self.edges[at].clients_for_peer(reply_to, bytes));
+                let answer = PeerRecord::Send(peer, PeerNote::Clients(clients));
+                told.records.push(Record::Peer(Box::new(answer)));
+            }
+            StorageNews::Peer(PeerNews::Clients(peer, clients)) => {
+                let mut out = Deliveries::default();
+                self.edges[at].on_peer_clients(now, peer, *clients, &mut out);
+                self.deliver(shard, out);
+            }
+            news => self.homes[at].on_ask(now, Ask::Storage(Box::new(news)), told),
+        }
     }
 
     /// Does what a home wants told.

@@ -1,6 +1,9 @@
 //! Homes of several nodes, over a storage that is played: it gives places and tells who is where,
 //! late or at once, and goes away.
 
+mod deleting;
+mod listing;
+mod returning;
 mod schedule;
 mod store;
 
@@ -103,7 +106,7 @@ impl World {
                 let is_member = true;
                 store.tell(node, to, PeerNews::Member { peer, address, client, is_member });
             }
-            for (client_id, of) in store.ids.clone() {
+            for (client_id, (of, ..)) in store.ids.clone() {
                 let (peer, to, is_connected) =
                     (PeerId(of as u32), To::Client(client_id.clone()), true);
                 store.tell(node, to, PeerNews::Client { peer, client_id, is_connected });

@@ -34,7 +34,7 @@ use crate::broker::durable::Durability;
 use crate::broker::edge::{Edge, Facts, ReturnCounts};
 use crate::broker::home::{Bootstrap, Home, Told};
 use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
-use crate::broker::peers::{PeerNews, PeerNote};
+use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
 use crate::broker::record::{Record, Snapshot, StorageNews};
 use crate::broker::returning::SessionPlan;
 use crate::broker::staged::Staged;
@@ -460,6 +460,15 @@ impl Engine {
                 self.edge.announce(&frame, &mut self.deliveries);
                 self.deliver(now);
             }
+            StorageNews::Peer(PeerNews::AskClients { peer, reply_to, bytes }) => {
+                let clients = Box::new(self.edge.clients_for_peer(reply_to, bytes));
+                let answer = PeerRecord::Send(peer, PeerNote::Clients(clients));
+                self.told.records.push(Record::Peer(Box::new(answer)));
+            }
+            StorageNews::Peer(PeerNews::Clients(peer, clients)) => {
+                self.edge.on_peer_clients(now, peer, *clients, &mut self.deliveries);
+                self.deliver(now);
+            }
             news => self.home.on_ask(now, Ask::Storage(Box::new(news)), &mut self.told),
         }
     }
@@ -479,7 +488,13 @@ impl Engine {
                 peers: self.home.peers_view().filter(|_| self.shard == ShardId(0)),
             })),
             Topic::Rooms => self.home.rooms_part(&client, ROWS_MAX),
-            Topic::Clients => self.edge.clients_part(),
+            Topic::Clients => {
+                let mut part = self.edge.clients_part();
+                if self.shard == ShardId(0) {
+                    part.peers = self.home.ask_for_clients(reply_to, &mut self.told);
+                }
+                Part::Clients(Box::new(part))
+            }
             Topic::Announce(frame) => {
                 let clients = self.edge.announce(&frame, &mut self.deliveries);
                 self.deliver(now);

@@ -1,5 +1,8 @@
 use super::peer::ASK_AGAIN_MS;
 use super::*;
+use crate::base::ids::ShardId;
+use crate::broker::lane::{ClientsPart, PendingRef};
+use crate::broker::peers::PeerClients;
 use crate::broker::policy::Role;
 use crate::protocol::command::ClientType;
 use crate::protocol::envelope::MessageType;
@@ -84,6 +87,7 @@ fn news(census: &mut Census) -> Vec<String> {
                 PeerNote::Private { targets, frame } => format!("{targets:?} {}", text(&frame)),
                 PeerNote::Announce { room, frame } => format!("{room:?} {}", text(&frame)),
                 PeerNote::Disconnect { client_id, reason } => format!("{client_id} {reason:?}"),
+                other => panic!("{other:?} is told as what it asks or answers"),
             };
             format!("{to:?}: {what}")
         }
@@ -436,4 +440,26 @@ fn a_table_that_changes_while_it_is_read_loses_nothing_that_stays() {
     let is_old = |change: &table::Change| matches!(change, table::Change::Member { client, is_member: true, .. } if **client == *ann);
     assert!(wrong.iter().all(is_old), "nothing is missing: {wrong:?}");
     assert_eq!(wrong.len(), 6, "what went after it was read");
+}
+
+#[test]
+fn who_asks_for_clients_is_answered_by_name() {
+    let (mut a, mut b) = pair();
+    let reply_to = PendingRef { shard: ShardId(3), pending: 9 };
+    a.send_all(at(100), &PeerNote::AskClients { reply_to, bytes: 77 });
+    exchange(at(100), &mut a, &mut b);
+    let asked = b.take_news();
+    let [(To::All, PeerNews::AskClients { peer, reply_to: asked, bytes: 77 })] = &asked[..] else {
+        panic!("{asked:?}")
+    };
+    assert_eq!((b.peers()[0].id, *asked), (*peer, reply_to));
+    let part = ClientsPart { count: 5, ..ClientsPart::default() };
+    let clients = PeerClients { reply_to, shard: 1, shards: 2, part };
+    b.send(at(100), *peer, &PeerNote::Clients(Box::new(clients)));
+    exchange(at(100), &mut a, &mut b);
+    let told = a.take_news();
+    let [(To::Shard(ShardId(3)), PeerNews::Clients(peer, clients))] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!((*peer, clients.part.count), (a.peers()[0].id, 5));
 }

@@ -3,15 +3,19 @@
 //! *Invariants*: what is written here is read here as the same; what was garbled or is of another
 //! version is told in a sentence, never a panic. Fields that are not known are passed over.
 
+use crate::base::ids::ShardId;
 use crate::base::time::Now;
-use crate::broker::peers::PeerNote;
+use crate::broker::lane::{ClientsPart, PendingRef};
+use crate::broker::peers::{PeerClients, PeerNote};
 use crate::broker::policy::{ClientCard, Role};
 use crate::protocol::command::{Address, ClientType};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
+use crate::protocol::views::ClientRow;
 use crate::storage::codec::read_address;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
 use std::sync::Arc;
 
 /// The version of everything below.
@@ -115,6 +119,32 @@ pub(super) enum Note {
     Private { targets: Vec<Name>, message: Text },
     Announce { room: Option<Name>, message: Text },
     Disconnect { client_id: Name, reason: Option<String> },
+    LetGo(#[serde(with = "address")] Arc<Address>),
+    AskClients { shard: u16, pending: u32, bytes: u64 },
+    Clients(Clients),
+}
+
+/// The clients of one shard, for who has asked for them.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Clients {
+    /// The shard and the pending answer of who asked.
+    to: (u16, u32),
+    /// Which shard, of how many.
+    shard: (u16, u16),
+    rows: Vec<(Name, Json)>,
+    count: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<Name>,
+}
+
+/// Some JSON, as it was written.
+#[derive(Debug, Serialize, Deserialize)]
+struct Json(Box<RawValue>);
+
+impl PartialEq for Json {
+    fn eq(&self, other: &Json) -> bool {
+        self.0.get() == other.0.get()
+    }
 }
 
 /// A [`Frame`] as its text.
@@ -193,6 +223,11 @@ impl Note {
             PeerNote::Disconnect { client_id, reason } => {
                 Note::Disconnect { client_id: client_id.clone(), reason: reason.clone() }
             }
+            PeerNote::LetGo(address) => Note::LetGo(Arc::clone(address)),
+            PeerNote::AskClients { reply_to: PendingRef { shard, pending }, bytes } => {
+                Note::AskClients { shard: shard.0, pending: *pending, bytes: *bytes }
+            }
+            PeerNote::Clients(clients) => Note::Clients(Clients::new(clients)),
         }
     }
 
@@ -205,7 +240,39 @@ impl Note {
                 PeerNote::Announce { room, frame: message.read(now) }
             }
             Note::Disconnect { client_id, reason } => PeerNote::Disconnect { client_id, reason },
+            Note::LetGo(address) => PeerNote::LetGo(address),
+            Note::AskClients { shard, pending, bytes } => {
+                let reply_to = PendingRef { shard: ShardId(shard), pending };
+                PeerNote::AskClients { reply_to, bytes }
+            }
+            Note::Clients(clients) => PeerNote::Clients(Box::new(clients.read())),
         }
+    }
+}
+
+impl Clients {
+    fn new(clients: &PeerClients) -> Clients {
+        let PeerClients { reply_to, shard, shards, part } = clients;
+        let text = |row: &ClientRow| match serde_json::value::to_raw_value(row) {
+            Ok(text) => (row.client_id().clone(), Json(text)),
+            Err(error) => unreachable!("a row that is no JSON: {error}"),
+        };
+        Clients {
+            to: (reply_to.shard.0, reply_to.pending),
+            shard: (*shard, *shards),
+            rows: part.rows.iter().map(text).collect(),
+            count: part.count,
+            last: part.last.clone(),
+        }
+    }
+
+    fn read(self) -> PeerClients {
+        let Clients { to: (to, pending), shard: (shard, shards), rows, count, last } = self;
+        let row = |(client_id, Json(text))| ClientRow::Elsewhere(client_id, Arc::from(text));
+        let rows = rows.into_iter().map(row).collect();
+        let part = ClientsPart { rows, count, last, ..ClientsPart::default() };
+        let reply_to = PendingRef { shard: ShardId(to), pending };
+        PeerClients { reply_to, shard, shards, part }
     }
 }
 
@@ -223,6 +290,25 @@ impl Text {
             frame.expires_ms = Some(now.mono_ms().saturating_add(left_ms));
         }
         frame
+    }
+}
+
+/// A channel as `room:channel`.
+mod address {
+    use super::*;
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &Arc<Address>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Address>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        read_address(&text).map(Arc::new).map_err(D::Error::custom)
     }
 }
 
@@ -277,6 +363,20 @@ mod tests {
         ]
     }
 
+    fn clients(last: Option<Name>) -> Clients {
+        let json = RawValue::from_string(r#"{"a":[1,"\u0007 ü"]}"#.into()).unwrap();
+        let rows = vec![(Name::fixed("ann"), Json(json))];
+        Clients { to: (1, 2), shard: (3, 4), rows, count: 5, last }
+    }
+
+    #[test]
+    fn what_is_said_of_clients_is_read_as_it_was() {
+        let said = clients(Some(Name::fixed("ann")));
+        let PeerNote::Clients(told) = Note::Clients(said).read(Now::default()) else { panic!() };
+        assert_eq!((told.reply_to.shard, told.reply_to.pending), (ShardId(1), 2));
+        assert_eq!(Clients::new(&told), clients(Some(Name::fixed("ann"))));
+    }
+
     #[test]
     fn messages_are_read_as_they_were_written() {
         let text = |left_ms| Text { text: r#"{"a":"\u0007 ü"}"#.into(), left_ms };
@@ -292,6 +392,10 @@ mod tests {
             Say::Note(Note::Announce { room: None, message: text(None) }),
             Say::Note(Note::Disconnect { client_id: ann(), reason: Some("\"".into()) }),
             Say::Note(Note::Disconnect { client_id: ann(), reason: None }),
+            Say::Note(Note::LetGo(Arc::new(read_address("r:*").unwrap()))),
+            Say::Note(Note::AskClients { shard: 1, pending: 2, bytes: 3 }),
+            Say::Note(Note::Clients(clients(Some(ann())))),
+            Say::Note(Note::Clients(Clients { rows: Vec::new(), ..clients(None) })),
             Say::Bye,
         ] {
             let bytes = encode("t/1", "ü", &say);

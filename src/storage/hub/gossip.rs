@@ -3,7 +3,8 @@
 //!
 //! A message for all nodes goes out at `PREFIX:census`, one for a single node at `PREFIX:node:TOKEN`;
 //! what they say, and what follows from it, is the [`Census`]'s. Whose a client id is, Redis decides
-//! ([`Claims`]); wishes for ids are asked for together, and answered in their order.
+//! ([`Claims`]); wishes for ids are asked for together, and answered in their order. Where another node
+//! says that it has an id of this one, it is asked whose it is: its client may have gone on there.
 //!
 //! *Invariants*: the census is told that it is connected only after this node hears, and has its ids;
 //! every claim is answered, when there is a Redis that can, though the home may have granted it by then;
@@ -12,10 +13,11 @@
 use super::Hub;
 use super::bond::Bond;
 use crate::base::ids::ConnRef;
-use crate::broker::peers::{PeerNews, PeerRecord, To};
+use crate::broker::peers::{PeerNews, PeerRecord, To, Verdict};
+use crate::broker::returning::Stake;
 use crate::protocol::names::Name;
 use crate::storage::census::{Census, Outgoing, Reach};
-use crate::storage::claims::Claims;
+use crate::storage::claims::{Claim, Claims};
 use crate::storage::keeper::no_answer;
 use crate::storage::keys::Keys;
 use crate::storage::link::Link;
@@ -38,7 +40,9 @@ pub(super) struct Gossip {
     claims: Arc<Claims>,
     wishes: VecDeque<Wish>,
     /// The ids of this node.
-    ids: BTreeSet<Name>,
+    ids: BTreeMap<Name, Held>,
+    /// Those of them that another node says it has.
+    doubted: BTreeSet<Name>,
     /// Those that it gave back while Redis could not be told.
     freed: BTreeSet<Name>,
     /// Those that homes wanted then, and will be told of.
@@ -46,9 +50,16 @@ pub(super) struct Gossip {
     is_connected: bool,
 }
 
+/// Who has a client id.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Held {
+    conn: ConnRef,
+    stake: Option<Stake>,
+}
+
 /// What a home wants with a client id.
 enum Wish {
-    Claim(Name, ConnRef),
+    Claim(Name, Held),
     Release(Name),
 }
 
@@ -58,16 +69,17 @@ impl Gossip {
             census: Census::new(token.to_owned(), node.to_owned(), fastrand::u64(..)),
             claims: Arc::new(Claims::new(keys, token.to_owned(), node.to_owned())),
             wishes: VecDeque::new(),
-            ids: BTreeSet::new(),
+            ids: BTreeMap::new(),
+            doubted: BTreeSet::new(),
             freed: BTreeSet::new(),
             unanswered: BTreeMap::new(),
             is_connected: false,
         }
     }
 
-    /// Whether a home waits for Redis to say whose an id is.
+    /// Whether Redis is to say whose an id is.
     pub(super) fn has_wishes(&self) -> bool {
-        !self.wishes.is_empty()
+        !self.wishes.is_empty() || !self.doubted.is_empty()
     }
 }
 
@@ -76,7 +88,9 @@ impl Hub {
     pub(super) fn on_gossip_of_homes(&mut self, record: PeerRecord) {
         let (now, gossip) = (self.now(), &mut self.gossip);
         match record {
-            PeerRecord::Claim(client_id, conn) => gossip.wish(Wish::Claim(client_id, conn)),
+            PeerRecord::Claim(client_id, conn, stake) => {
+                gossip.wish(Wish::Claim(client_id, Held { conn, stake }));
+            }
             PeerRecord::Release(client_id) => gossip.wish(Wish::Release(client_id)),
             PeerRecord::Member { address, client, is_member } => {
                 gossip.census.on_member(&address, &client, is_member);
@@ -110,8 +124,12 @@ impl Hub {
             self.gossip.census.tick(now);
         }
         for (to, news) in self.gossip.census.take_news() {
-            if let PeerNews::Peers(peers) = &news {
-                self.meters.peers.store(peers.len() as u64, Relaxed);
+            match &news {
+                PeerNews::Peers(peers) => self.meters.peers.store(peers.len() as u64, Relaxed),
+                PeerNews::Client { client_id, is_connected: true, .. } => {
+                    self.gossip.doubt(client_id);
+                }
+                _ => {}
             }
             self.tell(to, news);
         }
@@ -153,9 +171,10 @@ impl Hub {
         self.retake(link).await?;
         freed.iter().for_each(|client_id| _ = self.gossip.freed.remove(client_id));
         for (client_id, conn) in std::mem::take(&mut self.gossip.unanswered) {
-            let is_granted = self.gossip.ids.contains(&client_id);
-            let to = To::Client(client_id.clone());
-            self.tell(to, PeerNews::Claimed { client_id, conn, is_granted });
+            // Who was not granted it has been told.
+            if self.gossip.ids.get(&client_id).is_some_and(|held| held.conn == conn) {
+                self.tell_verdict(client_id, conn, Verdict::Granted);
+            }
         }
         let now = self.now();
         self.gossip.is_connected = true;
@@ -166,14 +185,47 @@ impl Hub {
     /// Takes the ids of this node anew, which others may have taken meanwhile.
     pub(super) async fn retake(&mut self, link: &Link) -> Result<(), Trouble> {
         let (claims, limit) = (Arc::clone(&self.gossip.claims), self.commit_timeout());
-        let ids: Vec<Name> = self.gossip.ids.iter().cloned().collect();
-        let taken = self.attend(limit, claims.retake(link, &ids)).await;
-        for client_id in taken.unwrap_or_else(|| Err(no_answer(limit)))? {
-            self.gossip.ids.remove(&client_id);
-            self.gossip.census.on_client(&client_id, false);
-            self.tell(To::Client(client_id.clone()), PeerNews::Taken(client_id));
+        self.gossip.doubted.clear();
+        let ids = self.gossip.ids.clone();
+        let of_ids = claims_of(&ids);
+        let verdicts = self.attend(limit, claims.retake(link, &of_ids)).await;
+        let verdicts = verdicts.unwrap_or_else(|| Err(no_answer(limit)))?;
+        self.on_verdicts(&ids, verdicts);
+        Ok(())
+    }
+
+    /// Asks whose the ids are that other nodes say they have.
+    async fn settle_doubts(&mut self, link: &Link) -> Result<(), Trouble> {
+        let (claims, limit) = (Arc::clone(&self.gossip.claims), self.commit_timeout());
+        let doubted = std::mem::take(&mut self.gossip.doubted).into_iter();
+        let ids: BTreeMap<Name, Held> = doubted
+            .filter_map(|client_id| self.gossip.ids.get_key_value(&client_id))
+            .map(|(client_id, held)| (client_id.clone(), *held))
+            .collect();
+        let of_ids = claims_of(&ids);
+        let verdicts = self.attend(limit, claims.take_again(link, &of_ids)).await;
+        match verdicts.unwrap_or_else(|| Err(no_answer(limit)))? {
+            Some(verdicts) => self.on_verdicts(&ids, verdicts),
+            None => self.retake(link).await?,
         }
         Ok(())
+    }
+
+    /// Gives up those of the ids of this node that are another's.
+    fn on_verdicts(&mut self, ids: &BTreeMap<Name, Held>, verdicts: Vec<Verdict>) {
+        for ((client_id, held), verdict) in ids.iter().zip(verdicts) {
+            // While Redis was asked it may have been given back and taken anew.
+            if verdict != Verdict::Granted && self.gossip.ids.get(client_id) == Some(held) {
+                self.gossip.ids.remove(client_id);
+                self.gossip.census.on_client(client_id, false);
+                self.tell_verdict(client_id.clone(), held.conn, verdict);
+            }
+        }
+    }
+
+    fn tell_verdict(&self, client_id: Name, conn: ConnRef, verdict: Verdict) {
+        let to = To::Client(client_id.clone());
+        self.tell(to, PeerNews::Claimed { client_id, conn, verdict });
     }
 
     /// Says that this node has its ids; takes them anew if that was not known any more.
@@ -195,6 +247,8 @@ impl Hub {
         let now = self.now();
         self.state.outbox.clear();
         self.gossip.is_connected = false;
+        // All ids are taken anew when it is there again.
+        self.gossip.doubted.clear();
         for wish in std::mem::take(&mut self.gossip.wishes) {
             self.gossip.wish(wish);
         }
@@ -203,7 +257,14 @@ impl Hub {
 
     /// Asks whose the ids are that homes want.
     pub(super) async fn ask_for_ids(&mut self, bond: &Bond) {
-        if let Err(trouble) = self.try_for_ids(&bond.link).await {
+        let mut answer = Ok(());
+        if !self.gossip.wishes.is_empty() {
+            answer = self.try_for_ids(&bond.link).await;
+        }
+        if answer.is_ok() && !self.gossip.doubted.is_empty() {
+            answer = self.settle_doubts(&bond.link).await;
+        }
+        if let Err(trouble) = answer {
             self.fail(trouble);
         }
     }
@@ -216,21 +277,20 @@ impl Hub {
             claims.take(link, &wanted).await
         };
         let answer = self.attend(limit, work).await;
-        let Some(granted) = answer.unwrap_or_else(|| Err(no_answer(limit)))? else {
+        let Some(verdicts) = answer.unwrap_or_else(|| Err(no_answer(limit)))? else {
             // The lease of this node ran out; then it is asked again.
             return self.retake(link).await;
         };
-        let mut granted = granted.into_iter();
+        let mut verdicts = verdicts.into_iter();
         for _ in 0..wanted.len() + freed.len() {
             match self.gossip.wishes.pop_front() {
-                Some(Wish::Claim(client_id, conn)) => {
-                    let is_granted = granted.next().unwrap_or(false);
-                    if is_granted {
-                        self.gossip.ids.insert(client_id.clone());
+                Some(Wish::Claim(client_id, held)) => {
+                    let verdict = verdicts.next().unwrap_or(Verdict::Taken);
+                    if verdict == Verdict::Granted {
+                        self.gossip.ids.insert(client_id.clone(), held);
                         self.gossip.census.on_client(&client_id, true);
                     }
-                    let to = To::Client(client_id.clone());
-                    self.tell(to, PeerNews::Claimed { client_id, conn, is_granted });
+                    self.tell_verdict(client_id, held.conn, verdict);
                 }
                 Some(Wish::Release(client_id)) => {
                     self.gossip.ids.remove(&client_id);
@@ -266,25 +326,32 @@ impl Gossip {
             return self.wishes.push_back(wish);
         }
         match wish {
-            Wish::Claim(client_id, conn) => {
+            Wish::Claim(client_id, held) => {
                 self.freed.remove(&client_id);
                 self.census.on_client(&client_id, true);
-                self.ids.insert(client_id.clone());
-                self.unanswered.insert(client_id, conn);
+                self.ids.insert(client_id.clone(), held);
+                self.unanswered.insert(client_id, held.conn);
             }
             Wish::Release(client_id) => {
                 self.census.on_client(&client_id, false);
                 self.unanswered.remove(&client_id);
-                if self.ids.remove(&client_id) {
+                if self.ids.remove(&client_id).is_some() {
                     self.freed.insert(client_id);
                 }
             }
         }
     }
 
+    /// A peer says that it has an id; if this node thinks so of itself, one of them is wrong.
+    fn doubt(&mut self, client_id: &Name) {
+        if self.is_connected && self.ids.contains_key(client_id) {
+            self.doubted.insert(client_id.clone());
+        }
+    }
+
     /// The first wishes, up to the second for the same id: those that are wanted, those that are
     /// given back.
-    fn first_wishes(&self) -> (Vec<Name>, Vec<Name>) {
+    fn first_wishes(&self) -> (Vec<Claim>, Vec<Name>) {
         let (mut seen, mut wanted, mut freed) = (BTreeSet::new(), Vec::new(), Vec::new());
         for wish in self.wishes.iter().take(WISHES_MAX) {
             let (Wish::Claim(client_id, _) | Wish::Release(client_id)) = wish;
@@ -292,10 +359,14 @@ impl Gossip {
                 break;
             }
             match wish {
-                Wish::Claim(..) => wanted.push(client_id.clone()),
+                Wish::Claim(_, held) => wanted.push((client_id.clone(), held.stake)),
                 Wish::Release(_) => freed.push(client_id.clone()),
             }
         }
         (wanted, freed)
     }
+}
+
+fn claims_of(ids: &BTreeMap<Name, Held>) -> Vec<Claim> {
+    ids.iter().map(|(client_id, held)| (client_id.clone(), held.stake)).collect()
 }

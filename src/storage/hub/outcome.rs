@@ -106,9 +106,11 @@ impl Hub {
         match answer {
             Answer::Done => {
                 self.note_done(&address, &batch.step);
+                self.tell_deleted(&batch, true);
                 self.backlog.done(batch);
             }
             Answer::Over => {
+                self.tell_deleted(&batch, false);
                 // Of a channel that nobody follows, or of another life of it.
                 match &batch.step {
                     Step::Events(_) => self.backlog.give_up(batch),
@@ -118,6 +120,7 @@ impl Hub {
             Answer::Other(record) => {
                 self.catalogue.note_channel(&record);
                 self.tell(To::Room(address.room.clone()), PeerNews::Channel(record));
+                self.tell_deleted(&batch, false);
                 self.backlog.done(batch);
             }
             Answer::There(record) => {
@@ -134,6 +137,7 @@ impl Hub {
                     self.note_channel(&order);
                     self.tell(to, PeerNews::Channel(order));
                 }
+                self.tell_deleted(&batch, false);
                 self.backlog.done(batch);
             }
             Answer::Placed(places) => {
@@ -168,6 +172,15 @@ impl Hub {
             }
         }
         add(&self.meters.steps, 1);
+    }
+
+    /// Says whether what was to be deleted is gone. If it is not, it is told before as it is.
+    fn tell_deleted(&self, batch: &Batch<Box<Submission>>, is_gone: bool) {
+        if let Step::ChannelGone | Step::RoomGone(_) = &batch.step {
+            let address = Arc::clone(&batch.address);
+            let to = To::Room(address.room.clone());
+            self.tell(to, PeerNews::Deleted { address, is_gone });
+        }
     }
 
     /// A channel was read anew.

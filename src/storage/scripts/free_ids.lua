@@ -3,7 +3,8 @@
 -- ARGV: the node's token, client ids
 local freed = 0
 for at = 2, #ARGV do
-  if redis.call('HGET', KEYS[1], ARGV[at]) == ARGV[1] then
+  local kept = redis.call('HGET', KEYS[1], ARGV[at])
+  if kept and string.match(kept, '^%S+') == ARGV[1] then
     freed = freed + redis.call('HDEL', KEYS[1], ARGV[at])
   end
 end

@@ -6,7 +6,7 @@ if redis.call('EXISTS', ARGV[1] .. ARGV[2]) == 1 then return {'lives', 0} end
 local step = redis.call('HSCAN', KEYS[1], ARGV[3], 'COUNT', ARGV[4])
 local removed = 0
 for at = 1, #step[2], 2 do
-  if step[2][at + 1] == ARGV[2] then
+  if string.match(step[2][at + 1], '^%S+') == ARGV[2] then
     removed = removed + redis.call('HDEL', KEYS[1], step[2][at])
   end
 end

@@ -1,13 +1,14 @@
 //! What several nodes share, played: it gives places, tells who is where, late or at once, and goes away.
 
-use crate::base::ids::ChannelId;
+use crate::base::ids::{ChannelId, ConnRef};
 use crate::broker::peers::{
-    Arrival, Attach, Peer, PeerId, PeerNews, PeerNote, PeerRecord, Place, Submission, To,
+    Arrival, Attach, Peer, PeerId, PeerNews, PeerNote, PeerRecord, Place, Submission, To, Verdict,
 };
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{
     ChannelRecord, KeptChannel, Record, RoomRecord, Snapshot, StorageNews,
 };
+use crate::broker::returning::Stake;
 use crate::protocol::command::Address;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
@@ -23,7 +24,7 @@ pub(in crate::broker::tests) struct Store {
     pub(super) rooms: BTreeMap<String, RoomRecord>,
     pub(super) channels: BTreeMap<String, Kept>,
     /// The client ids, and who has them.
-    pub(super) ids: BTreeMap<Name, usize>,
+    pub(super) ids: BTreeMap<Name, Held>,
     /// Who is a member of what, on which node.
     pub(super) members: BTreeMap<(String, Name), Resident>,
     pub(super) nodes: Vec<Node>,
@@ -41,8 +42,13 @@ pub(super) struct Node {
     /// It does not reach the store; what it records waits.
     pub(super) is_away: bool,
     pub(super) waiting: VecDeque<Record>,
+    /// What it is told when it reaches the store again.
+    pub(super) missed: Vec<(To, PeerNews)>,
     pub(super) is_dead: bool,
 }
+
+/// Who has a client id: on which node, which connection, for which session.
+pub(super) type Held = (usize, ConnRef, Option<Stake>);
 
 pub(super) struct Kept {
     pub(super) record: ChannelRecord,
@@ -79,25 +85,43 @@ impl Store {
                 self.tell_others(node, &to, &news);
             }
             Record::RoomGone(name) => {
-                self.rooms.remove(name.as_str());
-                self.channels.remove(&format!("{name}:*"));
-                self.tell_others(node, &To::Room(name.clone()), &PeerNews::RoomGone(name));
+                let address = Arc::new(Address { room: name.clone(), channel: Name::every() });
+                let (to, order) = (To::Room(name.clone()), address.to_string());
+                let is_gone = !self.is_followed(node, &order);
+                if is_gone {
+                    self.rooms.remove(name.as_str());
+                    self.channels.remove(&order);
+                    self.tell_others(node, &to, &PeerNews::RoomGone(name));
+                } else {
+                    let room = self.rooms.get(name.as_str()).cloned().map(Box::new);
+                    let record = Box::new(self.channels[&order].record.clone());
+                    room.into_iter().for_each(|it| self.tell(node, to.clone(), PeerNews::Room(it)));
+                    self.tell(node, to.clone(), PeerNews::Channel(record));
+                }
+                self.tell(node, to, PeerNews::Deleted { address, is_gone });
             }
             Record::Channel(channel) => _ = self.make(node, &channel),
             Record::ChannelGone(address) => {
-                let Some(kept) = self.channels.get(&address.to_string()) else { return };
-                let to = To::Room(address.room.clone());
-                if kept.followers.keys().any(|&follower| follower != node) {
+                let (to, key) = (To::Room(address.room.clone()), address.to_string());
+                let is_gone = !self.is_followed(node, &key);
+                if is_gone && self.channels.remove(&key).is_some() {
+                    self.tell_others(node, &to, &PeerNews::ChannelGone(address.clone()));
+                } else if let Some(kept) = self.channels.get(&key) {
                     let again = Box::new(kept.record.clone());
-                    return self.tell(node, to, PeerNews::Channel(again));
+                    self.tell(node, to.clone(), PeerNews::Channel(again));
                 }
-                self.channels.remove(&address.to_string());
-                self.tell_others(node, &to, &PeerNews::ChannelGone(address));
+                self.tell(node, to, PeerNews::Deleted { address, is_gone });
             }
             Record::Event(event) => panic!("a shared storage gives the places: {event:?}"),
             Record::Peer(record) => self.keep_of_peers(node, *record),
             Record::Session(record) => panic!("no home has a session: {record:?}"),
         }
+    }
+
+    /// Whether another node follows a channel.
+    fn is_followed(&self, node: usize, key: &str) -> bool {
+        let kept = self.channels.get(key);
+        kept.is_some_and(|kept| kept.followers.keys().any(|&follower| follower != node))
     }
 
     fn make(&mut self, node: usize, record: &ChannelRecord) -> bool {
@@ -149,26 +173,47 @@ impl Store {
                 let news = PeerNews::Member { peer, address, client, is_member };
                 self.tell_others(node, &to, &news);
             }
-            PeerRecord::Claim(client_id, conn) => {
-                let holder = *self.ids.entry(client_id.clone()).or_insert(node);
-                let is_granted = holder == node;
-                let to = To::Client(client_id.clone());
-                if is_granted {
-                    self.tell_client(node, &client_id, true);
-                }
-                self.tell(node, to, PeerNews::Claimed { client_id, conn, is_granted });
-            }
+            PeerRecord::Claim(client_id, conn, stake) => self.claim(node, client_id, (conn, stake)),
             PeerRecord::Release(client_id) => {
-                if self.ids.get(&client_id) == Some(&node) {
+                if self.ids.get(&client_id).is_some_and(|(of, ..)| *of == node) {
                     self.ids.remove(&client_id);
                 }
                 self.tell_client(node, &client_id, false);
             }
-            PeerRecord::Send(peer, note) => self.send(peer.0 as usize, note),
+            PeerRecord::Send(peer, note) => self.send(node, peer.0 as usize, note),
             PeerRecord::SendAll(note) => {
                 for other in (0..self.nodes.len()).filter(|&other| other != node) {
-                    self.send(other, note.clone());
+                    self.send(node, other, note.clone());
                 }
+            }
+        }
+    }
+
+    /// Who claims an id for a later life of its session takes it over.
+    fn claim(&mut self, node: usize, client_id: Name, (conn, stake): (ConnRef, Option<Stake>)) {
+        let to = To::Client(client_id.clone());
+        let held = self.ids.get(&client_id).copied().filter(|(of, ..)| *of != node);
+        let is_later = |of: Stake| stake.is_some_and(|it| it.key == of.key && it.life > of.life);
+        let verdict = match held {
+            None => Verdict::Granted,
+            Some((.., of)) if of.is_some_and(is_later) => Verdict::Granted,
+            Some(_) => Verdict::Taken,
+        };
+        if verdict == Verdict::Granted {
+            self.ids.insert(client_id.clone(), (node, conn, stake));
+            self.tell_client(node, &client_id, true);
+        }
+        self.tell(
+            node,
+            to.clone(),
+            PeerNews::Claimed { client_id: client_id.clone(), conn, verdict },
+        );
+        if let Some((of, conn, _)) = held.filter(|_| verdict == Verdict::Granted) {
+            self.tell_client(of, &client_id, false);
+            let lost = PeerNews::Claimed { client_id, conn, verdict: Verdict::Superseded };
+            match self.nodes[of].is_away {
+                true => self.nodes[of].missed.push((to, lost)),
+                false => self.tell(of, to, lost),
             }
         }
     }
@@ -182,15 +227,24 @@ impl Store {
             let peers = peers.map(|at| Peer {
                 id: PeerId(at as u32),
                 node: format!("n{at}"),
-                clients: self.ids.values().filter(|&&of| of == at).count() as u64,
+                clients: self.ids.values().filter(|(of, ..)| *of == at).count() as u64,
             });
             let peers = Arc::new(peers.collect());
             self.tell(other, To::All, PeerNews::Peers(peers));
         }
     }
 
-    fn send(&mut self, node: usize, note: PeerNote) {
+    fn send(&mut self, from: usize, node: usize, note: PeerNote) {
+        let peer = PeerId(from as u32);
         let to = match &note {
+            PeerNote::AskClients { reply_to, bytes } => {
+                let (reply_to, bytes) = (*reply_to, *bytes);
+                return self.tell(node, To::All, PeerNews::AskClients { peer, reply_to, bytes });
+            }
+            PeerNote::Clients(clients) => {
+                let to = To::Shard(clients.reply_to.shard);
+                return self.tell(node, to, PeerNews::Clients(peer, clients.clone()));
+            }
             PeerNote::Private { targets, .. } => {
                 for target in targets.clone() {
                     let PeerNote::Private { frame, .. } = &note else { return };
@@ -201,6 +255,7 @@ impl Store {
                 return;
             }
             PeerNote::Disconnect { client_id, .. } => To::Client(client_id.clone()),
+            PeerNote::LetGo(address) => To::Room(address.room.clone()),
             PeerNote::Announce { room: Some(room), .. } => To::Room(room.clone()),
             PeerNote::Announce { room: None, .. } => To::All,
         };
@@ -293,6 +348,9 @@ impl Store {
                 self.tell(node, to, PeerNews::Arrived { channel, events });
             }
         }
+        for (to, news) in std::mem::take(&mut self.nodes[node].missed) {
+            self.tell(node, to, news);
+        }
         for record in std::mem::take(&mut self.nodes[node].waiting) {
             self.keep(node, record);
         }
@@ -302,7 +360,7 @@ impl Store {
     /// A node is dead.
     pub(super) fn bury(&mut self, node: usize) {
         self.nodes[node].is_dead = true;
-        self.ids.retain(|_, of| *of != node);
+        self.ids.retain(|_, (of, ..)| *of != node);
         self.members.retain(|_, (of, ..)| *of != node);
         self.channels.values_mut().for_each(|kept| _ = kept.followers.remove(&node));
         self.tell_others(node, &To::All, &PeerNews::PeerGone(PeerId(node as u32)));
