@@ -140,6 +140,9 @@ impl Bus {
             engine.tally_mut().add(Counter::SocketReads, 1);
             assert!(engine.wants_input(parcel.sender.conn), "nobody is paused here");
             engine.receive(now, parcel.sender.conn, &mut parcel.bytes);
+            if engine.asks_itself_much() {
+                engine.run_own_lane(now);
+            }
         }
         engine.tick(now);
         engine.run_own_lane(now);

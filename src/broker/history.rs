@@ -309,6 +309,10 @@ impl History {
             entry.remove();
         }
         self.first += 1;
+        if self.log.shrink() {
+            let History { log, index, first, .. } = self;
+            index.shrink_to(2 * log.len(), |&kept| log.hash((kept - *first) as usize));
+        }
         true
     }
 

@@ -7,7 +7,8 @@
 //! SOSP 1991.)
 //!
 //! Segments grow with what is held, so that a quiet channel costs little and no message of a busy one
-//! waits for much to be copied. What is not used of the first and the last is not counted.
+//! waits for much to be copied. What is not used of the first and the newest is not counted, nor is the
+//! spare one: each is an eighth of what is held, or one message. A copy of a log shares its full segments.
 //!
 //! *Invariants*: entries are in the order of their segments, and every segment but a spare one has an
 //! entry; the bytes are the sum over the entries.
@@ -16,12 +17,14 @@
 
 use crate::protocol::frame::{FrameRef, Outline};
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-/// The smallest segment, and the largest that holds more than one message.
-const SEGMENT_BYTES_MIN: usize = 1_024;
+/// The largest segment that holds more than one message.
 const SEGMENT_BYTES_MAX: usize = 64 * 1_024;
 /// A new segment is this part of what is held.
 const SEGMENTS: usize = 8;
+/// Memory for entries that this log and its index keep though most of it is not used.
+pub(super) const ENTRIES_SPARE: usize = 64;
 
 /// What a message takes beside its bytes: its entry, and its place in an index.
 pub(super) const SPARE_BYTES: usize = size_of::<Entry>() + 24;
@@ -30,8 +33,11 @@ pub(super) const SPARE_BYTES: usize = size_of::<Entry>() + 24;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Log {
     entries: VecDeque<Entry>,
-    segments: VecDeque<Vec<u8>>,
-    /// The number of the first segment.
+    /// The full segments, oldest first.
+    full: VecDeque<Arc<Vec<u8>>>,
+    /// The newest segment; empty if there are no messages.
+    newest: Vec<u8>,
+    /// The number of the oldest segment.
     first: u32,
     /// A segment that has been emptied, to be used again.
     spare: Option<Vec<u8>>,
@@ -61,14 +67,12 @@ impl Log {
 
     /// Keeps a message as the newest, with the hash of its identity.
     pub(super) fn push(&mut self, hash: u64, wire: &[u8], outline: Outline) {
-        let has_room = |last: &Vec<u8>| last.capacity() - last.len() >= wire.len();
-        if !self.segments.back().is_some_and(has_room) {
+        if self.newest.capacity() - self.newest.len() < wire.len() {
             self.begin_segment(wire.len());
         }
-        let segment = self.first.wrapping_add(self.segments.len() as u32).wrapping_sub(1);
-        let Some(last) = self.segments.back_mut() else { unreachable!("one was just begun") };
-        let (start, length) = (last.len() as u32, wire.len() as u32);
-        last.extend_from_slice(wire);
+        let segment = self.first.wrapping_add(self.full.len() as u32);
+        let (start, length) = (self.newest.len() as u32, wire.len() as u32);
+        self.newest.extend_from_slice(wire);
         self.entries.push_back(Entry { hash, outline, segment, start, length });
         self.bytes += wire.len() + SPARE_BYTES;
     }
@@ -83,6 +87,15 @@ impl Log {
         Some(hash)
     }
 
+    /// Gives back the memory of entries that are long gone; true if there was much of it.
+    pub(super) fn shrink(&mut self) -> bool {
+        let is_large = self.entries.capacity() > 4 * self.entries.len() + ENTRIES_SPARE;
+        if is_large {
+            self.entries.shrink_to(2 * self.entries.len());
+        }
+        is_large
+    }
+
     /// The hash of the message at a place; 0 is the oldest.
     pub(super) fn hash(&self, place: usize) -> u64 {
         self.entries[place].hash
@@ -91,30 +104,40 @@ impl Log {
     /// The message at a place, which has this sequence.
     pub(super) fn get(&self, place: usize, sequence: u64) -> Option<FrameRef<'_>> {
         let &Entry { outline, segment, start, length, .. } = self.entries.get(place)?;
-        let segment = &self.segments[segment.wrapping_sub(self.first) as usize];
+        let place = segment.wrapping_sub(self.first) as usize;
+        let segment = self.full.get(place).map_or(&self.newest, |full| full);
         let wire = &segment[start as usize..(start + length) as usize];
         Some(FrameRef::new(wire, outline, sequence))
     }
 
     /// How large a new segment is, unless one message is larger.
     fn usual_bytes(&self) -> usize {
-        let part = (self.bytes / SEGMENTS).next_power_of_two();
-        part.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX)
+        (self.bytes / SEGMENTS).next_power_of_two().min(SEGMENT_BYTES_MAX)
     }
 
     fn begin_segment(&mut self, length: usize) {
         let spare = self.spare.take().filter(|spare| spare.capacity() >= length);
         let capacity = self.usual_bytes().max(length);
-        self.segments.push_back(spare.unwrap_or_else(|| Vec::with_capacity(capacity)));
+        let segment = spare.unwrap_or_else(|| Vec::with_capacity(capacity));
+        let full = std::mem::replace(&mut self.newest, segment);
+        if !full.is_empty() {
+            self.full.push_back(Arc::new(full));
+        }
     }
 
+    /// The oldest segment has no message left.
     fn end_segment(&mut self) {
-        let Some(mut segment) = self.segments.pop_front() else { return };
         self.first = self.first.wrapping_add(1);
-        segment.clear();
+        let Some(oldest) = self.full.pop_front() else {
+            (self.newest, self.spare) = (Vec::new(), None);
+            return;
+        };
         let usual = self.usual_bytes();
-        let is_usual = (usual / 2..=2 * usual).contains(&segment.capacity());
-        self.spare = (is_usual && !self.entries.is_empty()).then_some(segment);
+        self.spare = Arc::into_inner(oldest)
+            .filter(|segment| (usual / 2..=2 * usual).contains(&segment.capacity()));
+        if let Some(spare) = &mut self.spare {
+            spare.clear();
+        }
     }
 
     /// Asserts every invariant; for tests and the simulator.
@@ -125,7 +148,9 @@ impl Log {
             self.entries.iter().map(|entry| entry.segment.wrapping_sub(self.first)).collect();
         assert!(numbers.is_sorted(), "entries are in the order of their segments");
         numbers.dedup();
-        assert!(numbers.iter().copied().eq(0..self.segments.len() as u32), "none is empty");
+        let segments = self.full.len() + usize::from(!self.newest.is_empty());
+        assert!(numbers.iter().copied().eq(0..segments as u32), "none is empty");
+        assert!(!self.newest.is_empty() || self.full.is_empty(), "what is newest is there");
     }
 }
 
@@ -144,10 +169,13 @@ mod tests {
             .stamp(sequence, sequence)
     }
 
+    fn segments(log: &Log) -> impl Iterator<Item = &Vec<u8>> {
+        log.full.iter().map(|full| &**full).chain([&log.newest]).chain(&log.spare)
+    }
+
     /// What the segments take, and what the log says that it takes.
     fn taken(log: &Log) -> (usize, usize) {
-        let segments = log.segments.iter().chain(&log.spare).map(Vec::capacity).sum();
-        (segments, log.bytes())
+        (segments(log).map(Vec::capacity).sum(), log.bytes())
     }
 
     #[test]
@@ -173,7 +201,7 @@ mod tests {
                 log.check();
                 let (segments, said) = taken(&log);
                 let large = model.iter().map(|kept| kept.wire().len()).max().unwrap_or(0);
-                let bound = 2 * said + 2 * large + peak / 4 + 3 * SEGMENT_BYTES_MIN;
+                let bound = 2 * said + 2 * large + peak / 4 + 1_024;
                 assert!(segments <= bound, "{segments} bytes for {said}, {peak} at the peak");
             }
         }
@@ -203,11 +231,11 @@ mod tests {
                 log.pop();
             }
             if sequence == 5_000 {
-                places = log.segments.iter().chain(&log.spare).map(|kept| kept.as_ptr()).collect();
+                places = segments(&log).map(|kept| kept.as_ptr()).collect();
             }
         }
-        let now = log.segments.iter().chain(&log.spare).map(|kept| kept.as_ptr());
-        assert!(now.clone().count() > 5 && now.into_iter().all(|place| places.contains(&place)));
+        assert!(places.len() > 5);
+        assert!(segments(&log).all(|kept| places.contains(&kept.as_ptr())));
     }
 
     #[test]
@@ -215,8 +243,44 @@ mod tests {
         let mut log = Log::default();
         let pushed = frame(1, 100);
         log.push(1, pushed.wire(), pushed.outline());
-        assert_eq!(taken(&log).0, SEGMENT_BYTES_MIN);
+        assert_eq!(taken(&log).0, pushed.wire().len());
         log.pop();
         assert_eq!(taken(&log), (0, 0));
+    }
+
+    #[test]
+    fn a_copy_shares_what_is_full_and_goes_its_own_way() {
+        let mut log = Log::default();
+        let push = |log: &mut Log, sequence| {
+            let pushed = frame(sequence, 200);
+            log.push(sequence, pushed.wire(), pushed.outline());
+        };
+        (1..=1_000).for_each(|sequence| push(&mut log, sequence));
+        let mut copy = log.clone();
+        let shared = log.full.iter().zip(&copy.full);
+        assert!(log.full.len() > 5 && shared.clone().all(|(a, b)| Arc::ptr_eq(a, b)));
+        (1_001..=1_500).for_each(|sequence| push(&mut copy, sequence));
+        (0..900).for_each(|_| _ = copy.pop());
+        (2_001..=2_100).for_each(|sequence| push(&mut log, sequence));
+        log.check();
+        copy.check();
+        let hashes = |log: &Log| (0..log.len()).map(|place| log.hash(place)).collect::<Vec<_>>();
+        assert!(hashes(&log).into_iter().eq((1..=1_000).chain(2_001..=2_100)));
+        assert!(hashes(&copy).into_iter().eq(901..=1_500));
+        assert_eq!(copy.get(0, 901).unwrap().wire(), frame(901, 200).wire());
+        assert_eq!(log.get(0, 1).unwrap().wire(), frame(1, 200).wire());
+    }
+
+    #[test]
+    fn what_was_large_gives_its_memory_back() {
+        let mut log = Log::default();
+        let pushed = frame(1, 100);
+        (0..100_000).for_each(|_| log.push(1, pushed.wire(), pushed.outline()));
+        while log.len() > 10 {
+            log.pop();
+            log.shrink();
+        }
+        assert!(log.entries.capacity() <= 4 * 10 + ENTRIES_SPARE);
+        log.check();
     }
 }

@@ -319,9 +319,10 @@ impl Engine {
     }
 
     /// Whether the shard asks itself so much that it should handle it now, while it is in the
-    /// processor's caches.
+    /// processor's caches. Where there is a storage, the bound of what a shard asks in a turn is what
+    /// bounds the records of a turn, too: there it waits.
     pub fn asks_itself_much(&mut self) -> bool {
-        self.asks.queue(self.shard).len() >= OWN_ASKS_AT_A_TIME
+        !self.home.is_durable() && self.asks.queue(self.shard).len() >= OWN_ASKS_AT_A_TIME
     }
 
     /// What waits for the ask lane of another shard.
