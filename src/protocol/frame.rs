@@ -339,6 +339,23 @@ impl Frame {
         })
     }
 
+    /// The same message in another place and at another time. Only for a frame that was stamped with a
+    /// sequence.
+    pub fn moved(
+        &self,
+        times: &mut timestamp::Writer,
+        sequence: u64,
+        timestamp_us: u64,
+    ) -> Arc<Frame> {
+        let origin = Origin { received_ns: self.received_ns, ttl_ms: None };
+        let draft = Draft { bytes: self.bytes.clone(), names: self.names, origin };
+        let mut frame = draft.stamp_by(times, sequence, timestamp_us);
+        if let Some(frame) = Arc::get_mut(&mut frame) {
+            frame.expires_ms = self.expires_ms;
+        }
+        frame
+    }
+
     /// Appends the envelope, marked as coming from history, as JSON text. Only for a frame that
     /// was stamped with a sequence.
     pub fn write_replayed(&self, out: &mut Vec<u8>) {

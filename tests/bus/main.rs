@@ -16,6 +16,7 @@ mod envelope;
 mod events;
 mod foreign_clients;
 mod history;
+mod late;
 mod lifecycle;
 mod nodes;
 mod presence;

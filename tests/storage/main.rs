@@ -8,6 +8,7 @@ mod redis;
 mod cluster;
 mod desk;
 mod failures;
+mod late;
 mod ledger;
 mod loading;
 mod node;
