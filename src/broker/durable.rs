@@ -17,6 +17,7 @@
 
 use crate::base::hash::Placement;
 use crate::base::limits::{HOLES_MAX, PAST_TERMS_MAX};
+use crate::broker::late::Renumbering;
 use crate::broker::record::{ChannelRecord, Keep, Snapshot};
 use crate::protocol::command::{AckWhen, Persist, RoomConfig};
 use crate::protocol::names::{Name, TELEMETRY_ROOM};
@@ -126,6 +127,13 @@ impl Durable {
         past.drain(..past.len().saturating_sub(PAST_TERMS_MAX));
         (self.term, self.past, self.stored) = (term, past, last);
         self
+    }
+
+    /// Takes what is known of events that have other sequences here.
+    pub fn take_losses(&mut self, of: &Durable, renumbering: &Renumbering) {
+        for run in of.holes.iter().filter_map(|&run| renumbering.of_run(run)) {
+            self.note_lost(run.0, run.1);
+        }
     }
 
     /// It is as it is kept, up to `last`.

@@ -168,6 +168,26 @@ impl History {
         self.check_ends();
     }
 
+    /// Takes in what had a place in another order, as the next, unless it has one here already; false
+    /// if it has.
+    pub(super) fn append_moved(&mut self, message: FrameRef<'_>, times: &mut Writer) -> bool {
+        let hash = self.hasher.hash_one(message.identity());
+        if self.find(hash, message.identity()).is_some() {
+            return false;
+        }
+        self.last += 1;
+        self.last_us = self.last_us.max(message.timestamp_us());
+        let moved = message.moved(times, self.last, self.last_us);
+        self.keep(hash, &moved);
+        self.check_ends();
+        true
+    }
+
+    /// The messages that are kept, oldest first.
+    pub(super) fn frames(&self) -> impl Iterator<Item = FrameRef<'_>> {
+        self.messages(self.log.len())
+    }
+
     /// A copy that goes on in another term.
     pub(super) fn fork(&self, term: u32, bytes_max: usize) -> History {
         let mut fork = History::new(self.epoch.clone(), self.size, bytes_max, self.hasher.clone());

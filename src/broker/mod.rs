@@ -26,6 +26,7 @@ pub mod elsewhere;
 pub mod history;
 pub mod home;
 pub mod lane;
+pub mod late;
 pub mod peers;
 pub mod pending;
 pub mod policy;

@@ -9,6 +9,7 @@
 //! so a later one replaces an earlier one.
 
 use crate::base::ids::{ChannelId, ConnId};
+use crate::broker::late::{KeptRoom, Merged};
 use crate::broker::peers::{PeerNews, PeerRecord};
 use crate::broker::returning::{Recalled, SessionRecord};
 use crate::broker::room::RoomType;
@@ -31,6 +32,8 @@ pub enum Record {
     ChannelGone(Arc<Address>),
     /// An event with its place in its channel.
     Event(EventRecord),
+    /// A room that was read late has been put together with what was made and said meanwhile.
+    Merged(Box<Merged>),
     /// What only a storage that several nodes share is asked.
     Peer(Box<PeerRecord>),
     /// A session of a client, from its edge.
@@ -142,6 +145,9 @@ pub enum StorageNews {
         /// The last sequence.
         last: u64,
     },
+    /// What was kept of a room and could not be read when the node started. The home answers with
+    /// [`Record::Merged`]. Nothing was stored before, as was told.
+    Late(Box<KeptRoom>),
     /// The storage has forgotten whatever it had stored, of all channels.
     AllForgotten,
     /// What only a storage that several nodes share has to say.
@@ -160,7 +166,7 @@ pub struct Snapshot {
 }
 
 /// A channel that was kept, with the end of its order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct KeptChannel {
     /// The channel.
     pub record: ChannelRecord,

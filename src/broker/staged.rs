@@ -100,6 +100,10 @@ impl Weigh for Ask {
             },
             Ask::Storage(news) => match &**news {
                 StorageNews::Stored(channels) => size_of_val(&channels[..]),
+                StorageNews::Late(kept) => {
+                    let messages = kept.channels.iter().flat_map(|channel| &channel.messages);
+                    messages.map(|frame| frame.memory_bytes()).sum()
+                }
                 StorageNews::Peer(news) => news.weight(),
                 _ => 0,
             },
@@ -115,6 +119,11 @@ impl Weigh for Record {
             Record::Channel(channel) => {
                 let metadata = channel.metadata.as_ref().map_or(0, |metadata| metadata.get().len());
                 metadata + channel.guests.len() * ROW_BYTES
+            }
+            Record::Merged(merged) => {
+                let said = merged.channels.iter().filter_map(|channel| channel.said.as_ref());
+                let dropped: usize = said.map(|said| size_of_val(&said.dropped[..])).sum();
+                merged.channels.len() * ROW_BYTES + dropped
             }
             Record::Peer(record) => record.weight(),
             Record::Session(record) => record.weight(),

@@ -247,6 +247,25 @@ impl Follow {
         }
     }
 
+    /// What was seen of a channel has other places by now, in an order that goes up to `last`: what comes
+    /// next goes on there, and nothing of it was seen.
+    pub(super) fn on_new_order(
+        &mut self,
+        (room, channel): (&str, &str),
+        (first, last): (u64, u64),
+        epoch: Option<String>,
+    ) {
+        let Some(stream) = self.streams.get_mut(&format!("{room}:{channel}")) else {
+            return;
+        };
+        stream.epoch = epoch.or(stream.epoch.take());
+        if stream.catch_up.is_none() {
+            // Of an order that has nothing at the first of these places it says that it goes up to there.
+            let is_unsure = first == last;
+            (stream.last, stream.doubles_to) = (last - u64::from(is_unsure && last > 0), 0);
+        }
+    }
+
     /// The channel whose order a message stands in. A telemetry event keeps the room and the
     /// channel it is about, but its place is the telemetry stream's.
     pub(super) fn place<'a>(

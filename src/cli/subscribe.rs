@@ -104,6 +104,7 @@ struct Notice {
     last: Option<u64>,
     count: Option<u64>,
     reason: Option<String>,
+    epoch: Option<String>,
 }
 
 /// The result of `history`.
@@ -115,6 +116,9 @@ struct HistoryBody<'a> {
     #[serde(borrow)]
     messages: Vec<&'a RawValue>,
 }
+
+/// Why a gap is told where nothing was dropped.
+const ORDER_CHANGED: &str = "order_changed";
 
 impl Subscriber<'_> {
     fn new(args: &SubArgs, is_terminal: bool) -> Subscriber<'_> {
@@ -337,6 +341,15 @@ impl Subscriber<'_> {
         let channel = notice.channel.as_deref().unwrap_or(&heard.channel);
         let place = split_address(channel).unwrap_or((&heard.room, channel));
         let reason = notice.reason.as_deref().unwrap_or("no reason given");
+        if let (ORDER_CHANGED, Some(first), Some(last)) = (reason, notice.first, notice.last) {
+            self.follow.on_new_order(place, (first, last), notice.epoch.clone());
+            let (room, channel) = place;
+            console.note(format!(
+                "{room}:{channel}: what came under the sequences from {first} on has other places \
+                 now; history has the order"
+            ));
+            return Ok(());
+        }
         let which = match (notice.first, notice.last, notice.count) {
             (Some(first), Some(last), _) => {
                 self.follow.on_gap(place, first, last);

@@ -70,7 +70,8 @@ impl fmt::Debug for StorageSeam {
 }
 
 /// Opens the storage that a configuration asks for, and reads what it kept; nothing if there is none.
-/// If nobody answers, the bus starts from memory, and the storage goes on trying.
+/// If nobody answers, the bus starts from memory, and the storage goes on trying; it reads what was kept
+/// when Redis is there.
 ///
 /// # Errors
 /// A sentence for the operator, if what is wrong will not go by itself.
@@ -109,7 +110,10 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
             snapshot
         }
         Err(error @ LoadError::Unreachable(_)) => {
-            tracing::warn!(redis = shown, "{error}; the bus starts from memory and goes on trying");
+            tracing::warn!(
+                redis = shown,
+                "{error}; the bus starts from memory, and takes up what was kept when Redis is there"
+            );
             Snapshot::default()
         }
         Err(LoadError::Wrong(wrong)) => {

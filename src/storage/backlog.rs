@@ -208,7 +208,7 @@ impl<E: Pending> Backlog<E> {
             Record::Event(_) | Record::Peer(_) => {
                 unreachable!("events have a way of their own, and who does not share has no peers")
             }
-            Record::Session(_) => unreachable!("a session belongs to no channel"),
+            Record::Session(_) | Record::Merged(_) => unreachable!("it belongs to no channel"),
         }
     }
 
@@ -492,5 +492,6 @@ pub(super) fn order_of(room: &Name) -> Arc<Address> {
     Arc::new(Address { room: room.clone(), channel: Name::every() })
 }
 
+mod late;
 #[cfg(test)]
 mod tests;

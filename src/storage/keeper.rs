@@ -5,6 +5,7 @@
 //! | `keeper` | the loop, the rounds, the news |
 //! | `bond` | the connection with the right to write |
 //! | `ends` | the start and the end |
+//! | `late` | reading what could not be read at the start |
 //!
 //! *Invariants*: records are taken in at any time, whatever Redis does; one round is under way at a
 //! time, and what it did not do is done before all that follows it in its channel; `Degraded` is
@@ -12,6 +13,7 @@
 
 mod bond;
 mod ends;
+mod late;
 
 use crate::base::ids::{ChannelId, ShardId};
 use crate::base::time::Now;
@@ -23,13 +25,13 @@ use crate::storage::intake::{INTAKE_SLOTS, Intake};
 use crate::storage::keys::Keys;
 use crate::storage::known::Known;
 use crate::storage::link::Link;
-use crate::storage::load::Unread;
 use crate::storage::meters::{Meters, add};
 use crate::storage::sessions::Sessions;
 use crate::storage::settings::{LEASE_MS, Settings};
 use crate::storage::trouble::Trouble;
 use crate::storage::write::Writer;
 use crate::storage::{LoadError, Unsaved};
+use late::Late;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -99,10 +101,10 @@ pub(super) struct State {
     /// When to try again.
     retry_at: Option<Instant>,
     is_degraded: bool,
-    /// Nothing was read back when the process started, and it is not known what there is.
-    must_look: bool,
-    /// What there was that was not read.
-    unread: Arc<Unread>,
+    /// What is to be read late, or was.
+    late: Late,
+    /// What the clock said when everything was to be read, and when that was.
+    began: Option<(Instant, Now)>,
     /// Another node writes in our place: nothing will be stored any more.
     is_overtaken: bool,
     /// How long the lease of another node was when it was last seen, and whether it has renewed it.
@@ -143,6 +145,11 @@ impl Keeper {
 
     /// One thing at a time: a connection, the lease, a round.
     async fn work(&mut self) {
+        match self.state.late {
+            Late::Unread => return self.read_late().await,
+            Late::Told(_) => return self.await_homes().await,
+            Late::Known => {}
+        }
         let Some(bond) = self.state.bond.clone() else {
             if let Err(trouble) = self.bind().await {
                 self.fail(trouble);
@@ -245,6 +252,7 @@ impl Keeper {
             self.known.note(&record);
             match record {
                 Record::Session(record) => self.sessions.take(record),
+                Record::Merged(merged) => self.on_merged(*merged),
                 other => self.backlog.push(other),
             }
         }
@@ -284,10 +292,8 @@ impl Keeper {
         let generation = bond.generation;
         let answered = Cell::new(started);
         let (link, answered) = (&bond.link, &answered);
-        let unread = Arc::clone(&self.state.unread);
-        let unread = &*unread;
         let (keys, settings) = (&*keys, &*settings);
-        let writer = Writer { link, keys, settings, generation, unread, answered };
+        let writer = Writer { link, keys, settings, generation, answered };
         let answers = self.attend_while(limit, answered, writer.round(&batches)).await;
         let answers = answers.unwrap_or_else(|| vec![Err(no_answer(limit)); batches.len()]);
         let mut stored = BTreeMap::<ShardId, Vec<(ChannelId, u64)>>::new();
@@ -386,6 +392,10 @@ impl Keeper {
     }
 
     fn tell_losses(&mut self) {
+        if matches!(self.state.late, Late::Told(_)) {
+            // Its home may count by other sequences already.
+            return;
+        }
         for loss in self.backlog.take_losses() {
             let (channel, first, last) = (loss.channel, loss.first, loss.last);
             add(&self.meters.lost, last - first + 1);

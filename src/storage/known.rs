@@ -2,10 +2,25 @@
 //! forgotten it: one that came back empty, or with an older state.
 
 use crate::base::hash::{Map, seeded};
+use crate::broker::late::{KeptRoom, Merged};
 use crate::broker::record::{ChannelRecord, Record, RoomRecord, Snapshot};
 use crate::protocol::command::Address;
 use crate::protocol::names::Name;
 use std::sync::Arc;
+
+/// What is kept of one room, but for what was said in it.
+#[derive(Debug)]
+pub(super) struct Kept {
+    room: Option<Box<RoomRecord>>,
+    channels: Vec<ChannelRecord>,
+}
+
+impl Kept {
+    pub(super) fn of(kept: &KeptRoom) -> Kept {
+        let channels = kept.channels.iter().map(|channel| channel.record.clone());
+        Kept { room: kept.room.clone().map(Box::new), channels: channels.collect() }
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Known {
@@ -31,7 +46,7 @@ impl Known {
                 self.channels.insert(Arc::clone(&channel.address), channel.clone());
             }
             Record::ChannelGone(address) => _ = self.channels.remove(address),
-            Record::Event(_) | Record::Peer(_) | Record::Session(_) => {}
+            Record::Event(_) | Record::Merged(_) | Record::Peer(_) | Record::Session(_) => {}
         }
     }
 
@@ -43,6 +58,17 @@ impl Known {
         for channel in &snapshot.channels {
             let record = Box::new(channel.record.clone());
             self.channels.insert(Arc::clone(&record.address), record);
+        }
+    }
+
+    /// Notes what was read late of a room, and what became of it.
+    pub(super) fn note_late(&mut self, kept: Kept, merged: &Merged) {
+        if let Some(room) = kept.room {
+            self.rooms.insert(room.name.clone(), room);
+        }
+        let now = merged.channels.iter().filter_map(|channel| channel.record.clone());
+        for record in kept.channels.into_iter().chain(now) {
+            self.channels.insert(Arc::clone(&record.address), Box::new(record));
         }
     }
 

@@ -1,15 +1,14 @@
-//! Reading back what is kept, when a node starts.
+//! Reading back what is kept, when a node starts, or when Redis can be reached for the first time.
 //!
 //! *Invariants*: every channel that is read is claimed first, so that no older writer changes it
 //! afterwards; what is given of a channel is a run without a hole that ends with its last sequence;
 //! nothing is changed but the claim, and nothing deleted, whatever is found.
 
 use crate::base::time::Now;
-use crate::broker::record::{ChannelRecord, EventRecord, KeptChannel, RoomRecord, Snapshot};
+use crate::broker::record::{ChannelRecord, KeptChannel, RoomRecord, Snapshot};
 use crate::protocol::command::Address;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
-use crate::storage::backlog::Step;
 use crate::storage::codec::{
     ChannelEnd, read_address, read_channel, read_entry, read_frame, read_room,
 };
@@ -22,7 +21,7 @@ use crate::storage::trouble::{Trouble, Wrong};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use redis::{FromRedisValue, Value, cmd};
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,36 +44,6 @@ const SCAN_COUNT: u32 = 1_000;
 
 /// An entry of a stream as Redis gives it: its id, its fields.
 pub(super) type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
-
-/// What was kept and not read, because Redis could not be reached when the process started. Nobody
-/// here knows what it was, so nothing of it is deleted, and no settings are overwritten.
-#[derive(Debug, Default)]
-pub(super) struct Unread {
-    /// Names of rooms.
-    rooms: BTreeSet<String>,
-    /// Each as `room:channel`.
-    channels: BTreeSet<String>,
-}
-
-impl Unread {
-    /// How many rooms and channels it is.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.rooms.len(), self.channels.len())
-    }
-
-    /// Whether a step would delete some of it, or overwrite a room's settings.
-    pub(super) fn forbids(&self, address: &Address, step: &Step<EventRecord>) -> bool {
-        match step {
-            Step::Room(room) => self.rooms.contains(room.name.as_str()),
-            Step::RoomGone(name) => {
-                self.rooms.contains(name.as_str()) || self.channels.contains(&address.to_string())
-            }
-            Step::ChannelGone => self.channels.contains(&address.to_string()),
-            Step::Channel(_) | Step::Events(_) => false,
-            Step::Task(never) => match *never {},
-        }
-    }
-}
 
 /// Who reads what.
 pub(super) struct Reader<'a> {
@@ -107,17 +76,6 @@ impl Reader<'_> {
             .try_collect()
             .await?;
         Ok(Snapshot { rooms, channels })
-    }
-
-    /// The names of everything that is kept, whether it can be read or not.
-    pub(super) async fn names(&self) -> Result<Unread, Trouble> {
-        let rooms: Vec<(Vec<u8>, Vec<u8>)> = self.scan("HSCAN", &self.keys.rooms, "hash").await?;
-        let channels: Vec<Vec<u8>> = self.scan("SSCAN", &self.keys.channels, "set").await?;
-        let text = |name: Vec<u8>| String::from_utf8_lossy(&name).into_owned();
-        Ok(Unread {
-            rooms: rooms.into_iter().map(|(name, _)| text(name)).collect(),
-            channels: channels.into_iter().map(text).collect(),
-        })
     }
 
     /// The rooms.

@@ -73,7 +73,8 @@
 //! *Invariants*: nobody waits for the storage but the start and the end of the process; events of a
 //! channel are stored in the order of their sequence, each once; what was told as stored is in the
 //! stream, and on so many replicas as were asked for; every event that was taken is told as stored
-//! or as lost, unless the process ends; nothing that is not ours is changed or deleted.
+//! or as lost, unless the process ends; nothing is written before what is kept was read; nothing that
+//! is not ours is changed or deleted.
 //!
 //! *Not here*: what clients are told; who gives sequences, unless nodes share them.
 
@@ -155,7 +156,8 @@ pub struct Unsaved {
 }
 
 /// Starts the storage of a node. It writes nothing until [`Storage::load`] has
-/// been called. `news` is called on the storage's thread, and must not wait.
+/// been called, and, if Redis could not be reached then, until it has read what is kept and the homes
+/// have answered ([`crate::broker::late`]). `news` is called on the storage's thread, and must not wait.
 pub fn start(
     settings: Settings,
     news: Box<dyn Fn(To, StorageNews) + Send>,

@@ -9,7 +9,6 @@ use crate::storage::backlog::{Batch, Step, order_of};
 use crate::storage::codec::{put_channel, put_event, room_text};
 use crate::storage::keys::Keys;
 use crate::storage::link::{APPEND, CHANNEL, CHANNEL_GONE, INDEX, Link, Script};
-use crate::storage::load::Unread;
 use crate::storage::settings::Settings;
 use crate::storage::trouble::Trouble;
 use futures_util::future::join_all;
@@ -24,8 +23,6 @@ pub(super) struct Writer<'a> {
     pub(super) keys: &'a Keys,
     pub(super) settings: &'a Settings,
     pub(super) generation: u64,
-    /// What must stay as it is.
-    pub(super) unread: &'a Unread,
     /// When the last answer came.
     pub(super) answered: &'a Cell<Instant>,
 }
@@ -49,9 +46,6 @@ impl Writer<'_> {
 
     async fn step(&self, batch: &Batch<EventRecord>) -> Result<u64, Trouble> {
         let address = &*batch.address;
-        if self.unread.forbids(address, &batch.step) {
-            return Ok(0);
-        }
         match &batch.step {
             Step::Events(events) => self.append(address, events).await,
             Step::Task(never) => match *never {},

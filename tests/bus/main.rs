@@ -17,6 +17,7 @@ mod events;
 mod failover;
 mod foreign_clients;
 mod history;
+mod late;
 mod lifecycle;
 mod nodes;
 mod presence;

@@ -86,6 +86,9 @@ const MUST_SEE: &[&str] = &[
     "recovered after a death",
     "a repeat after a death",
     "not recovered after a death",
+    "a node began without what was kept",
+    "an order was changed",
+    "a repeat of what was kept went",
     "notice gap",
     "notice left",
 ];

@@ -8,6 +8,8 @@
 
 use crate::storage::{Kept, Ledger};
 use crate::violation;
+use arqonbus::broker::late::Renumbering;
+use arqonbus::protocol::command::Address;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -43,6 +45,8 @@ pub struct Model {
     pub conns_before: usize,
     /// How far the epochs of dead nodes were kept.
     kept: BTreeMap<String, u64>,
+    /// How messages found other places, because what was kept was read late, by channel.
+    moves: BTreeMap<(String, String), Vec<Renumbering>>,
     /// Lives of which less came back than a history holds, for something in between was lost.
     short: BTreeSet<String>,
 }
@@ -124,16 +128,75 @@ impl Model {
         life
     }
 
+    /// The messages of a channel have other places.
+    pub fn note_move(&mut self, address: &Address, said: Renumbering) {
+        self.see("an order was changed".to_owned());
+        if !said.dropped.is_empty() {
+            self.see("a repeat of what was kept went".to_owned());
+        }
+        let key = (address.room.to_string(), address.channel.to_string());
+        self.moves.entry(key).or_default().push(said);
+    }
+
+    /// Whether any have.
+    pub fn has_moved(&self) -> bool {
+        !self.moves.is_empty()
+    }
+
+    /// The sequence that one of a message's channel became, in whichever life.
+    pub fn moved_from(&self, nonce: usize, sequence: u64) -> impl Iterator<Item = u64> + '_ {
+        self.moves_of(nonce).filter_map(move |said| said.of(sequence))
+    }
+
+    fn moves_of(&self, nonce: usize) -> impl Iterator<Item = &Renumbering> {
+        let Publish { room, channel, .. } = &self.publishes[nonce];
+        self.moves.get(&(room.clone(), channel.clone())).into_iter().flatten()
+    }
+
+    /// Whether a message that had a place has another one, as far as the lives are known.
+    fn is_moved(&self, nonce: usize, (a, from): (usize, u64), (b, to): (usize, u64)) -> bool {
+        let is = |life: usize, epoch: &str| {
+            self.lives[life].epoch.as_ref().is_none_or(|known| known == epoch)
+        };
+        self.moves_of(nonce)
+            .any(|said| is(a, &said.from) && is(b, &said.to) && said.of(from) == Some(to))
+    }
+
     /// The node died, and another begins with what was kept.
     pub fn bury(&mut self, channels: &BTreeMap<(String, String), Kept>, conns: usize) {
         self.conns_before = conns;
         self.see("the node died".to_owned());
         let ledger = self.ledger.clone().unwrap_or_default();
         let ledger = ledger.borrow();
-        for life in &mut self.lives {
+        let real: Vec<usize> = (0..self.lives.len()).map(|life| self.real(life)).collect();
+        for (number, life) in self.lives.iter_mut().enumerate() {
             life.messages.retain(|sequence, nonce| {
                 let publish = &mut self.publishes[*nonce];
+                if publish.place.is_some_and(|(at, _)| real[at] != number) {
+                    life.times.remove(sequence);
+                    return false;
+                }
                 let address = (publish.room.clone(), publish.channel.clone());
+                let mut moves = self.moves.get(&address).into_iter().flatten();
+                let is_elsewhere = channels.get(&address).is_some_and(|kept| {
+                    let (from, id) = (publish.from.clone(), publish.id.clone());
+                    let identity = (address.0.clone(), address.1.clone(), from, id);
+                    let places = ledger.get(&identity);
+                    moves.any(|said| {
+                        let is_it = life.epoch.as_ref().is_none_or(|known| **known == *said.from);
+                        let to = said.of(*sequence).filter(|to| is_it && *to <= kept.last);
+                        kept.record.epoch == said.to
+                            && to.is_some_and(|to| {
+                                let place = (said.to.to_string(), to);
+                                places.is_some_and(|places| places.contains(&place))
+                            })
+                    })
+                });
+                if is_elsewhere {
+                    publish.place = None;
+                    life.times.remove(sequence);
+                    return false;
+                }
                 let is_kept = channels.get(&address).is_some_and(|kept| {
                     let (from, id) = (publish.from.clone(), publish.id.clone());
                     let epoch = kept.record.epoch.to_string();
@@ -201,7 +264,19 @@ impl Model {
         if self.publishes[nonce].is_lost {
             violation!("lost is lost", "message {nonce} was not stored, and is there again");
         }
-        if let Some((known, at)) = self.publishes[nonce].place {
+        let place = self.publishes[nonce].place.map(|(known, at)| (self.real(known), at));
+        if let Some((known, at)) = place.filter(|place| *place != (life, sequence)) {
+            if self.is_moved(nonce, (known, at), (life, sequence)) {
+                self.publishes[nonce].place = None;
+                return self.place(life, sequence, nonce, time);
+            }
+            if self.is_moved(nonce, (life, sequence), (known, at)) {
+                // It was on its way when it got the other place.
+                let Life { messages, times, .. } = &mut self.lives[life];
+                messages.insert(sequence, nonce);
+                times.entry(sequence).or_default();
+                return life;
+            }
             if at != sequence {
                 violation!("one place", "message {nonce} has the sequences {at} and {sequence}");
             }
@@ -248,7 +323,7 @@ impl Model {
 
     /// Messages that were seen with a place.
     pub fn placed(&self) -> u64 {
-        self.lives.iter().map(|life| life.messages.len() as u64).sum()
+        self.publishes.iter().filter(|publish| publish.place.is_some()).count() as u64
     }
 
     /// A message with the same sender and id can't have a second place while the first is kept.

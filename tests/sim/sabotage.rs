@@ -39,17 +39,24 @@ pub enum Bug {
     LoseRecord,
     ForgetTail,
     ForgetTerms,
+    Misnumber,
 }
 
 impl Bug {
     /// Whether it sits between a shard and its storage.
     pub fn is_of_storage(self) -> bool {
-        let of_storage = [Bug::ClaimUnstored, Bug::LoseRecord, Bug::ForgetTail, Bug::ForgetTerms];
-        of_storage.contains(&self)
+        matches!(
+            self,
+            Bug::ClaimUnstored
+                | Bug::LoseRecord
+                | Bug::ForgetTail
+                | Bug::ForgetTerms
+                | Bug::Misnumber
+        )
     }
 
     /// All of them.
-    pub const ALL: [Bug; 29] = [
+    pub const ALL: [Bug; 30] = [
         Bug::SwapFanouts,
         Bug::DropFanout,
         Bug::DuplicateFanout,
@@ -79,6 +86,7 @@ impl Bug {
         Bug::LoseRecord,
         Bug::ForgetTail,
         Bug::ForgetTerms,
+        Bug::Misnumber,
     ];
 }
 
@@ -217,6 +225,13 @@ impl Sabotage {
         if self.bug == Some(Bug::LoseRecord) {
             let rng = &mut self.rng;
             staged.retain(|record| !matches!(record, Record::Event(_)) || rng.u8(..6) > 0);
+        }
+        if self.bug == Some(Bug::Misnumber) {
+            for record in staged {
+                let Record::Merged(merged) = record else { continue };
+                let said = merged.channels.iter_mut().filter_map(|channel| channel.said.as_mut());
+                said.for_each(|said| said.base += 1);
+            }
         }
     }
 

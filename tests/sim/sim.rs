@@ -86,7 +86,10 @@ impl Sim {
         let has_storage = bug.map_or_else(|| own.bool(), Bug::is_of_storage);
         setup.storage = has_storage.then(|| Habits::new(&mut own));
         if let (Some(_), Some(habits)) = (bug, &mut setup.storage) {
-            (habits.faults, habits.crashes) = (0, 20);
+            (habits.faults, habits.crashes, habits.away) = (0, 20, 0);
+            if bug == Some(Bug::Misnumber) {
+                habits.away = 9;
+            }
             if bug == Some(Bug::ForgetTerms) {
                 // A client must miss one home and meet the next.
                 (habits.pace, habits.crashes) = (4, 100);
@@ -176,6 +179,9 @@ impl Sim {
         }
         self.world.begin_again();
         self.note(format_args!("another node begins"));
+        for (address, said) in std::mem::take(&mut self.world.moves) {
+            self.model.note_move(&address, said);
+        }
         if let Some(storage) = &self.world.storage {
             self.model.bury(&storage.channels, self.world.pipes.len());
         }
@@ -193,6 +199,9 @@ impl Sim {
             if !places.any(|place| storage.still_has(&identity, place)) {
                 violation!("safe means safe", "the acknowledged message {nonce} is gone");
             }
+        }
+        if storage.is_late() {
+            return self.model.see("a node began without what was kept".to_owned());
         }
         for ((room, channel), kept) in &storage.channels {
             let home = self.world.placement.of_room(room).index();
@@ -275,6 +284,9 @@ impl Sim {
 
     /// A client reads up to `count` bytes, and learns of the end of its connection.
     pub fn read(&mut self, client: usize, count: usize) {
+        for (address, said) in std::mem::take(&mut self.world.moves) {
+            self.model.note_move(&address, said);
+        }
         let Some(conn) = &mut self.clients[client].conn else { return };
         let number = conn.number;
         let bytes = self.world.recv(number, count);

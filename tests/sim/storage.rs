@@ -1,6 +1,7 @@
 //! A storage as an actor: it takes records when it has room, stores them when it comes to it, loses
 //! its connection after storing but before it says so, stores nothing for a while, loses what it has
-//! no room for, and outlives the node.
+//! no room for, and outlives the node. Now and then the next node begins without what it holds, and is
+//! given it when it has been at work for a while.
 //!
 //! What it holds stands in [`Shelf`]; what it ever held, in the [`Ledger`], by which acks are judged.
 //!
@@ -8,13 +9,16 @@
 
 use crate::sabotage::Sabotage;
 use crate::violation;
+use arqonbus::base::hash::Placement;
 use arqonbus::base::ids::{ChannelId, ShardId};
 use arqonbus::broker::durable::Durability;
+use arqonbus::broker::late::Merged;
 use arqonbus::broker::record::{
     ChannelRecord, EventRecord, KeptChannel, Record, RoomRecord, Snapshot, StorageNews,
 };
-use arqonbus::protocol::command::Persist;
+use arqonbus::protocol::command::{Address, Persist};
 use arqonbus::protocol::frame::Frame;
+use arqonbus::protocol::timestamp::Writer;
 use fastrand::Rng;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -40,6 +44,8 @@ pub struct Habits {
     pub faults: u32,
     /// How often, in ten thousand steps, the node dies.
     pub crashes: u32,
+    /// How often, of ten times, the next one begins while it is away.
+    pub away: u8,
 }
 
 impl Habits {
@@ -65,6 +71,7 @@ impl Habits {
             pace: pick(rng, &[3, 15, 40]) as u8,
             faults: pick(rng, &[0, 20, 100]),
             crashes: pick(rng, &[0, 5, 20]),
+            away: pick(rng, &[0, 4, 9]) as u8,
         }
     }
 }
@@ -101,7 +108,20 @@ pub struct Storage {
     /// What it stored when its connection was lost: it will find out.
     unsaid: Vec<(ChannelId, u64)>,
     is_degraded: bool,
+    late: Late,
+    /// What it had no room for while homes put things together.
+    held: Vec<(ChannelId, u64)>,
     rng: Rng,
+}
+
+/// How far a node that began without what is kept has got to know it.
+#[derive(Default, PartialEq)]
+enum Late {
+    #[default]
+    Known,
+    Unread,
+    /// The rooms that no home has answered.
+    Told(BTreeSet<String>),
 }
 
 impl Storage {
@@ -118,11 +138,17 @@ impl Storage {
             news: VecDeque::new(),
             unsaid: Vec::new(),
             is_degraded: false,
+            late: Late::Known,
+            held: Vec::new(),
         }
     }
 
     /// Takes a record, if there is room.
     pub fn offer(&mut self, record: Record) -> Result<(), Record> {
+        if self.is_late() {
+            self.take_late(record);
+            return Ok(());
+        }
         if !self.has_room() {
             return Err(record);
         }
@@ -131,16 +157,35 @@ impl Storage {
     }
 
     pub fn has_room(&self) -> bool {
-        self.queue.len() < self.habits.slots
+        self.is_late() || self.queue.len() < self.habits.slots
     }
 
     /// Whether there is something to be done.
     pub fn is_busy(&self) -> bool {
-        !self.queue.is_empty() || !self.unsaid.is_empty() || self.is_degraded
+        !self.queue.is_empty() || !self.unsaid.is_empty() || self.is_degraded || self.is_late()
+    }
+
+    /// Whether the node does not know all that is kept.
+    pub fn is_late(&self) -> bool {
+        self.late != Late::Known
     }
 
     /// Does something; in words.
-    pub fn step(&mut self, shards: u16, sabotage: &mut Sabotage) -> &'static str {
+    pub fn step(&mut self, placement: &Placement, sabotage: &mut Sabotage) -> &'static str {
+        let shards = placement.shards();
+        match (&self.late, self.rng.u8(..8)) {
+            (Late::Known, _) => {}
+            (Late::Unread, 0) => {
+                self.tell_late(placement);
+                return "tells what was kept";
+            }
+            (Late::Unread, 1) => {
+                self.lose();
+                return "loses something while it is away";
+            }
+            (Late::Unread, _) => return "is away",
+            (Late::Told(_), _) => return "waits for the homes",
+        }
         let is_trouble = self.rng.u32(..1_000) < self.habits.faults;
         match (is_trouble, self.is_degraded) {
             (true, false) => match self.rng.u8(..4) {
@@ -173,7 +218,7 @@ impl Storage {
             }
             (false, true) if self.rng.u8(..5) > 0 => "is still degraded",
             (false, true) => {
-                self.recover(shards);
+                self.recover(placement);
                 "is well again"
             }
             (false, false) => {
@@ -188,7 +233,13 @@ impl Storage {
     }
 
     /// Is well again, and stores all that waited.
-    pub fn recover(&mut self, shards: u16) {
+    pub fn recover(&mut self, placement: &Placement) {
+        match self.late {
+            Late::Known => {}
+            Late::Unread => return self.tell_late(placement),
+            Late::Told(_) => return,
+        }
+        let shards = placement.shards();
         let mut stored = std::mem::take(&mut self.unsaid);
         stored.extend(self.store(self.queue.len()));
         self.say(stored);
@@ -203,23 +254,122 @@ impl Storage {
     }
 
     /// The node is dead. What was on its way may still have been stored; the rest is gone.
-    pub fn survive(&mut self, sabotage: &mut Sabotage) -> Snapshot {
-        let count = self.rng.usize(..=self.queue.len());
-        self.store(count);
+    pub fn survive(&mut self, shards: u16, sabotage: &mut Sabotage) -> Snapshot {
+        if !self.is_late() {
+            let count = self.rng.usize(..=self.queue.len());
+            self.store(count);
+        }
+        (self.late, self.held) = (Late::Known, Vec::new());
         self.queue.clear();
         self.news.clear();
         self.unsaid.clear();
         self.is_degraded = false;
+        if self.rng.u8(..10) < self.habits.away {
+            (self.late, self.is_degraded) = (Late::Unread, true);
+            self.tell_all(shards, &StorageNews::Degraded("away".into()));
+            return Snapshot::default();
+        }
+        let mut snapshot = self.snapshot();
+        sabotage.kept(&mut snapshot.channels);
+        snapshot
+    }
+
+    /// All that it holds.
+    fn snapshot(&self) -> Snapshot {
         let kept = self.channels.values().map(|kept| KeptChannel {
             record: kept.record.clone(),
             last: kept.last,
             last_us: kept.last_us,
             messages: kept.frames.iter().cloned().collect(),
         });
-        let mut channels: Vec<KeptChannel> = kept.collect();
+        let channels: Vec<KeptChannel> = kept.collect();
         let rooms = self.rooms.values().cloned().collect();
-        sabotage.kept(&mut channels);
         Snapshot { rooms, channels }
+    }
+
+    /// Gives all that it holds to a node that began without it.
+    fn tell_late(&mut self, placement: &Placement) {
+        let mut told = BTreeSet::new();
+        for kept in self.snapshot().by_room() {
+            told.insert(kept.name.to_string());
+            let home = placement.of_room(&kept.name);
+            self.news.push_back((home, StorageNews::Late(Box::new(kept))));
+        }
+        self.late = Late::Told(told);
+        self.go_on_if_answered();
+    }
+
+    fn go_on_if_answered(&mut self) {
+        if matches!(&self.late, Late::Told(told) if told.is_empty()) {
+            self.late = Late::Known;
+            for (channel, first) in std::mem::take(&mut self.held) {
+                let news = StorageNews::Lost { channel, first, last: first };
+                self.news.push_back((channel.home(), news));
+            }
+        }
+    }
+
+    /// Takes a record of a node that does not know all that is kept.
+    fn take_late(&mut self, record: Record) {
+        match record {
+            Record::Merged(merged) => {
+                let Late::Told(told) = &mut self.late else {
+                    violation!("records", "nobody asked what became of {}", merged.room)
+                };
+                if !told.remove(merged.room.as_str()) {
+                    violation!("records", "the room {} was answered twice", merged.room);
+                }
+                self.merge(&merged);
+                self.go_on_if_answered();
+            }
+            Record::Event(event) if self.queue.len() >= self.habits.slots => {
+                let (channel, first) = (event.channel, event.frame.sequence);
+                match self.late {
+                    Late::Told(_) => self.held.push((channel, first)),
+                    _ => {
+                        let news = StorageNews::Lost { channel, first, last: first };
+                        self.news.push_back((channel.home(), news));
+                    }
+                }
+            }
+            other => self.queue.push_back(other),
+        }
+    }
+
+    /// Changes what it took as a home says.
+    fn merge(&mut self, merged: &Merged) {
+        let of =
+            |address: &Address| merged.channels.iter().find(|channel| *channel.address == *address);
+        let records = merged.channels.iter().filter_map(|channel| channel.record.clone());
+        let records = records.map(|record| Record::Channel(Box::new(record)));
+        let (mut queue, times) = (VecDeque::from_iter(records), &mut Writer::default());
+        queue.extend(std::mem::take(&mut self.queue).into_iter().filter_map(
+            |record| match record {
+                Record::Room(room) if room.name == merged.room => None,
+                Record::RoomGone(name) if name == merged.room => None,
+                Record::Channel(channel) if of(&channel.address).is_some() => None,
+                Record::ChannelGone(address) if of(&address).is_some() => None,
+                Record::Event(event) => match of(&event.address) {
+                    None => Some(Record::Event(event)),
+                    Some(channel) => {
+                        let said = channel.said.as_ref().filter(|said| said.from == event.epoch)?;
+                        said.of_event(event, times).map(Record::Event)
+                    }
+                },
+                other => Some(other),
+            },
+        ));
+        self.queue = queue;
+        for said in merged.channels.iter().filter_map(|channel| channel.said.as_ref()) {
+            self.held.retain_mut(|(channel, sequence)| {
+                let moved = match *channel == said.channel {
+                    true => said.of(*sequence),
+                    false => Some(*sequence),
+                };
+                *sequence = moved.unwrap_or(*sequence);
+                moved.is_some()
+            });
+        }
     }
 
     /// Stores so many records; what is safe now.
@@ -260,6 +410,7 @@ impl Storage {
             Record::Event(event) => return Some(self.keep_event(event)),
             Record::Session(record) => panic!("no sessions are kept: {record:?}"),
             Record::Peer(record) => panic!("there are no peers: {record:?}"),
+            Record::Merged(merged) => violation!("records", "{} was not told late", merged.room),
         }
         None
     }

@@ -17,13 +17,16 @@ use arqonbus::base::time::Now;
 use arqonbus::broker::durable::of_homes;
 use arqonbus::broker::edge::Facts;
 use arqonbus::broker::lane::{Ask, Tell};
-use arqonbus::broker::record::Snapshot;
+use arqonbus::broker::late::Renumbering;
+use arqonbus::broker::record::{Record, Snapshot};
 use arqonbus::protocol::close::CloseReason;
+use arqonbus::protocol::command::Address;
+use arqonbus::protocol::names::Name;
 use arqonbus::protocol::origin::Origins;
 use arqonbus::shard::engine::{Engine, Plan};
 use arqonbus::shard::meters::Meters;
 use fastrand::Rng;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +62,10 @@ pub struct World {
     pub storage: Option<Storage>,
     /// What engines counted that are dead.
     pub dead: Vec<Meters>,
+    /// How messages found other places since this was looked at, by channel.
+    pub moves: Vec<(Address, Renumbering)>,
+    /// The rooms of this node that were put together.
+    merged: BTreeSet<Name>,
 }
 
 /// One engine, and what its driver keeps for it.
@@ -119,6 +126,8 @@ impl World {
             bytes_sent: 0,
             storage,
             dead: Vec::new(),
+            moves: Vec::new(),
+            merged: BTreeSet::new(),
         };
         world.begin(Snapshot::default());
         world
@@ -193,26 +202,25 @@ impl World {
 
     /// Another node begins with what the storage has.
     pub fn begin_again(&mut self) {
-        let sabotage = &mut self.sabotage;
-        let snapshot = self.storage.as_mut().map(|storage| storage.survive(sabotage));
+        let (sabotage, shards) = (&mut self.sabotage, self.setup.shards);
+        let snapshot = self.storage.as_mut().map(|storage| storage.survive(shards, sabotage));
+        self.merged.clear();
         self.begin(snapshot.unwrap_or_default());
     }
 
     /// The storage does something, and says what it has to say.
     pub fn store(&mut self) {
-        let shards = self.setup.shards;
         let Some(storage) = &mut self.storage else { return };
-        let what = storage.step(shards, &mut self.sabotage);
+        let what = storage.step(&self.placement, &mut self.sabotage);
         self.trace.note(format_args!("the storage {what}"));
         self.carry();
     }
 
     /// The storage does all it has to do, well; false if there was nothing.
     pub fn store_all(&mut self) -> bool {
-        let shards = self.setup.shards;
         let Some(storage) = &mut self.storage else { return false };
         let is_busy = storage.is_busy() || !storage.news().is_empty();
-        storage.recover(shards);
+        storage.recover(&self.placement);
         self.carry();
         is_busy
     }
@@ -505,6 +513,22 @@ impl World {
             return;
         };
         records.edit(|staged| self.sabotage.records(staged));
+        if storage.is_late() {
+            let World { merged, moves, .. } = self;
+            records.edit(|staged| {
+                for record in staged.iter() {
+                    if let Record::Merged(answer) = record
+                        && merged.insert(answer.room.clone())
+                    {
+                        let said = answer.channels.iter();
+                        let said = said.filter_map(|channel| {
+                            Some(((*channel.address).clone(), channel.said.clone()?))
+                        });
+                        moves.extend(said);
+                    }
+                }
+            });
+        }
         while let Some(record) = records.pop_front() {
             if let Err(record) = storage.offer(record) {
                 return records.push_front(record);

@@ -2,6 +2,7 @@
 
 use arqonbus::base::ids::{ChannelId, ShardId};
 use arqonbus::base::time::Now;
+use arqonbus::broker::late::KeptRoom;
 use arqonbus::broker::peers::To;
 use arqonbus::broker::record::{
     ChannelRecord, EventRecord, Keep, Record, RoomRecord, Snapshot, StorageNews,
@@ -42,6 +43,8 @@ pub(crate) struct News {
     pub(crate) restored: usize,
     /// What is kept of sessions, by the slots of who asked.
     pub(crate) recalled: Vec<(u32, Recalled)>,
+    /// What was read late.
+    pub(crate) late: Vec<KeptRoom>,
     /// How many were told of stored events.
     pub(crate) rounds: usize,
 }
@@ -179,6 +182,10 @@ impl News {
             StorageNews::Forgotten { channel, first, last } => {
                 assert_eq!(*to, To::Shard(channel.home()), "news go to the home");
                 self.forgotten.push((channel, first, last));
+            }
+            StorageNews::Late(kept) => {
+                assert_eq!(*to, To::Room(kept.name.clone()), "news go to the home");
+                self.late.push(*kept);
             }
             StorageNews::AllForgotten => self.all_forgotten += 1,
             StorageNews::Degraded(reason) => self.degraded.push(reason.to_string()),

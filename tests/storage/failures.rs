@@ -3,7 +3,6 @@
 use crate::desk::{Desk, Line, SOON, read_back, room, settings};
 use crate::redis::Redis;
 use arqonbus::broker::record::Record;
-use arqonbus::storage::LoadError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -93,53 +92,6 @@ fn a_tail_that_is_missing_is_told_with_the_next_event() {
     desk.wait_stored(&line);
     assert_eq!(desk.news().forgotten.len(), 1);
     desk.stop();
-}
-
-#[test]
-fn what_could_not_be_read_at_the_start_is_neither_deleted_nor_overwritten() {
-    let mut redis = Redis::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
-    let (desk, _) = Desk::at(&redis.url());
-    let mut kept = room("r");
-    kept.config.member_limit = Some(7);
-    desk.offer(Record::Room(Box::new(kept)));
-    let (mut gone, mut anew) = (Line::new(1, "r", "gone"), Line::new(2, "r", "anew"));
-    for line in [&mut gone, &mut anew] {
-        desk.create(line);
-        desk.say(line, 3);
-        desk.wait_stored(line);
-    }
-    desk.stop();
-    redis.kill();
-    let desk = Desk::open(settings(&redis.url()));
-    assert!(matches!(desk.load(), Err(LoadError::Unreachable(_))));
-    // Homes without a memory make the same again, and give some of it up.
-    let (mut second, mut own) = (Line::new(3, "r", "anew"), Line::new(4, "own", "c"));
-    let mut own_room = room("own");
-    desk.offer(Record::Room(Box::new(own_room.clone())));
-    own_room.config.member_limit = Some(9);
-    desk.offer(Record::Room(Box::new(own_room)));
-    desk.offer(Record::Room(Box::new(room("r"))));
-    desk.create(&Line::new(5, "r", "gone"));
-    desk.offer(Record::ChannelGone(gone.address.clone()));
-    for line in [&mut second, &mut own] {
-        desk.create(line);
-        desk.say(line, 2);
-    }
-    redis.restart();
-    for line in [&second, &own] {
-        desk.wait_stored(line);
-    }
-    desk.offer(Record::RoomGone(gone.address.room.clone()));
-    desk.stop();
-    let (desk, snapshot) = Desk::at(&redis.url());
-    let limits: Vec<_> = snapshot.rooms.iter().map(|room| room.config.member_limit).collect();
-    assert_eq!(limits, [Some(9), Some(7)]);
-    assert_eq!(read_back(&snapshot, &gone), [1, 2, 3]);
-    assert_eq!(read_back(&snapshot, &second), [1, 2]);
-    // What was said in the life that nobody read is still in the stream.
-    let entries = redis.cli(&["XLEN", &anew.stream()]);
-    assert_eq!(entries.trim(), "5");
-    desk.abandon();
 }
 
 #[test]
@@ -295,33 +247,5 @@ fn a_foreign_key_costs_its_channel_and_no_other() {
         desk.say(&mut bad, 1);
         std::thread::sleep(Duration::from_millis(50));
     }
-    desk.abandon();
-}
-
-#[test]
-fn a_start_without_redis_is_degraded_until_it_is_there() {
-    let mut redis = Redis::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
-    let (desk, _) = Desk::at(&redis.url());
-    let mut old = Line::new(1, "r", "c");
-    desk.create(&old);
-    desk.say(&mut old, 10);
-    desk.wait_stored(&old);
-    desk.stop();
-    redis.kill();
-
-    let desk = Desk::open(settings(&redis.url()));
-    let started = Instant::now();
-    assert!(matches!(desk.load(), Err(LoadError::Unreachable(_))));
-    assert!(started.elapsed() < Duration::from_secs(2));
-    desk.wait("degraded", |news| news.degraded.len() == 1);
-    let mut new = Line { id: Line::new(3, "r", "c").id, epoch: "new".into(), last: 0, ..old };
-    desk.create(&new);
-    desk.say(&mut new, 20);
-    redis.restart();
-    desk.wait("restored", |news| news.restored == 1);
-    desk.wait_stored(&new);
-    desk.stop();
-    let (desk, snapshot) = Desk::at(&redis.url());
-    assert_eq!(read_back(&snapshot, &new), (1..=20).collect::<Vec<_>>());
     desk.abandon();
 }

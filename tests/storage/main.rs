@@ -10,6 +10,7 @@ mod desk;
 mod failover;
 mod failures;
 mod ids;
+mod late;
 mod ledger;
 mod loading;
 mod node;

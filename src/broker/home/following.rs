@@ -255,7 +255,7 @@ impl Home {
     }
 
     /// Who became a member of a channel before it was known for whom it is, and is not let in, goes.
-    fn untie_strangers(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+    pub(super) fn untie_strangers(&mut self, now: Now, id: ChannelId, told: &mut Told) {
         let Some(channel) = self.channels.get(&id) else { return };
         let address = channel.address.clone();
         for (conn, client) in channel.strangers() {
@@ -344,7 +344,7 @@ impl Home {
         }
     }
 
-    fn is_without_members(&self, id: ChannelId) -> bool {
+    pub(super) fn is_without_members(&self, id: ChannelId) -> bool {
         match (self.channels.get(&id), self.whole_rooms.get(&id)) {
             (Some(channel), _) => channel.member_count() == 0,
             (None, name) => {

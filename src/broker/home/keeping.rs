@@ -110,6 +110,7 @@ impl Home {
                 self.acks.restore();
                 self.go_on_together(now, told);
             }
+            StorageNews::Late(kept) => self.on_late(now, *kept, told),
             StorageNews::Peer(news) => self.on_peers(now, news, told),
             StorageNews::Session(..) => unreachable!("it is for the edge"),
             StorageNews::Lost { channel, first, last } if self.shared.is_some() => {
@@ -139,6 +140,7 @@ impl Home {
             }
             Record::Peer(record) => self.lose_of_peers(*record, told),
             Record::Session(_) => unreachable!("it is of the edge"),
+            Record::Merged(_) => unreachable!("there is always a place for it"),
             // It is recorded again before the next event of it can be.
             Record::Channel(channel) => {
                 let Some(id) = self.id_of(&channel.address) else { return };
@@ -278,7 +280,7 @@ impl Home {
         }
     }
 
-    fn persist(&self, name: &Name, config: &RoomConfig) -> Persist {
+    pub(super) fn persist(&self, name: &Name, config: &RoomConfig) -> Persist {
         let durability = self.durability.as_ref();
         durability.map_or(Persist::None, |durability| durability.of_room(name, config))
     }
@@ -313,7 +315,7 @@ impl Home {
     /// What the storage has to know of a history that is kept before its first event.
     pub(super) fn history_record(&self, id: ChannelId) -> Option<Record> {
         let record = match self.channels.get(&id) {
-            Some(channel) => of_channel(channel)?,
+            Some(channel) => history_record_of(channel)?,
             None => of_whole_room(self.rooms.get(self.whole_rooms.get(&id)?)?)?,
         };
         Some(Record::Channel(Box::new(record)))
@@ -357,7 +359,7 @@ impl Home {
         (room.paused, room.created_us) = (paused, created_us);
     }
 
-    fn restore_channel(&mut self, now: Now, kept: KeptChannel) {
+    pub(super) fn restore_channel(&mut self, now: Now, kept: KeptChannel) {
         let KeptChannel { record, last, last_us, messages } = kept;
         let address = record.address.clone();
         if address.channel.as_str() == PRIVATE_CHANNEL {
@@ -426,7 +428,7 @@ impl Home {
     }
 }
 
-fn of_channel(channel: &Channel) -> Option<ChannelRecord> {
+pub(super) fn history_record_of(channel: &Channel) -> Option<ChannelRecord> {
     let durable = channel.history.durable.as_ref()?;
     Some(ChannelRecord {
         address: channel.address.clone(),

@@ -13,6 +13,7 @@
 //! | `wishes` | questions about rooms, and changes of them |
 //! | `keeping` | the records of what is to be kept, and what the storage says of them |
 //! | `claims` | whose a client id is |
+//! | `late` | what was kept and is read after the start |
 //! | `shared` | what it hears of the peers of its node, and tells them |
 //! | `following` | the channels of other nodes that it follows |
 //! | `ordering` | events whose places are given by a storage that nodes share |
@@ -22,6 +23,7 @@ mod deleting;
 mod empty;
 mod following;
 mod keeping;
+mod late;
 mod membership;
 mod ordering;
 mod publish;
@@ -218,6 +220,12 @@ impl Home {
     /// The order of the events to all of a room; for the simulator.
     pub fn whole_room(&self, room: &str) -> Option<&History> {
         Some(&self.rooms.get(room)?.history)
+    }
+
+    /// The id of the order of the events to all of a room; for tests.
+    #[cfg(test)]
+    pub(super) fn whole_room_id(&self, room: &str) -> Option<ChannelId> {
+        Some(self.rooms.get(room)?.id)
     }
 
     /// How many client ids are taken; for the simulator.

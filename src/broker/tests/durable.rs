@@ -11,15 +11,15 @@ const TIMEOUT_MS: u32 = 5_000;
 
 /// Everything that was recorded, as a storage would keep it.
 #[derive(Clone, Default)]
-struct Shelf {
+pub(super) struct Shelf {
     /// The messages that were sent so far, for their ids.
-    sent: u32,
-    rooms: BTreeMap<String, RoomRecord>,
-    channels: BTreeMap<String, (ChannelRecord, Vec<Arc<Frame>>)>,
+    pub(super) sent: u32,
+    pub(super) rooms: BTreeMap<String, RoomRecord>,
+    pub(super) channels: BTreeMap<String, (ChannelRecord, Vec<Arc<Frame>>)>,
 }
 
 impl Shelf {
-    fn take(&mut self, record: Record) {
+    pub(super) fn take(&mut self, record: Record) {
         match record {
             Record::Room(room) => {
                 self.rooms.insert(room.name.to_string(), *room);
@@ -45,10 +45,11 @@ impl Shelf {
             }
             Record::Peer(record) => panic!("there are no peers: {record:?}"),
             Record::Session(record) => panic!("no home has a session: {record:?}"),
+            Record::Merged(merged) => panic!("nothing was read late: {merged:?}"),
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         let kept = self.channels.values().map(|(record, frames)| KeptChannel {
             record: record.clone(),
             last: frames.last().map_or(0, |frame| frame.sequence),
@@ -67,7 +68,7 @@ fn durability(persist: Persist) -> Durability {
 
 /// A bus that begins with what is on the shelf; the room `lab` with the channel `bench` is
 /// configured.
-fn begun(persist: Persist, shelf: &Shelf) -> Bus {
+pub(super) fn begun(persist: Persist, shelf: &Shelf) -> Bus {
     let seed = u64::from(shelf.sent);
     let mut bus = Bus::seeded(Limits::default(), PublishAnywhere::default(), seed);
     bus.sent = shelf.sent;
@@ -88,7 +89,7 @@ fn begun(persist: Persist, shelf: &Shelf) -> Bus {
 
 impl Bus {
     /// Puts what was recorded on the shelf; each record in a few words.
-    fn shelve(&mut self, shelf: &mut Shelf) -> Vec<String> {
+    pub(super) fn shelve(&mut self, shelf: &mut Shelf) -> Vec<String> {
         shelf.sent = self.sent + 10;
         let records = std::mem::take(&mut self.records);
         let words = records.iter().map(|record| match record {
@@ -100,6 +101,7 @@ impl Bus {
             Record::Event(event) => format!("event {} {}", event.address, event.frame.sequence),
             Record::Peer(record) => panic!("there are no peers: {record:?}"),
             Record::Session(record) => panic!("no home has a session: {record:?}"),
+            Record::Merged(merged) => format!("room {} merged", merged.room),
         });
         let words = words.collect();
         records.into_iter().for_each(|record| shelf.take(record));
@@ -107,19 +109,19 @@ impl Bus {
     }
 
     /// The storage says something to every home.
-    fn news(&mut self, news: &StorageNews) {
+    pub(super) fn news(&mut self, news: &StorageNews) {
         for shard in self.placement.all() {
             self.ask(shard, Ask::Storage(Box::new(news.clone())));
         }
         self.settle();
     }
 
-    fn id_of(&self, room: &str, channel: &str) -> ChannelId {
+    pub(super) fn id_of(&self, room: &str, channel: &str) -> ChannelId {
         let home = &self.homes[self.placement.of_room(room).index()];
         home.channel(room, channel).expect("a channel").id
     }
 
-    fn stored(&mut self, room: &str, channel: &str, sequence: u64) {
+    pub(super) fn stored(&mut self, room: &str, channel: &str, sequence: u64) {
         let id = self.id_of(room, channel);
         self.news(&StorageNews::Stored(vec![(id, sequence)]));
     }
@@ -150,8 +152,8 @@ impl Bus {
     }
 }
 
-const UNAVAILABLE: &str = "503 STORAGE_UNAVAILABLE";
-const LOST: &str = "410 STORAGE_LOST";
+pub(super) const UNAVAILABLE: &str = "503 STORAGE_UNAVAILABLE";
+pub(super) const LOST: &str = "410 STORAGE_LOST";
 
 #[test]
 fn a_home_records_what_its_rooms_say_is_kept() {

@@ -5,6 +5,7 @@
 mod arrivals;
 mod durable;
 mod echo;
+mod late;
 mod limits;
 mod nodes;
 mod open_fates;

@@ -73,6 +73,32 @@ impl Model {
     }
 }
 
+#[test]
+fn after_a_new_order_nothing_is_printed_twice_and_nothing_is_passed_over() {
+    // How far it says that the order goes, and what comes next.
+    for ((first, last), next) in [((1, 9), 10), ((4, 9), 10), ((4, 4), 4), ((1, 1), 1), ((1, 1), 2)]
+    {
+        let address = crate::cli::target::address("science:general").unwrap();
+        let mut follow = Follow::new(std::slice::from_ref(&address), 0);
+        follow.on_connected(false);
+        let answer = json!({"epoch": "old", "sequence": 0, "recovered": false});
+        follow.on_joined(&address, None, serde_json::from_value(answer).unwrap());
+        let place = ("science", "general");
+        for sequence in 1..=6 {
+            assert_eq!(follow.on_message(place, Some(sequence), ""), Verdict::Print);
+        }
+        follow.take_steps();
+        follow.on_new_order(place, (first, last), Some("new".to_owned()));
+        assert_eq!(follow.take_steps(), [], "what was printed is not read again");
+        assert_eq!(follow.on_message(place, Some(next), ""), Verdict::Print, "{first} {last}");
+        follow.on_connected(false);
+        let Some(Step::Ask(Question::Join { recover, .. })) = follow.take_steps().pop() else {
+            panic!("it joins again")
+        };
+        assert_eq!(recover, Some(Recover { epoch: "new".to_owned(), sequence: next }));
+    }
+}
+
 /// Plays one seed. Without losses in the ring everything must be printed, in order and once; with
 /// them, whatever is not printed must be told.
 fn play(seed: u64, target: &str, ring_max: u64) {

@@ -3,7 +3,8 @@
 //!
 //! *Invariants*: an outline is that of the bytes that it is used with; names are as short as names are.
 
-use super::{Frame, Names, REPLAYED, header_length, push_header, text};
+use super::{Draft, Frame, HEAD_ROOM, Names, Origin, REPLAYED, header_length, push_header, text};
+use crate::protocol::timestamp;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
@@ -61,6 +62,17 @@ impl Frame {
     pub fn write_replayed(&self, out: &mut Vec<u8>) {
         self.view().write_replayed(out);
     }
+
+    /// The same message in another place and at another time. Only for a frame that was stamped with a
+    /// sequence.
+    pub fn moved(
+        &self,
+        times: &mut timestamp::Writer,
+        sequence: u64,
+        timestamp_us: u64,
+    ) -> Arc<Frame> {
+        self.view().moved(times, sequence, timestamp_us)
+    }
 }
 
 impl<'a> FrameRef<'a> {
@@ -106,12 +118,35 @@ impl<'a> FrameRef<'a> {
 
     /// The message as a frame of its own. When it was read nobody knows any more.
     pub fn to_frame(self) -> Arc<Frame> {
+        let (names, tail) = (self.names(0), u32::from(self.outline.tail));
+        Arc::new(Frame { names, tail, ..self.frame_of(self.wire.to_vec()) })
+    }
+
+    /// The same message in another place and at another time. When it was read nobody knows any more.
+    pub fn moved(
+        self,
+        times: &mut timestamp::Writer,
+        sequence: u64,
+        timestamp_us: u64,
+    ) -> Arc<Frame> {
+        let tail = usize::from(self.outline.tail);
+        let mut bytes = vec![0; HEAD_ROOM];
+        bytes.extend_from_slice(&self.wire[tail..]);
+        let names = self.names((HEAD_ROOM - tail) as u32);
+        let draft = Draft { bytes, names, origin: Origin { received_ns: 0, ttl_ms: None } };
+        let mut frame = draft.stamp_by(times, sequence, timestamp_us);
+        if let Some(frame) = Arc::get_mut(&mut frame) {
+            frame.expires_ms = self.outline.expires_ms.map(NonZeroU64::get);
+        }
+        frame
+    }
+
+    /// Where its names stand if its bytes begin so much later.
+    fn names(&self, shift: u32) -> Names {
         let Outline { id, id_length, from_length, .. } = self.outline;
-        let id = (id, id + u32::from(id_length));
+        let id = (shift + id, shift + id + u32::from(id_length));
         let from = id.1 + BETWEEN as u32;
-        let names = Names { id, from: (from, from + u32::from(from_length)) };
-        let bytes = self.wire.to_vec();
-        Arc::new(Frame { names, tail: u32::from(self.outline.tail), ..self.frame_of(bytes) })
+        Names { id, from: (from, from + u32::from(from_length)) }
     }
 
     /// The same message marked as coming from history, ready for the wire.

@@ -545,8 +545,12 @@ impl Engine {
             let is_event = record.is_event();
             let has_room = match is_event {
                 true => self.records.bytes() < bytes_max,
-                // What peers are told depends on all of it and on its order.
-                false => matches!(record, Record::Peer(_)) || self.records.bytes() < 2 * bytes_max,
+                // What peers are told depends on all of it and on its order, and the storage waits for
+                // what became of what it has read.
+                false => {
+                    matches!(record, Record::Peer(_) | Record::Merged(_))
+                        || self.records.bytes() < 2 * bytes_max
+                }
             };
             self.events_pending += u64::from(is_event);
             self.tally.add(Counter::Records, 1);

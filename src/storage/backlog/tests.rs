@@ -223,3 +223,69 @@ fn every_event_is_done_in_order_or_lost() {
         }
     }
 }
+
+#[test]
+fn of_what_was_kept_only_the_life_that_goes_on_is_left_in_its_new_places() {
+    use crate::broker::late::{Merged, MergedChannel, Renumbering};
+    let in_life = |number, sequence, life: &str| {
+        Record::Event(EventRecord { epoch: life.into(), ..event(number, sequence, 0) })
+    };
+    let size = EventRecord::bytes(&event(0, 1, 0));
+    let mut backlog = Backlog::new(size * 8);
+    let every = |epoch: &str| {
+        let Record::Channel(mut record) = channel(epoch) else { unreachable!("it is a channel") };
+        record.address = order_of(&Name::fixed("r"));
+        Record::Channel(record)
+    };
+    for record in [room(false), Record::RoomGone(Name::fixed("r")), every("p"), room(true)] {
+        backlog.push(record);
+    }
+    backlog.push(channel("o"));
+    (1..=2).for_each(|sequence| backlog.push(in_life(0, sequence, "o")));
+    backlog.push(Record::ChannelGone(address("a")));
+    backlog.push(channel("p"));
+    (1..=4).for_each(|sequence| backlog.push(in_life(0, sequence, "p")));
+    // One that was not kept, one that was and is another now, and two that no room was left for.
+    backlog.push(in_life(1, 1, "x"));
+    backlog.push(in_life(2, 1, "y"));
+    backlog.push(in_life(0, 5, "p"));
+    backlog.push(in_life(0, 6, "p"));
+    let id = ChannelId::new(ShardId(0), 0);
+    let Record::Channel(record) = channel("k") else { unreachable!("it is a channel") };
+    let said = Renumbering {
+        channel: id,
+        from: "p".into(),
+        to: "k".into(),
+        base: 10,
+        not_before_us: 7,
+        dropped: vec![2, 5],
+        keep: Keep { messages: 9, age_ms: 0 },
+    };
+    let went_on = MergedChannel { address: address("a"), record: Some(*record), said: Some(said) };
+    let untouched = MergedChannel { address: address("b"), record: None, said: None };
+    let channels = vec![went_on, untouched];
+    backlog.merge(Merged { room: Name::fixed("r"), channels });
+    backlog.forget_idle();
+    backlog.check(&[]);
+    assert_eq!(backlog.take_losses(), [Loss { channel: id, first: 14, last: 14 }]);
+    backlog.push(in_life(0, 15, "k"));
+    let (round, _) = backlog.take_round(Instant::now());
+    let mut words: Vec<String> = round
+        .iter()
+        .map(|batch| match &batch.step {
+            Step::Channel(channel) => format!("{} {}", channel.address, channel.epoch),
+            Step::Events(events) => format!("{} {}", batch.address, events[0].epoch),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    words.sort_unstable();
+    // Of the room's own order nothing was kept, and it begins.
+    assert_eq!(words, ["r:* p", "r:a k", "r:c y"]);
+    round.into_iter().for_each(|batch| backlog.done(batch));
+    let (round, _) = backlog.take_round(Instant::now());
+    let Step::Events(events) = &round[0].step else { panic!("{round:?}") };
+    let places: Vec<(u64, &str)> =
+        events.iter().map(|event| (event.frame.sequence, &*event.epoch)).collect();
+    assert_eq!(places, [(11, "k"), (12, "k"), (13, "k"), (15, "k")]);
+    assert!(events.iter().take(3).all(|event| event.frame.timestamp_us == 7));
+}

@@ -1,20 +1,14 @@
 //! The connection with the right to write: how it is made, kept, lost and made again.
 
 use super::{Bond, Keeper, RENEW, no_answer, retry_after};
-use crate::base::time::Now;
 use crate::broker::record::StorageNews;
 use crate::storage::holder::Hold;
 use crate::storage::link::Link;
-use crate::storage::load::Reader;
 use crate::storage::meters::{Degraded, add};
 use crate::storage::trouble::Trouble;
-use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
-
-/// How long the names of what is kept may take.
-const LOOK: Duration = Duration::from_secs(30);
+use std::time::Instant;
 
 impl Keeper {
     /// Connects, and gets the right to write.
@@ -38,7 +32,6 @@ impl Keeper {
                         "Redis has forgotten what was kept; rooms and channels are told again"
                     );
                     self.tell_all(&StorageNews::AllForgotten);
-                    self.state.unread = Arc::default();
                 }
                 // A master in another's place, or one that has read its own files, may lack what was
                 // told last. Of events that is seen by the next of their channel.
@@ -46,9 +39,6 @@ impl Keeper {
                     self.tell_again();
                 }
                 self.state.server = server;
-                if self.state.must_look {
-                    self.look(&link, generation).await?;
-                }
                 let renew_at = Instant::now() + RENEW;
                 self.state.bond = Some(Bond { link, generation, renew_at });
                 Ok(())
@@ -64,28 +54,6 @@ impl Keeper {
                 Err(Trouble::Wrong(wrong))
             }
         }
-    }
-
-    /// Notes what there is that could not be read when the process started.
-    async fn look(&mut self, link: &Link, generation: u64) -> Result<(), Trouble> {
-        let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
-        let (meters, now) = (Arc::clone(&self.meters), Now { mono_ns: 0, wall_us: 0 });
-        let (settings, keys, meters) = (&*settings, &*keys, &*meters);
-        let answered = &Cell::new(Instant::now());
-        let reader = Reader { link, keys, settings, meters, generation, now, answered };
-        let names = self.attend(LOOK, reader.names()).await;
-        let unread = names.unwrap_or_else(|| Err(no_answer(LOOK)))?;
-        let (rooms, channels) = unread.counts();
-        if rooms + channels > 0 {
-            tracing::warn!(
-                rooms,
-                channels,
-                "Redis could not be reached when this process started, so what it keeps was not \
-                 read; it is left as it is, and comes back with the next start"
-            );
-        }
-        (self.state.unread, self.state.must_look) = (Arc::new(unread), false);
-        Ok(())
     }
 
     /// Says to Redis that this node lives.

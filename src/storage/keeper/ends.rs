@@ -1,5 +1,6 @@
 //! The start, when everything is read back, and the end, when everything is written.
 
+use super::late::Late;
 use super::{Keeper, Load, PAUSE, RENEW, Stop};
 use crate::base::time::Now;
 use crate::broker::record::Snapshot;
@@ -16,9 +17,12 @@ use tokio::time::{sleep_until, timeout_at};
 impl Keeper {
     /// Reads everything back. False if nothing must be written, as a person must do something.
     pub(super) async fn obey(&mut self, Load { now, timeout, reply }: Load) -> bool {
+        self.state.began = Some((Instant::now(), now));
         let answer = self.load(now, timeout).await;
         let may_write = !matches!(answer, Err(LoadError::Wrong(_)));
-        self.state.must_look = answer.is_err();
+        if answer.is_err() {
+            self.state.late = Late::Unread;
+        }
         // Nobody waits any more if the process gave up.
         let _ = reply.send(answer);
         may_write
@@ -66,7 +70,7 @@ impl Keeper {
     }
 
     /// Reads everything, on the connection that is there or a new one.
-    async fn read(&mut self, now: Now) -> Result<Snapshot, Trouble> {
+    pub(super) async fn read(&mut self, now: Now) -> Result<Snapshot, Trouble> {
         if self.state.bond.is_none() {
             self.bind().await?;
         }
@@ -97,7 +101,11 @@ impl Keeper {
     pub(super) async fn end(mut self) {
         let Some(Stop { deadline, .. }) = self.state.stopping else { return };
         self.take_in();
-        let has_due = |keeper: &Keeper| keeper.backlog.has_due() || keeper.sessions.has_unwritten();
+        // What is kept is not known to the homes, which have ended: what waits has no place in it.
+        let is_known = matches!(self.state.late, Late::Known);
+        let has_due = |keeper: &Keeper| {
+            is_known && (keeper.backlog.has_due() || keeper.sessions.has_unwritten())
+        };
         while has_due(&self) && Instant::now() < deadline && !self.state.is_overtaken {
             match self.state.retry_at.filter(|&at| at > Instant::now()) {
                 Some(at) => sleep_until(at.min(deadline).into()).await,

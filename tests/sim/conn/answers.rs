@@ -238,8 +238,13 @@ impl Conn {
         let is_settled = kin
             .iter()
             .all(|other| std::ptr::eq(*other, this) || other.place.is_some() || other.is_refused);
-        let at = |other: &&Publish| other.place.map(|(_, at)| at);
-        if kin.len() == 1 || is_settled && !kin.iter().any(|other| at(other) == Some(sequence)) {
+        // Its place may be another one by now.
+        let is_there = |other: &&Publish| {
+            other.place.is_some_and(|(_, at)| {
+                at == sequence || model.moved_from(nonce, at).any(|at| at == sequence)
+            })
+        };
+        if kin.len() == 1 || is_settled && !kin.iter().any(is_there) {
             violation!("idempotency", "no first message has that place: {text}");
         }
         let before = model.conns_before;

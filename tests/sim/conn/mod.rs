@@ -118,6 +118,8 @@ pub struct Cursor {
     pub replay: Option<Replay>,
     /// Whether echo was changed in a way that leaves open when.
     is_echo_unsure: bool,
+    /// Whether it may have missed that the order is another one.
+    is_order_unsure: bool,
 }
 
 /// What a recovery still owes.
@@ -285,7 +287,7 @@ impl Conn {
             "system" if is_welcome => self.hear_welcome(model, &message["payload"], at),
             "system" => {
                 model.see(format!("notice {}", word(&message["payload"], "event")));
-                self.hear_notice(&message);
+                self.hear_notice(model, &message);
             }
             other => violation!("known types", "a message of type {other}"),
         }
@@ -307,10 +309,15 @@ impl Conn {
         self.is_entering = false;
     }
 
-    fn hear_notice(&mut self, message: &Value) {
+    fn hear_notice(&mut self, model: &mut Model, message: &Value) {
         let (room, channel) = (word(message, "room"), word(message, "channel"));
         let payload = &message["payload"];
         match word(payload, "event") {
+            "gap" if payload["reason"] == "order_changed" => {
+                let life = model.life_of(word(payload, "epoch"));
+                let last = payload["last"].as_u64().unwrap_or(0);
+                self.change_order((room, channel), life, last);
+            }
             "gap" => {
                 let count = payload["count"].as_u64().unwrap_or(0);
                 match (payload["first"].as_u64(), payload["last"].as_u64()) {
@@ -318,8 +325,19 @@ impl Conn {
                         let (room, channel) = (room.to_owned(), channel.to_owned());
                         self.gaps.push(Gap { room, channel, first, last, count });
                     }
-                    _ => self.unordered_lost += count,
+                    _ => {
+                        self.unordered_lost += count;
+                        if model.has_moved() {
+                            // A notice that an order is another one may have been among them.
+                            self.doubt_orders();
+                        }
+                    }
                 }
+            }
+            "left" if payload["client_id"] == *self.client_id => {
+                // It became a member while it was not known for whom the channel is.
+                self.left(room, channel);
+                self.let_go(room, channel);
             }
             "joined" | "left" => {
                 // A channel that opened in a room joined as a whole may have no event yet.
@@ -411,6 +429,7 @@ impl Conn {
             let new = || Cursor::new(model.new_life(), sequence - 1);
             let cursor = known.star.get_or_insert_with(new);
             let may_be_own = !echoes || cursor.is_echo_unsure;
+            cursor.settle_order(model, sequence);
             if is_own && !echoes {
                 violation!("echo", "{number} got its own {sequence} of {room}:*");
             }
@@ -441,6 +460,9 @@ impl Conn {
             violation!("echo", "{number} got its own {sequence} of {room}:{channel}");
         }
         let cursor = &mut member.cursor;
+        if !is_replay {
+            cursor.settle_order(model, sequence);
+        }
         let life = cursor.life;
         if is_replay {
             cursor.replayed(sequence, number, channel);

@@ -1,6 +1,6 @@
 //! How far a connection has come in each channel, and what it missed on the way.
 
-use crate::conn::{Conn, Cursor, Member, Missing};
+use crate::conn::{Conn, Cursor, Gap, Member, Missing};
 use crate::model::{Model, Publish};
 use crate::violation;
 use std::collections::BTreeMap;
@@ -140,6 +140,9 @@ impl Conn {
                 known.star = Some(Cursor::new(life, last));
                 return;
             };
+            if cursor.is_order_unsure {
+                cursor.settle_order(model, last + 1);
+            }
             cursor.life = model.unite(life, cursor.life);
             if self.is_entering {
                 return;
@@ -158,6 +161,9 @@ impl Conn {
         };
         let echo = member.named.or(member.whole).is_some_and(|options| options.echo);
         let may_be_own = !echo || member.cursor.is_echo_unsure;
+        if member.cursor.is_order_unsure {
+            member.cursor.settle_order(model, last + 1);
+        }
         member.cursor.life = model.unite(life, member.cursor.life);
         if std::mem::take(&mut member.is_early) || self.is_entering {
             return;
@@ -183,6 +189,49 @@ impl Conn {
         let (room, channel) = (room.to_owned(), channel.to_owned());
         let missing = Missing { room, channel, life, sequences, may_be_own, is_skipped, stay };
         self.missing.push(missing);
+    }
+
+    /// The order of a channel is another one: this is how far it goes.
+    pub(super) fn change_order(&mut self, (room, channel): (&str, &str), life: usize, last: u64) {
+        let (named, of) = (room.to_owned(), channel.to_owned());
+        self.gaps.push(Gap { room: named, channel: of, first: 1, last, count: last });
+        let Some(known) = self.rooms.get_mut(room) else { return };
+        // Of an order without an event it says that it goes to 1.
+        let last = if last == 1 { 0 } else { last };
+        if channel != "*" && known.whole.is_some() && !known.channels.contains_key(channel) {
+            // It came back while the room was joined as a whole.
+            let (whole, cursor) = (known.whole, Cursor::new(life, last));
+            self.stays += 1;
+            let member = Member { named: None, whole, cursor, stay: self.stays, is_early: false };
+            known.channels.insert(channel.to_owned(), member);
+        }
+        let cursor = match channel {
+            "*" => known.star.as_mut(),
+            channel => known.channels.get_mut(channel).map(|member| &mut member.cursor),
+        };
+        let Some(cursor) = cursor else { return };
+        let lost = cursor.replay.take().map_or(0, |replay| replay.left);
+        (cursor.life, cursor.last, cursor.is_order_unsure) = (life, last, false);
+        self.replays_lost += lost;
+    }
+
+    /// Any order may be another one.
+    pub(super) fn doubt_orders(&mut self) {
+        for known in self.rooms.values_mut() {
+            let cursors = known.channels.values_mut().map(|member| &mut member.cursor);
+            for cursor in cursors.chain(known.star.as_mut()) {
+                cursor.is_order_unsure = true;
+            }
+        }
+    }
+
+    /// It is not in a channel any more, however it came to be.
+    pub(super) fn let_go(&mut self, room: &str, channel: &str) {
+        let Some(known) = self.rooms.get_mut(room) else { return };
+        known.channels.remove(channel);
+        if known.whole.is_none() && known.channels.is_empty() {
+            self.rooms.remove(room);
+        }
     }
 
     pub(super) fn member_mut(&mut self, room: &str, channel: &str) -> Option<&mut Member> {
@@ -214,7 +263,14 @@ impl Conn {
 
 impl Cursor {
     pub(super) fn new(life: usize, last: u64) -> Cursor {
-        Cursor { life, last, replay: None, is_echo_unsure: false }
+        Cursor { life, last, replay: None, is_echo_unsure: false, is_order_unsure: false }
+    }
+
+    /// Something comes that says how far the order goes, which may be another one.
+    pub(super) fn settle_order(&mut self, model: &mut Model, sequence: u64) {
+        if std::mem::take(&mut self.is_order_unsure) && sequence > self.last {
+            (self.life, self.last) = (model.new_life(), sequence - 1);
+        }
     }
 
     /// An event comes; what it skipped.

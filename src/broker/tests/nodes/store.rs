@@ -115,6 +115,7 @@ impl Store {
             Record::Event(event) => panic!("a shared storage gives the places: {event:?}"),
             Record::Peer(record) => self.keep_of_peers(node, *record),
             Record::Session(record) => panic!("no home has a session: {record:?}"),
+            Record::Merged(merged) => panic!("who shares reads nothing late: {merged:?}"),
         }
     }
 
