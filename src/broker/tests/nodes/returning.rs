@@ -267,3 +267,89 @@ fn who_identifies_as_somebody_else_takes_nothing_over() {
         kept.end(1, &bob);
     }
 }
+
+/// Whatever nodes hear late or are cut off, and wherever clients come back meanwhile: in the end each
+/// client has one connection at most, and it is the one that all take for hers.
+#[test]
+fn in_the_end_each_client_is_where_it_is_taken_to_be() {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let first = number("NODES_FIRST", 0);
+    for seed in first..first + number("NODES_SEEDS", 60) {
+        println!("seed {seed}");
+        run(seed);
+    }
+}
+
+fn run(seed: u64) {
+    const NODES: usize = 3;
+    let (mut kept, mut rng) = (Kept::new(NODES), fastrand::Rng::with_seed(seed));
+    let (mut live, mut tokens) = (Vec::new(), Vec::new());
+    for (node, name) in [(0, "ann"), (1, "bob")] {
+        let (client, token) = kept.connect(node, name);
+        live.push((node, client));
+        tokens.push((name, token));
+    }
+    let is = |kept: &Kept, node: usize| {
+        let node = &kept.world.store.borrow().nodes[node];
+        (node.is_late, node.is_away)
+    };
+    for _ in 0..80 {
+        let node = rng.usize(..NODES);
+        match rng.u8(..10) {
+            0..=3 if !is(&kept, node).1 => {
+                let (name, token) = &tokens[rng.usize(..tokens.len())];
+                live.push((node, kept.knock(node, name, token)));
+            }
+            4 => kept.world.set_late(node, !is(&kept, node).0),
+            5 => match is(&kept, node).1 {
+                true => kept.world.mend(node),
+                false => kept.world.cut_off(node),
+            },
+            6 if !live.is_empty() => {
+                let (node, client) = live.swap_remove(rng.usize(..live.len()));
+                kept.world.nodes[node].end(&client, CloseReason::Lost);
+            }
+            // Its clock is ahead from now on.
+            7 => kept.world.nodes[node].pass(rng.u64(..20)),
+            8 => kept.world.pass(rng.u64(..4_000)),
+            _ => kept.trade(),
+        }
+        reap(&mut kept, &mut live);
+    }
+    for node in 0..NODES {
+        kept.world.set_late(node, false);
+        if is(&kept, node).1 {
+            kept.world.mend(node);
+        }
+    }
+    for _ in 0..4 {
+        kept.trade();
+        reap(&mut kept, &mut live);
+        kept.world.pass(4_000);
+    }
+    for (name, _) in &tokens {
+        let of_it: Vec<_> = live.iter().filter(|(_, client)| client.id == *name).collect();
+        let held = kept.world.store.borrow().ids.get(&Name::fixed(name)).copied();
+        let held = held.map(|(node, conn, _)| (node, conn.shard, conn.conn));
+        let is_at = |(node, client): &&(usize, Client)| (*node, client.shard, client.conn);
+        assert_eq!(of_it.first().map(is_at), held, "seed {seed}: {name}");
+        assert!(of_it.len() <= 1, "seed {seed}: {name} has {} connections", of_it.len());
+    }
+}
+
+/// Whoever was refused or closed is gone.
+fn reap(kept: &mut Kept, live: &mut Vec<(usize, Client)>) {
+    let mut at = 0;
+    while at < live.len() {
+        let (node, client) = live[at].clone();
+        let heard = kept.heard(node, &client);
+        if heard.iter().any(|text| text == CLOSED || text.contains("rejected")) {
+            live.swap_remove(at);
+            kept.world.nodes[node].end(&client, CloseReason::Superseded);
+        } else {
+            at += 1;
+        }
+    }
+}
