@@ -11,12 +11,13 @@ use crate::base::ids::{ChannelId, ConnRef};
 use crate::base::limits::{AHEAD_MS, FOLLOW_IDLE_MS, PARKED_MAX};
 use crate::base::time::Now;
 use crate::broker::durable::Durable;
+use crate::broker::history::History;
 use crate::broker::home::membership::connecting_question;
 use crate::broker::home::ordering::{Fork, Open};
 use crate::broker::home::publish::refuse;
 use crate::broker::home::shared::Due;
 use crate::broker::home::{Home, Told, address_of, history_bytes_max, history_of};
-use crate::broker::lane::{Answer, Ask, JoinAsk, Tell};
+use crate::broker::lane::{Answer, Ask, JoinAsk, RoomAsk, Tell};
 use crate::broker::peers::{Attach, PeerRecord};
 use crate::broker::record::{KeptChannel, Record};
 use crate::broker::staged::Staged;
@@ -36,9 +37,9 @@ pub(super) struct Following {
     pub(super) fork: Option<Box<Fork>>,
     /// Who waits for it to be made.
     made_for: Option<ConnRef>,
-    /// Joins of clients that have seen more of it elsewhere than is known here, and until when each
-    /// waits, on the monotonic clock in milliseconds.
-    ahead: Vec<(u64, JoinAsk)>,
+    /// What clients ask that know of more of it than has been heard here, and until when each waits, on
+    /// the monotonic clock in milliseconds.
+    ahead: Vec<(u64, Ask)>,
 }
 
 #[derive(Debug)]
@@ -165,19 +166,13 @@ impl Home {
         let Some(shared) = &mut self.shared else { return };
         for id in &shared.behind {
             if let Some(following) = shared.following.get_mut(id) {
-                following.ahead.retain(|(_, ask)| ask.conn != conn);
+                following.ahead.retain(|(_, ask)| is_not_of(ask, conn));
             }
         }
         for id in &shared.awaited {
             let following = shared.following.get_mut(id);
             if let Some(Following { state: State::Awaited { parked }, made_for, .. }) = following {
-                parked.edit(|asks| {
-                    asks.retain(|ask| match ask {
-                        Ask::Join(ask) => ask.conn != conn,
-                        Ask::Room(ask) => ask.conn != conn,
-                        _ => true,
-                    });
-                });
+                parked.edit(|asks| asks.retain(|ask| is_not_of(ask, conn)));
                 made_for.take_if(|maker| *maker == conn);
             }
         }
@@ -250,7 +245,7 @@ impl Home {
             }
             false => {}
         }
-        self.let_join(now, id, told);
+        self.let_go_on(now, id, told);
         self.shed(told);
     }
 
@@ -335,7 +330,7 @@ impl Home {
             told.records.push(Record::Peer(Box::new(PeerRecord::Detach(id, address))));
         }
         for (_, ask) in following.ahead {
-            refuse_parked(Ask::Join(Box::new(ask)), told);
+            refuse_parked(ask, told);
         }
         if let State::Awaited { mut parked } = following.state {
             while let Some(ask) = parked.pop_front() {
@@ -380,34 +375,71 @@ impl Home {
                 self.park(id, Ask::Join(Box::new(ask)), told);
                 None
             }
-            None => self.unless_ahead(now, ask),
+            None => {
+                let Some(id) = self.id_of(&ask.join.address) else { return Some(ask) };
+                let is_ahead = self.is_join_ahead(id, &ask);
+                if !is_ahead || !self.may_wait(id) {
+                    return Some(ask);
+                }
+                self.wait_until_heard(now, id, Ask::Join(Box::new(ask)));
+                None
+            }
         }
     }
 
-    /// Keeps a join of a client that has seen more of a channel on another node than this one has
-    /// heard: it will hear of it at once.
-    fn unless_ahead(&mut self, now: Now, ask: JoinAsk) -> Option<JoinAsk> {
-        let Some(id) = self.id_of(&ask.join.address).filter(|id| self.is_ahead(*id, &ask)) else {
-            return Some(ask);
-        };
-        let Some(shared) = &mut self.shared else { return Some(ask) };
-        let Some(following) = shared.following.get_mut(&id) else { return Some(ask) };
-        if following.fork.is_some() || following.ahead.len() >= PARKED_MAX {
+    /// Keeps a question of a client that may know more of a channel than this node has heard: what was
+    /// acknowledged has its place, and may still be on its way back. Gives it back if there is nothing to
+    /// wait for.
+    pub(super) fn unless_ahead(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        ask: RoomAsk,
+    ) -> Option<RoomAsk> {
+        if !self.has_unheard(id) || !self.may_wait(id) {
             return Some(ask);
         }
-        let due_ms = now.mono_ms() + AHEAD_MS;
-        following.ahead.push((due_ms, ask));
-        shared.behind.insert(id);
-        shared.note_due(due_ms, Due::Ahead(id));
+        self.wait_until_heard(now, id, Ask::Room(Box::new(ask)));
         None
     }
 
-    /// Whether a client wants to go on from what this node has not heard of.
-    fn is_ahead(&self, id: ChannelId, ask: &JoinAsk) -> bool {
-        let history = match (self.channels.get(&id), self.whole_rooms.get(&id)) {
-            (Some(channel), _) => Some(&channel.history),
-            (None, name) => name.and_then(|name| self.rooms.get(name)).map(|room| &room.history),
+    fn may_wait(&mut self, id: ChannelId) -> bool {
+        let following = self.following_mut(id);
+        following.is_some_and(|known| known.fork.is_none() && known.ahead.len() < PARKED_MAX)
+    }
+
+    fn wait_until_heard(&mut self, now: Now, id: ChannelId, ask: Ask) {
+        let Some(shared) = &mut self.shared else { return };
+        let due_ms = now.mono_ms() + AHEAD_MS;
+        if let Some(following) = shared.following.get_mut(&id) {
+            following.ahead.push((due_ms, ask));
+            shared.behind.insert(id);
+            shared.note_due(due_ms, Due::Ahead(id));
+        }
+    }
+
+    /// Whether something that was submitted here has a place that has not been heard of.
+    fn has_unheard(&self, id: ChannelId) -> bool {
+        let Some(following) = self.shared.as_ref().and_then(|shared| shared.following.get(&id))
+        else {
+            return false;
         };
+        // Places grow with the tickets, as far as they are known.
+        let last_place = following.open.iter().rev().find_map(|open| open.sequence);
+        last_place
+            .is_some_and(|place| self.history_of_id(id).is_some_and(|known| place > known.last()))
+    }
+
+    fn is_ahead(&self, id: ChannelId, ask: &Ask) -> bool {
+        match ask {
+            Ask::Join(ask) => self.is_join_ahead(id, ask),
+            _ => self.has_unheard(id),
+        }
+    }
+
+    /// Whether a client wants to go on from what this node has not heard of.
+    fn is_join_ahead(&self, id: ChannelId, ask: &JoinAsk) -> bool {
+        let history = self.history_of_id(id);
         let (Some(recover), Some(history)) = (&ask.join.recover, history) else { return false };
         let is_unheard = |known: &Durable| known.is_shared && known.is_unheard(&recover.epoch);
         match *recover.epoch == **history.epoch() {
@@ -416,9 +448,16 @@ impl Home {
         }
     }
 
-    /// Goes on with the joins of clients that are not ahead any more, and with those that have waited
-    /// long enough, which are told that what they have seen is not known here.
-    pub(super) fn let_join(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+    fn history_of_id(&self, id: ChannelId) -> Option<&History> {
+        match self.channels.get(&id) {
+            Some(channel) => Some(&channel.history),
+            None => Some(&self.rooms.get(self.whole_rooms.get(&id)?)?.history),
+        }
+    }
+
+    /// Goes on with what clients asked that are not ahead any more, and with what has waited long enough:
+    /// joins are told then that what they have seen is not known here.
+    pub(super) fn let_go_on(&mut self, now: Now, id: ChannelId, told: &mut Told) {
         let Some(following) = self.following_mut(id).filter(|known| !known.ahead.is_empty()) else {
             return;
         };
@@ -436,7 +475,13 @@ impl Home {
             following.ahead = ahead;
             shared.behind.insert(id);
         }
-        ready.into_iter().for_each(|(_, ask)| self.join_now(now, ask, told));
+        for (_, ask) in ready {
+            match ask {
+                Ask::Join(ask) => self.join_now(now, *ask, told),
+                Ask::Room(ask) => self.answer_now(now, *ask, told),
+                other => unreachable!("{other:?} is never ahead"),
+            }
+        }
     }
 
     /// What a client would be a member of; nothing if it is refused.
@@ -469,6 +514,14 @@ impl Home {
         })?;
         let room = self.rooms.get(&address.room)?.id;
         self.channels[&known].admits(&ask.client).then(|| vec![known, room])
+    }
+}
+
+fn is_not_of(ask: &Ask, conn: ConnRef) -> bool {
+    match ask {
+        Ask::Join(ask) => ask.conn != conn,
+        Ask::Room(ask) => ask.conn != conn,
+        _ => true,
     }
 }
 

@@ -228,7 +228,7 @@ impl Home {
                 self.spread_arrival(id, frame, from, trace, told);
             }
         }
-        self.let_join(now, id, told);
+        self.let_go_on(now, id, told);
         self.shed(told);
     }
 
@@ -252,7 +252,7 @@ impl Home {
         } else if let Some(history) = self.history_mut(id) {
             history.go_on_in(term, past);
         }
-        self.let_join(now, id, told);
+        self.let_go_on(now, id, told);
     }
 
     pub(super) fn spread_arrival(

@@ -203,7 +203,7 @@ impl Home {
                     Due::Deletion(address) => self.look_at_deletions(now, &address, told),
                     Due::Attach(id) => self.attach_is_overdue(now, id, told),
                     Due::Idle(id) => self.end_idle(now, id, told),
-                    Due::Ahead(id) => self.let_join(now, id, told),
+                    Due::Ahead(id) => self.let_go_on(now, id, told),
                     Due::Claim(client_id, conn) => {
                         let Some(shared) = &mut self.shared else { return };
                         if shared.claims.get(&client_id) == Some(&conn) {

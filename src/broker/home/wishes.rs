@@ -17,6 +17,10 @@ impl Home {
     pub(super) fn answer(&mut self, now: Now, ask: RoomAsk, told: &mut Told) {
         let Some(ask) = self.prepare_answer(now, ask, told) else { return };
         let Some(ask) = self.prepare_deletion(now, ask, told) else { return };
+        self.answer_now(now, ask, told);
+    }
+
+    pub(super) fn answer_now(&mut self, now: Now, ask: RoomAsk, told: &mut Told) {
         let RoomAsk { conn, client, question, wish } = ask;
         let outcome = match wish {
             RoomWish::ListChannels(room) => self.list_channels(&room, &client),
@@ -55,7 +59,7 @@ impl Home {
             }
             Some(id) => {
                 self.note_idle(now, id);
-                Some(ask)
+                self.unless_ahead(now, id, ask)
             }
             None => Some(ask),
         }

@@ -355,6 +355,45 @@ fn a_client_that_has_seen_more_than_its_new_node_waits_for_it() {
 }
 
 #[test]
+fn a_history_holds_what_was_acknowledged_before_it_was_asked_for() {
+    let mut world = World::new(1);
+    let ann = world.nodes[0].connect(0, "ann");
+    world.nodes[0].join(&ann, "r:c");
+    world.settle();
+    let ask = |world: &mut World| {
+        let payload = json!({"command": "history", "parameters": {}});
+        world.nodes[0].say(&ann, "command", "r:c", payload, json!({}))
+    };
+    let found = |reply: Value| reply["result"]["messages"].as_array().map(Vec::len);
+    for round in 1..=2 {
+        // It has its place, but is still on its way back.
+        world.set_late(0, true);
+        let id = world.publish(0, &ann, "r:c");
+        world.settle();
+        let kept_back = world.keep_back_events(0);
+        world.set_late(0, false);
+        world.settle();
+        assert_eq!(world.ack(0, &ann, &id), format!("{round}"), "it is stored");
+        let id = ask(&mut world);
+        assert!(world.nodes[0].reply(&ann, &id).is_none());
+        match round {
+            1 => {
+                for (to, news) in &kept_back {
+                    world.nodes[0].hear_news(to, news);
+                }
+                world.settle();
+                assert_eq!(found(world.nodes[0].reply(&ann, &id).unwrap()), Some(1));
+            }
+            // It is not waited for for ever.
+            _ => {
+                world.pass(AHEAD_MS);
+                assert_eq!(found(world.nodes[0].reply(&ann, &id).unwrap()), Some(1));
+            }
+        }
+    }
+}
+
+#[test]
 fn who_is_not_let_into_a_channel_that_turns_out_to_be_private_leaves_it() {
     let mut world = World::new(2);
     let ann = world.nodes[0].connect(0, "ann");
