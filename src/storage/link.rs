@@ -57,6 +57,7 @@ scripts! {
     MAKE = "make";
     REMOVE = "remove";
     RENEW = "renew";
+    REPAIR = "repair";
     ROOM = "room";
     SESSIONS = "sessions";
     SWEEP_IDS = "sweep_ids";
