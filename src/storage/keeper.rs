@@ -92,13 +92,17 @@ pub(super) struct Keeper {
 pub(super) struct State {
     /// The connection, with the generation that is ours on it.
     bond: Option<Bond>,
-    /// Which life of which server the last connection was to.
+    /// Which life of which server it was that last said it.
     server: Option<String>,
+    /// How often rooms and channels were changed, as far as is known.
+    changes: u64,
     /// How many tries have failed since the last that did not.
     tries: u32,
     /// When to try again.
     retry_at: Option<Instant>,
     is_degraded: bool,
+    /// Whether there was a connection before.
+    is_rebinding: bool,
     /// Nothing was read back when the process started, and it is not known what there is.
     must_look: bool,
     /// What there was that was not read.
@@ -287,7 +291,8 @@ impl Keeper {
         let unread = Arc::clone(&self.state.unread);
         let unread = &*unread;
         let (keys, settings) = (&*keys, &*settings);
-        let writer = Writer { link, keys, settings, generation, unread, answered };
+        let changes = &Cell::new(None);
+        let writer = Writer { link, keys, settings, generation, unread, answered, changes };
         let answers = self.attend_while(limit, answered, writer.round(&batches)).await;
         let answers = answers.unwrap_or_else(|| vec![Err(no_answer(limit)); batches.len()]);
         let mut stored = BTreeMap::<ShardId, Vec<(ChannelId, u64)>>::new();
@@ -311,6 +316,9 @@ impl Keeper {
         }
         for (shard, channels) in stored {
             (self.tell)(To::Shard(shard), StorageNews::Stored(channels));
+        }
+        if let Some((first, last)) = changes.get() {
+            is_all &= !self.note_changes(first.saturating_sub(1), last);
         }
         self.tell_losses();
         match trouble {

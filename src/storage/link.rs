@@ -202,6 +202,11 @@ impl Link {
         Ok(())
     }
 
+    /// Whether it is to many servers.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Link::Many(_))
+    }
+
     /// Which life of which server it is; `None` of a cluster, where there are many, and of a server
     /// that does not say it.
     pub(super) async fn server(&self) -> Option<String> {

@@ -1,6 +1,6 @@
 //! Redis has forgotten rooms and channels: they are told again, and what is newer stays.
 
-use crate::desk::{SOON, room};
+use crate::desk::{Desk, Line, SOON, room};
 use crate::node::Node;
 use crate::redis::Redis;
 use arqonbus::broker::record::{Record, RoomRecord};
@@ -65,4 +65,35 @@ fn a_node_that_comes_back_late_overwrites_nothing_newer() {
     a.wait("the new room", |heard| heard.catalogue.last().unwrap() == "room new");
     a.stop();
     b.stop();
+}
+
+#[test]
+fn a_redis_that_has_forgotten_some_changes_is_told_all_again() {
+    let redis = Redis::start();
+    let (desk, _) = Desk::at(&redis.url());
+    let quiet = Line::new(1, "quiet", "c");
+    let forget = || {
+        redis.cli(&["DEL", ROOMS, "arqonbus:{bus}:channels", &quiet.meta()]);
+        redis.cli(&["HINCRBY", "arqonbus:{bus}:writer", "changes", "-2"]);
+    };
+    let is_told = || {
+        redis.cli(&["HEXISTS", ROOMS, "quiet"]) == "1"
+            && redis.cli(&["SISMEMBER", "arqonbus:{bus}:channels", "quiet:c"]) == "1"
+            && redis.cli(&["EXISTS", &quiet.meta()]) == "1"
+    };
+    desk.offer(Record::Room(Box::new(room("quiet"))));
+    desk.create(&quiet);
+    until("both", is_told);
+    // Nothing else happens: the lease is renewed.
+    forget();
+    until("both once more", is_told);
+    // Something else does, before that.
+    forget();
+    for name in ["one", "two", "three"] {
+        desk.offer(Record::Room(Box::new(room(name))));
+    }
+    until("both once more", is_told);
+    assert_eq!(redis.cli(&["HLEN", ROOMS]), "4");
+    assert!(desk.news().degraded.is_empty() && desk.news().all_forgotten == 0);
+    desk.stop();
 }
