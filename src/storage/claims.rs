@@ -62,7 +62,8 @@ impl Claims {
 
     /// Says that this node has ended well: all its ids are free.
     pub(super) async fn end(&self, link: &Link) -> Result<(), Trouble> {
-        link.ask(cmd("DEL").arg(self.lease(&self.token))).await
+        // It fails if what stands there is not a lease.
+        link.ask::<Value>(cmd("GETDEL").arg(self.lease(&self.token))).await.map(|_| ())
     }
 
     /// Takes ids for clients that have just come; says what is decided of each. `None` if this node has

@@ -34,6 +34,8 @@ pub(super) enum Hold {
     /// It is ours; every change carries this generation.
     Held {
         generation: u64,
+        /// How often rooms and channels were changed.
+        changes: u64,
         /// Whether Redis has forgotten that it was ours before, and so maybe much else.
         is_forgotten: bool,
     },
@@ -83,7 +85,8 @@ impl Holder {
                     self.has_held.store(true, Relaxed);
                     // A master in another's place may not have heard of it.
                     self.saw(number);
-                    return Ok(Hold::Held { generation: number, is_forgotten });
+                    let changes = token.parse().unwrap_or(0);
+                    return Ok(Hold::Held { generation: number, changes, is_forgotten });
                 }
                 "overtaken" => return Ok(Hold::Overtaken(wrong())),
                 _ if dead != token && is_dead(&token) => dead = token,
@@ -92,21 +95,27 @@ impl Holder {
         }
     }
 
-    /// Says that this process lives. False if the right is gone.
-    pub(super) async fn renew(&self, link: &Link, keys: &Keys) -> Result<bool, Trouble> {
+    /// Says that this process lives, and gives how often rooms and channels were changed. `None` if
+    /// the right is gone.
+    pub(super) async fn renew(&self, link: &Link, keys: &Keys) -> Result<Option<u64>, Trouble> {
         self.set_lease(link, keys, LEASE_MS).await
     }
 
     /// Says that this process has ended well, so that another needs not wait.
-    pub(super) async fn release(&self, link: &Link, keys: &Keys) -> Result<bool, Trouble> {
+    pub(super) async fn release(&self, link: &Link, keys: &Keys) -> Result<Option<u64>, Trouble> {
         self.set_lease(link, keys, 0).await
     }
 
-    async fn set_lease(&self, link: &Link, keys: &Keys, lease_ms: u64) -> Result<bool, Trouble> {
+    async fn set_lease(
+        &self,
+        link: &Link,
+        keys: &Keys,
+        lease_ms: u64,
+    ) -> Result<Option<u64>, Trouble> {
         let mut call = RENEW.call(&[&keys.writer]);
         call.arg(&self.token).arg(lease_ms);
-        let (word, _): (String, u64) = link.run(&RENEW, &call).await?;
-        Ok(word == "done")
+        let (word, changes): (String, u64) = link.run(&RENEW, &call).await?;
+        Ok((word == "done").then_some(changes))
     }
 }
 

@@ -94,8 +94,10 @@ pub(super) struct Keeper {
 pub(super) struct State {
     /// The connection, with the generation that is ours on it.
     bond: Option<Bond>,
-    /// Which life of which server the last connection was to.
+    /// Which life of which server it was that last said it.
     server: Option<String>,
+    /// How often rooms and channels were changed, as far as is known.
+    changes: u64,
     /// How many tries have failed since the last that did not.
     tries: u32,
     /// When to try again.
@@ -105,6 +107,8 @@ pub(super) struct State {
     late: Late,
     /// What the clock said when everything was to be read, and when that was.
     began: Option<(Instant, Now)>,
+    /// Whether there was a connection before.
+    is_rebinding: bool,
     /// Another node writes in our place: nothing will be stored any more.
     is_overtaken: bool,
     /// How long the lease of another node was when it was last seen, and whether it has renewed it.
@@ -293,7 +297,8 @@ impl Keeper {
         let answered = Cell::new(started);
         let (link, answered) = (&bond.link, &answered);
         let (keys, settings) = (&*keys, &*settings);
-        let writer = Writer { link, keys, settings, generation, answered };
+        let changes = &Cell::new(None);
+        let writer = Writer { link, keys, settings, generation, answered, changes };
         let answers = self.attend_while(limit, answered, writer.round(&batches)).await;
         let answers = answers.unwrap_or_else(|| vec![Err(no_answer(limit)); batches.len()]);
         let mut stored = BTreeMap::<ShardId, Vec<(ChannelId, u64)>>::new();
@@ -317,6 +322,9 @@ impl Keeper {
         }
         for (shard, channels) in stored {
             (self.tell)(To::Shard(shard), StorageNews::Stored(channels));
+        }
+        if let Some((first, last)) = changes.get() {
+            is_all &= !self.note_changes(first.saturating_sub(1), last);
         }
         self.tell_losses();
         match trouble {

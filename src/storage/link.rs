@@ -20,6 +20,8 @@ use std::time::Duration;
 
 /// How often the cluster client follows a slot that has moved.
 const CLUSTER_RETRIES: u32 = 3;
+/// How long the cluster client waits for a server at least, unless an answer has less time.
+const CLUSTER_CONNECT_MIN: Duration = Duration::from_millis(500);
 
 /// A connection.
 #[derive(Clone)]
@@ -57,6 +59,7 @@ scripts! {
     MAKE = "make";
     REMOVE = "remove";
     RENEW = "renew";
+    REPAIR = "repair";
     ROOM = "room";
     SESSIONS = "sessions";
     SWEEP_IDS = "sweep_ids";
@@ -201,6 +204,11 @@ impl Link {
         Ok(())
     }
 
+    /// Whether it is to many servers.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Link::Many(_))
+    }
+
     /// Which life of which server it is; `None` of a cluster, where there are many, and of a server
     /// that does not say it.
     pub(super) async fn server(&self) -> Option<String> {
@@ -287,12 +295,18 @@ fn sentinels(sentinels: &[ConnectionInfo], master: &str) -> Result<SentinelClien
     SentinelClient::build::<ConnectionAddr>(addresses, master, Some(node), kind)
 }
 
+/// How long the cluster client may take to connect to a server, of the time of an answer and the share
+/// of one server. It connects to all at once and waits for each, also for one whose machine is gone;
+/// so it needs no less time if there are many of them.
+fn of_each(answer: Duration, share: Duration) -> Duration {
+    share.min(answer / 3).max(CLUSTER_CONNECT_MIN).min(answer)
+}
+
 async fn of_cluster(settings: &Settings) -> Result<Link, Trouble> {
     let timeout = Duration::from_millis(settings.commit_timeout_ms);
     let client = ClusterClient::builder(settings.url.servers.clone())
         .retries(CLUSTER_RETRIES)
-        // It waits for all nodes that it knows of, also for one whose machine is gone.
-        .connection_timeout(share(settings).min(timeout / 3))
+        .connection_timeout(of_each(timeout, share(settings)))
         .response_timeout(timeout)
         .build()?;
     Ok(Link::Many(client.get_async_connection().await?))
@@ -316,3 +330,23 @@ fn config(timeout: Duration) -> AsyncConnectionConfig {
 
 /// The bytes that are gathered before they are written to the socket.
 const WRITE_BUFFER_BYTES: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cluster_client_has_time_to_connect() {
+        for (answer_ms, servers, expected_ms) in [
+            (2_000, 1, 666),
+            (2_000, 3, 500),
+            (2_000, 12, 500),
+            (300, 12, 300),
+            (30_000, 12, 2_307),
+        ] {
+            let answer = Duration::from_millis(answer_ms);
+            let found = of_each(answer, answer / (servers + 1)).as_millis();
+            assert_eq!(found, expected_ms, "{answer_ms} {servers}");
+        }
+    }
+}

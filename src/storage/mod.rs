@@ -18,7 +18,7 @@
 //! | `PREFIX:{bus}:channels` | set | `room:channel` of every channel |
 //! | `PREFIX:{bus}:rooms` | hash | the name of every room, and in JSON what is known of it |
 //! | `PREFIX:{bus}:session:HASH` | string | a client's session in JSON, under the SHA-256 of its token; it expires |
-//! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write; where several share, the token is `shared`, and `changes` counts those of rooms and channels |
+//! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write; `changes` counts those of rooms and channels; where several share, the token is `shared`, and `repair` says at which of the changes they were last told again, and by whom |
 //!
 //! Where several nodes share what is kept (`hub`) there is more:
 //!

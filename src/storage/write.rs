@@ -25,6 +25,9 @@ pub(super) struct Writer<'a> {
     pub(super) generation: u64,
     /// When the last answer came.
     pub(super) answered: &'a Cell<Instant>,
+    /// How often rooms and channels were changed with the first and with the last change of the
+    /// round.
+    pub(super) changes: &'a Cell<Option<(u64, u64)>>,
 }
 
 impl Writer<'_> {
@@ -98,7 +101,10 @@ impl Writer<'_> {
     async fn index(&self, index: &str, words: &[&str]) -> Result<u64, Trouble> {
         let mut call = INDEX.call(&[&self.keys.writer, index]);
         call.arg(self.generation).arg(words);
-        self.change(&INDEX, &call).await
+        let number = self.change(&INDEX, &call).await?;
+        let (first, last) = self.changes.get().unwrap_or((number, number));
+        self.changes.set(Some((first.min(number), last.max(number))));
+        Ok(number)
     }
 
     async fn change(&self, script: &Script, call: &Cmd) -> Result<u64, Trouble> {

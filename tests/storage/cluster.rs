@@ -8,10 +8,13 @@ use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+/// How a server of a cluster is started.
+const OPTIONS: [&str; 6] =
+    ["--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+
 /// Three masters that are a cluster.
 fn cluster() -> Vec<Redis> {
-    let options = ["--save", "", "--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
-    let nodes: Vec<Redis> = (0..3).map(|_| Redis::with(&options)).collect();
+    let nodes: Vec<Redis> = (0..3).map(|_| Redis::with(&OPTIONS)).collect();
     let created = Command::new("redis-cli")
         .args(["--cluster", "create"])
         .args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())))
@@ -42,6 +45,8 @@ fn a_cluster_keeps_each_channel_in_one_slot_and_all_of_them() {
         desk.say(line, 50);
     }
     lines.iter().for_each(|line| desk.wait_stored(line));
+    let quiet = ["qa", "qb", "qc", "qd", "qe", "qf"].map(|name| Line::new(99, "r", name));
+    quiet.iter().for_each(|line| desk.create(line));
     for node in &nodes {
         let keys: u64 = node.cli(&["DBSIZE"]).parse().unwrap();
         assert!(keys >= 2, "{keys} keys on one of three nodes");
@@ -54,6 +59,10 @@ fn a_cluster_keeps_each_channel_in_one_slot_and_all_of_them() {
     lines.iter().for_each(|line| desk.wait_stored(line));
     assert!(desk.news().lost.is_empty());
     desk.stop();
+    for line in &quiet {
+        let is_there = |node: &Redis| node.cli(&["EXISTS", &line.meta()]) == "1";
+        assert!(nodes.iter().any(is_there), "{} is told again", line.address);
+    }
 
     let every = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port()));
     let (desk, snapshot) = Desk::at(&format!("redis://{}", every.collect::<Vec<_>>().join(",")));
@@ -63,6 +72,45 @@ fn a_cluster_keeps_each_channel_in_one_slot_and_all_of_them() {
         assert!(whole.ends_with(&found) && found.len() >= 10, "{}: {found:?}", line.address);
     }
     desk.abandon();
+}
+
+#[test]
+fn a_master_that_takes_over_behind_a_connection_is_told_what_it_lacks() {
+    let nodes = cluster();
+    let (desk, _) = Desk::at(&nodes[0].url());
+    desk.offer(Record::Room(Box::new(room("early"))));
+    let has = |node: &Redis, name| node.cli(&["HEXISTS", "arqonbus:{bus}:rooms", name]) == "1";
+    wait("the room", || nodes.iter().any(|node| has(node, "early")));
+    let master = nodes.iter().find(|node| has(node, "early")).unwrap();
+    let replica = Redis::with(&OPTIONS);
+    let of = master.cli(&["CLUSTER", "MYID"]);
+    replica.cli(&["CLUSTER", "MEET", "127.0.0.1", &master.port().to_string()]);
+    wait("the replica", || replica.cli(&["CLUSTER", "REPLICATE", &of]) == "OK");
+    wait("its link", || replica_says(&replica, "master_link_status:up"));
+    // It gets no more of what the master is told.
+    replica.cli(&["CONFIG", "SET", "masteruser", "nobody"]);
+    replica.cli(&["CONFIG", "SET", "masterauth", "nothing"]);
+    replica.cli(&["CLIENT", "KILL", "TYPE", "master"]);
+    wait("the end of its link", || replica_says(&replica, "master_link_status:down"));
+    desk.offer(Record::Room(Box::new(room("late"))));
+    wait("the room", || has(master, "late"));
+    assert_eq!(replica.cli(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
+    wait("the room again", || replica_says(&replica, "role:master") && has(&replica, "late"));
+    assert!(has(&replica, "early"));
+    desk.stop();
+}
+
+fn replica_says(replica: &Redis, what: &str) -> bool {
+    replica.cli(&["INFO", "replication"]).contains(what)
+}
+
+#[track_caller]
+fn wait(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]

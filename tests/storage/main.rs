@@ -15,6 +15,7 @@ mod ledger;
 mod loading;
 mod node;
 mod refusals;
+mod repairs;
 mod sessions;
 mod shared;
 mod speed;

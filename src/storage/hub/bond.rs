@@ -5,14 +5,14 @@
 
 use super::Hub;
 use super::call::{Caller, Job};
-use super::catalogue::Listing;
+use super::catalogue::{Listing, Seen};
 use super::follow::Task;
 use crate::broker::peers::To;
 use crate::broker::record::StorageNews;
 use crate::storage::backlog::Step;
 use crate::storage::holder::{SHARED, is_dead};
 use crate::storage::keeper::{RENEW, no_answer, retry_after};
-use crate::storage::link::{self, Link, SHARE};
+use crate::storage::link::{self, Link, REPAIR, SHARE};
 use crate::storage::load::Reader;
 use crate::storage::meters::{Degraded, add};
 use crate::storage::settings::LEASE_MS;
@@ -46,8 +46,8 @@ pub(super) struct Bond {
 /// What was agreed upon.
 struct Agreed {
     generation: u64,
-    /// How often the catalogue was changed.
-    changes: u64,
+    /// How far the catalogue has come.
+    seen: Seen,
     /// Whether the others have thought that this node was dead, or have never known it.
     is_new: bool,
 }
@@ -81,7 +81,9 @@ impl Hub {
         if self.state.ears.is_none() {
             return Err(Trouble::Outage("the connection was lost at once".into()));
         }
-        self.on_listing(listing, agreed.changes);
+        let repair = self.claim_repair(&link, &agreed).await?;
+        let is_ours = repair.is_some();
+        self.on_listing(listing, repair.unwrap_or(agreed.seen), is_ours);
         self.look_through();
         self.sessions.write_again();
         self.rejoin(&link).await?;
@@ -117,11 +119,11 @@ impl Hub {
                 }
                 answer
             });
-            let (word, node, number, text): (String, String, u64, String) =
+            let (word, node, number, text, repair): (String, String, u64, String, String) =
                 answer.await.unwrap_or_else(|| Err(no_answer(limit)))?;
             if word == SHARED {
-                let (changes, is_new) = (text.parse().unwrap_or(0), node == "new");
-                return Ok(Agreed { generation: number, changes, is_new });
+                let seen = Seen { changes: text.parse().unwrap_or(0), repair };
+                return Ok(Agreed { generation: number, seen, is_new: node == "new" });
             }
             if dead != text && is_dead(&text) {
                 dead = text;
@@ -133,6 +135,26 @@ impl Hub {
             let prefix = settings.prefix.clone();
             return Err(Trouble::Wrong(Wrong::AnotherWriter { node, prefix }));
         }
+    }
+
+    /// If Redis has forgotten something of the catalogue and nobody has repaired it yet, this node
+    /// does. What there is has been read by then, so what another changes from now on is seen.
+    async fn claim_repair(
+        &mut self,
+        link: &Link,
+        agreed: &Agreed,
+    ) -> Result<Option<Seen>, Trouble> {
+        let known = &self.catalogue.seen;
+        if !known.is_forgotten_in(&agreed.seen) {
+            return Ok(None);
+        }
+        let mut call = REPAIR.call(&[&self.keys.writer]);
+        call.arg(agreed.generation).arg(&agreed.seen.repair).arg(known.changes).arg(&*self.token);
+        let limit = self.commit_timeout();
+        let answer = self.attend(limit, link.change(&REPAIR, &call)).await;
+        let changes = answer.unwrap_or_else(|| Err(no_answer(limit)))?;
+        let repair = format!("{changes} {}", self.token);
+        Ok((changes > 0).then_some(Seen { changes, repair }))
     }
 
     /// Reads which rooms and channels there are.
@@ -168,9 +190,9 @@ impl Hub {
         let Some(bond) = &mut self.state.bond else { return };
         bond.renew_at = Instant::now() + RENEW;
         let is_other = agreed.generation != bond.generation;
-        if is_other || agreed.is_new || agreed.changes < self.catalogue.changes {
-            // Somebody wrote alone meanwhile, or Redis or the others have forgotten this node: all is
-            // looked through.
+        if is_other || agreed.is_new || !self.catalogue.seen.goes_on_in(&agreed.seen) {
+            // Somebody wrote alone meanwhile, or Redis or the others have forgotten this node, or Redis
+            // has forgotten more than that: all is looked through.
             self.state.bond = None;
         } else if self.state.check_at.is_none_or(|at| Instant::now() >= at) {
             self.look_through();

@@ -44,8 +44,8 @@ pub(super) struct Job {
     pub(super) trail: Option<Trail>,
     /// Whether the channel is known to stand in the catalogue.
     pub(super) is_listed: bool,
-    /// Of a room: whether what is kept under its name is known here, and may be replaced.
-    pub(super) is_known: bool,
+    /// Of a room: what of what is kept under its name may be replaced, as `scripts/room.lua` has it.
+    pub(super) replaces: String,
 }
 
 /// What came of a step.
@@ -115,7 +115,7 @@ impl Caller<'_> {
     async fn step(&self, job: &Job) -> Result<Answer, Trouble> {
         let address = &job.batch.address;
         match (&job.batch.step, &job.trail) {
-            (Step::Room(room), _) => self.room(room, job.is_known).await,
+            (Step::Room(room), _) => self.room(room, &job.replaces).await,
             (Step::RoomGone(name), _) => self.room_gone(name).await,
             (Step::Channel(channel), _) => self.channel(channel, job.is_listed).await,
             (Step::ChannelGone, _) => self.channel_gone(address).await,
@@ -137,18 +137,20 @@ impl Caller<'_> {
         }
     }
 
-    /// Keeps a room. One that is kept already and not known here stays, but for one that was made
-    /// by a join only while somebody has made this one on purpose.
-    async fn room(&self, room: &RoomRecord, is_known: bool) -> Result<Answer, Trouble> {
+    /// Keeps a room. One that is kept already and may not be replaced stays, but for one that was
+    /// made by a join only while somebody has made this one on purpose.
+    async fn room(&self, room: &RoomRecord, replaces: &str) -> Result<Answer, Trouble> {
         let text = room_text(room)
             .map_err(|error| Trouble::Outage(format!("a room can't be written: {error}")))?;
-        let replaces = if is_known { "*" } else { "" };
         let Some(kept) = self.keep_room(room, &text, replaces).await? else {
             return Ok(Answer::Done);
         };
+        let is_dynamic = |room: &RoomRecord| room.room_type == RoomType::Dynamic;
         match self.read_room(&room.name, &kept) {
+            // Another version of this program may have written the same in other words.
             Some(other)
-                if other.room_type == RoomType::Dynamic && room.room_type != RoomType::Dynamic =>
+                if is_dynamic(&other) && !is_dynamic(room)
+                    || room_text(&other).is_ok_and(|other| other == replaces) =>
             {
                 match self.keep_room(room, &text, &kept).await? {
                     None => Ok(Answer::Done),

@@ -1,8 +1,13 @@
 //! The rooms and channels that there are: what Redis has of them, as far as it was told.
 //!
 //! Every change is counted in Redis. Where the count is lower than it was, Redis has forgotten some,
-//! and what is known is told to it again; otherwise what is not there any more another node has
+//! and the first node that sees it **repairs** it: it notes that in Redis, and tells again what it
+//! knows. A node that comes later finds that note. It tells again only what is not there at all, since
+//! what is there may be newer than what it knows. Otherwise what is not there any more another node has
 //! deleted.
+//!
+//! *Invariants*: what was forgotten is repaired by one node; a repair replaces a room only as long as
+//! it is as it was found, and never what was changed since.
 
 use super::Hub;
 use super::call::anew;
@@ -26,14 +31,45 @@ pub(super) struct Listing {
     pub(super) ends: Vec<ChannelEnd>,
 }
 
+/// How far what there is has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// How often it was changed.
+    pub(super) changes: u64,
+    /// Its last repair: which of the changes it is, and the token of the node.
+    pub(super) repair: String,
+}
+
+impl Seen {
+    /// Whether `later` has all of it, and nobody had to repair it meanwhile.
+    pub(super) fn goes_on_in(&self, later: &Seen) -> bool {
+        self.repair == later.repair && self.changes <= later.changes
+    }
+
+    /// Whether `later` lacks something of it that nobody has repaired.
+    pub(super) fn is_forgotten_in(&self, later: &Seen) -> bool {
+        match self.repair == later.repair {
+            true => later.changes < self.changes,
+            false => later.repaired_at() < self.repaired_at(),
+        }
+    }
+
+    fn repaired_at(&self) -> u64 {
+        let (changes, _) = self.repair.split_once(' ').unwrap_or_default();
+        changes.parse().unwrap_or(0)
+    }
+}
+
 /// What there is, as far as is known.
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
     rooms: BTreeMap<Name, RoomRecord>,
     /// By room and channel.
     channels: BTreeMap<(Name, Name), ChannelEnd>,
-    /// How often it was changed.
-    pub(super) changes: u64,
+    pub(super) seen: Seen,
+    /// The rooms that Redis has as they once were, while they are repaired: how they were found, and
+    /// how they should be.
+    outdated: BTreeMap<Name, (String, String)>,
 }
 
 impl Catalogue {
@@ -63,12 +99,26 @@ impl Catalogue {
         }
     }
 
-    /// Whether what is kept under a room's name may be replaced by it: it is known here. What a join
-    /// makes is nothing that one would know better than who made a room on purpose.
-    pub(super) fn may_replace(&self, room: &RoomRecord) -> bool {
+    /// What may be replaced by a room of what is kept under its name: only this, nothing if it is
+    /// empty, or anything if it is `*`, as it is known here. What a join makes is nothing that one
+    /// would know better than who made a room on purpose.
+    pub(super) fn replaceable(&self, room: &RoomRecord) -> &str {
+        if let Some((found, wanted)) = self.outdated.get(&room.name)
+            && text(room).as_ref() == Some(wanted)
+        {
+            return found;
+        }
         let is_dynamic = |room: &RoomRecord| room.room_type == RoomType::Dynamic;
         let known = self.rooms.get(&room.name);
-        known.is_some_and(|known| is_dynamic(known) || !is_dynamic(room))
+        match known.is_some_and(|known| is_dynamic(known) || !is_dynamic(room)) {
+            true => "*",
+            false => "",
+        }
+    }
+
+    /// Redis has been told of a room.
+    pub(super) fn end_repair(&mut self, name: &Name) {
+        self.outdated.remove(name);
     }
 
     pub(super) fn drop_room(&mut self, name: &Name) {
@@ -80,10 +130,16 @@ impl Catalogue {
         self.channels.remove(&key(address));
     }
 
-    /// Notes what was found; what of it is news, or what Redis has forgotten.
-    fn compare(&mut self, listing: Listing, changes: u64) -> (Vec<PeerNews>, Vec<Record>) {
-        let is_forgotten = changes < self.changes;
-        self.changes = changes;
+    /// Notes what was found, and whether this node repairs it; what of it is news, or what Redis has
+    /// forgotten.
+    fn compare(
+        &mut self,
+        listing: Listing,
+        seen: Seen,
+        is_ours: bool,
+    ) -> (Vec<PeerNews>, Vec<Record>) {
+        let is_forgotten = is_ours || !self.seen.goes_on_in(&seen);
+        self.seen = seen;
         let (mut news, mut forgotten) = (Vec::new(), Vec::new());
         let rooms: BTreeSet<Name> = listing.rooms.iter().map(|room| room.name.clone()).collect();
         let channels: BTreeSet<_> = listing.channels.iter().map(key).collect();
@@ -103,11 +159,14 @@ impl Catalogue {
         self.rooms.retain(|name, _| rooms.contains(name));
         self.channels.retain(|at, _| channels.contains(at));
         for room in listing.rooms {
-            match self.rooms.get(&room.name) {
-                Some(known) if text(known) == text(&room) => {}
+            let known = self.rooms.get(&room.name);
+            let texts = text(&room).zip(known.and_then(text));
+            match (known, texts) {
+                (_, Some((found, wanted))) if found == wanted => {}
                 // It is as it once was.
-                Some(known) if is_forgotten => {
+                (Some(known), Some(texts)) if is_ours => {
                     forgotten.push(Record::Room(Box::new(known.clone())));
+                    self.outdated.insert(room.name, texts);
                 }
                 _ => {
                     self.note_room(&room);
@@ -125,12 +184,12 @@ impl Catalogue {
 
 impl Hub {
     /// It was looked which rooms and channels there are.
-    pub(super) fn on_listing(&mut self, listing: Listing, changes: u64) {
+    pub(super) fn on_listing(&mut self, listing: Listing, seen: Seen, is_ours: bool) {
         self.take_in();
         if !std::mem::replace(&mut self.state.is_listed, true) {
             self.give_way(&listing);
         }
-        let (news, forgotten) = self.catalogue.compare(listing, changes);
+        let (news, forgotten) = self.catalogue.compare(listing, seen, is_ours);
         if !forgotten.is_empty() {
             tracing::warn!("Redis has forgotten what was kept; rooms and channels are told again");
         }
@@ -176,7 +235,7 @@ impl Hub {
         let mut words = told.splitn(3, ' ');
         let (changes, token, what) = (words.next(), words.next(), words.next().unwrap_or(""));
         let changes = changes.and_then(|changes| changes.parse().ok()).unwrap_or(0);
-        self.catalogue.changes = self.catalogue.changes.max(changes);
+        self.catalogue.seen.changes = self.catalogue.seen.changes.max(changes);
         if token == Some(&*self.token) {
             return;
         }
@@ -232,4 +291,81 @@ fn key(address: &Address) -> (Name, Name) {
 
 fn text(room: &RoomRecord) -> Option<String> {
     room_text(room).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::command::RoomConfig;
+
+    fn seen(changes: u64, repair: &str) -> Seen {
+        Seen { changes, repair: repair.into() }
+    }
+
+    fn room(name: &'static str, paused: bool) -> RoomRecord {
+        RoomRecord {
+            name: Name::fixed(name),
+            room_type: RoomType::User,
+            paused,
+            created_us: 5,
+            created_by: None,
+            config: RoomConfig::default(),
+        }
+    }
+
+    /// What is known of an unpaused room, and one that Redis lacks; what follows if it is paused
+    /// there.
+    fn compared(is_ours: bool) -> (Catalogue, usize, Vec<String>) {
+        let mut catalogue = Catalogue { seen: seen(100, ""), ..Catalogue::default() };
+        catalogue.note_room(&room("r", false));
+        catalogue.note_room(&room("gone", false));
+        let rooms = vec![room("r", true)];
+        let listing = Listing { rooms, channels: Vec::new(), ends: Vec::new() };
+        let (news, again) = catalogue.compare(listing, seen(101, "101 a"), is_ours);
+        let again = again.into_iter().map(|record| match record {
+            Record::Room(room) => room.name.to_string(),
+            other => panic!("{other:?}"),
+        });
+        (catalogue, news.len(), again.collect())
+    }
+
+    #[test]
+    fn what_is_forgotten_is_seen_until_somebody_repairs_it() {
+        let known = seen(100, "90 a");
+        for (later, goes_on, is_forgotten) in [
+            (seen(100, "90 a"), true, false),
+            (seen(99, "90 a"), false, true),
+            // Somebody knew less than is known here, or as much.
+            (seen(95, "91 b"), false, false),
+            (seen(200, "101 b"), false, false),
+            (seen(95, "90 b"), false, false),
+            // The repair itself is forgotten, however much was changed since.
+            (seen(200, "60 b"), false, true),
+            (seen(200, ""), false, true),
+        ] {
+            let found = (known.goes_on_in(&later), known.is_forgotten_in(&later));
+            assert_eq!(found, (goes_on, is_forgotten), "{later:?}");
+        }
+    }
+
+    #[test]
+    fn who_repairs_replaces_a_room_only_as_it_was_found() {
+        let (mut catalogue, news, again) = compared(true);
+        assert_eq!((news, again), (0, vec!["gone".to_owned(), "r".to_owned()]));
+        let found = text(&room("r", true)).unwrap();
+        assert_eq!(catalogue.replaceable(&room("r", false)), found);
+        assert_eq!(catalogue.replaceable(&room("gone", false)), "", "only if it is not there");
+        // Even if it is heard meanwhile that another has changed it.
+        catalogue.note_room(&room("r", true));
+        assert_eq!(catalogue.replaceable(&room("r", false)), found);
+        catalogue.end_repair(&Name::fixed("r"));
+        assert_eq!(catalogue.replaceable(&room("r", false)), "*");
+    }
+
+    #[test]
+    fn who_comes_after_a_repair_takes_what_is_there_and_tells_what_is_not() {
+        let (catalogue, news, again) = compared(false);
+        assert_eq!((news, again), (1, vec!["gone".to_owned()]));
+        assert!(catalogue.rooms[&Name::fixed("r")].paused);
+    }
 }

@@ -45,11 +45,11 @@ impl Hub {
             }
             following.trail(&batch.step)
         });
-        let is_known = match &batch.step {
-            Step::Room(room) => self.catalogue.may_replace(room),
-            _ => true,
+        let replaces = match &batch.step {
+            Step::Room(room) => self.catalogue.replaceable(room).to_owned(),
+            _ => String::new(),
         };
-        Job { trail, is_listed: self.catalogue.has(address), is_known, batch }
+        Job { trail, is_listed: self.catalogue.has(address), replaces, batch }
     }
 
     /// Gives every step its due; the trouble there was, if it concerns all.
@@ -103,6 +103,9 @@ impl Hub {
 
     fn on_answer(&mut self, batch: Batch<Box<Submission>>, answer: Answer) {
         let address = Arc::clone(&batch.address);
+        if let Step::Room(room) = &batch.step {
+            self.catalogue.end_repair(&room.name);
+        }
         match answer {
             Answer::Done => {
                 self.note_done(&address, &batch.step);

@@ -24,9 +24,14 @@ impl Keeper {
         add(&self.meters.connections, 1);
         let hold = self.attend(limit, holder.hold(&link, &keys, &settings)).await;
         match hold.unwrap_or_else(|| Err(no_answer(limit)))? {
-            Hold::Held { generation, is_forgotten } => {
+            Hold::Held { generation, changes, is_forgotten } => {
                 let server = self.attend(limit, link.server()).await.flatten();
-                let is_other = self.state.server.is_some() && self.state.server != server;
+                let is_other = match (&self.state.server, &server) {
+                    (Some(before), Some(now)) => before != now,
+                    _ => false,
+                };
+                // Of a cluster it is not known which of its servers was away, and what that one lacks.
+                let is_other = is_other || (link.is_cluster() && self.state.is_rebinding);
                 if is_forgotten {
                     tracing::warn!(
                         "Redis has forgotten what was kept; rooms and channels are told again"
@@ -37,8 +42,12 @@ impl Keeper {
                 // told last. Of events that is seen by the next of their channel.
                 if is_forgotten || is_other {
                     self.tell_again();
+                    self.state.changes = changes;
+                } else {
+                    self.note_changes(changes, changes);
                 }
-                self.state.server = server;
+                self.state.server = server.or(self.state.server.take());
+                self.state.is_rebinding = true;
                 let renew_at = Instant::now() + RENEW;
                 self.state.bond = Some(Bond { link, generation, renew_at });
                 Ok(())
@@ -62,13 +71,14 @@ impl Keeper {
         let limit = self.commit_timeout();
         let answer = self.attend(limit, holder.renew(&bond.link, &keys)).await;
         match answer.unwrap_or_else(|| Err(no_answer(limit))) {
-            Ok(true) => {
+            Ok(Some(changes)) => {
+                self.note_changes(changes, changes);
                 if let Some(bond) = &mut self.state.bond {
                     bond.renew_at = Instant::now() + RENEW;
                 }
             }
             // Whose it is now, the next connection will see.
-            Ok(false) => self.state.bond = None,
+            Ok(None) => self.state.bond = None,
             Err(trouble) => self.fail(trouble),
         }
     }
@@ -106,6 +116,19 @@ impl Keeper {
             self.meters.set_degraded(None);
             self.tell_all(&StorageNews::Restored);
         }
+    }
+
+    /// Notes that rooms and channels were changed so often `before` the last of it happened, and so
+    /// often `now`. If that is less than it was, a master that lacks some of it has taken another's
+    /// place, as in a cluster happens behind one connection: then true, and all is told again.
+    pub(super) fn note_changes(&mut self, before: u64, now: u64) -> bool {
+        let is_forgotten = before < self.state.changes;
+        if is_forgotten {
+            tracing::warn!("Redis has forgotten changes of rooms and channels; all are told again");
+            self.tell_again();
+        }
+        self.state.changes = now;
+        is_forgotten
     }
 
     /// Redis may have forgotten something: rooms and channels come before all that waits.

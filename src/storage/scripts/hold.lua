@@ -2,7 +2,9 @@
 -- KEYS: who writes
 -- ARGV: token, node, lease in ms, the number to be passed, '1' if this token has held it before,
 --       a token whose process is known to be dead
-local held = redis.call('HMGET', KEYS[1], 'token', 'node', 'generation', 'until_ms')
+-- Answers with a word; a name, or whether it was there before; a number; and a token, or how often
+-- rooms and channels were changed.
+local held = redis.call('HMGET', KEYS[1], 'token', 'node', 'generation', 'until_ms', 'changes')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local is_mine = held[1] == ARGV[1]
@@ -17,4 +19,4 @@ local generation = math.max(tonumber(held[3] or 0), tonumber(ARGV[4])) + 1
 redis.call('HSET', KEYS[1], 'token', ARGV[1], 'node', ARGV[2],
   'generation', string.format('%.0f', generation),
   'until_ms', string.format('%.0f', now + ARGV[3]))
-return {'held', is_mine and 'again' or 'new', string.format('%.0f', generation), ''}
+return {'held', is_mine and 'again' or 'new', string.format('%.0f', generation), held[5] or '0'}

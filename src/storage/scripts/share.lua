@@ -2,16 +2,17 @@
 -- KEYS: who writes, the nodes that live
 -- ARGV: token, node, lease in ms, a generation that must be reached, a token whose process is known
 --       to be dead, the channel by which this node hears that it is heard
--- Answers with a word; a name, or whether the node was there before; a number; and a token, or how
--- often the catalogue was changed.
-local held = redis.call('HMGET', KEYS[1], 'token', 'node', 'generation', 'until_ms', 'changes')
+-- Answers with a word; a name, or whether the node was there before; a number; a token, or how often
+-- the catalogue was changed; and its last repair.
+local held = redis.call('HMGET', KEYS[1], 'token', 'node', 'generation', 'until_ms', 'changes',
+  'repair')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local generation = tonumber(held[3] or 0)
 if held[1] ~= 'shared' then
   local left = tonumber(held[4] or 0) - now
   if left > 0 and held[1] ~= ARGV[5] then
-    return {'other', held[2] or '', string.format('%.0f', left), held[1]}
+    return {'other', held[2] or '', string.format('%.0f', left), held[1], ''}
   end
   generation = generation + 1
 end
@@ -36,4 +37,5 @@ redis.call('HSET', KEYS[1], 'token', 'shared', 'node', ARGV[2],
   'generation', string.format('%.0f', generation), 'until_ms', string.format('%.0f', until_ms),
   'changes', held[5] or '0')
 redis.call('PUBLISH', ARGV[6], 'beat')
-return {'shared', was_there and 'again' or 'new', string.format('%.0f', generation), held[5] or '0'}
+return {'shared', was_there and 'again' or 'new', string.format('%.0f', generation), held[5] or '0',
+  held[6] or ''}
