@@ -192,3 +192,58 @@ fn a_room_followed_as_a_whole_covers_its_channels() {
         .collect();
     assert_eq!(asked, ["science:*", "a:b"]);
 }
+
+/// A subscriber that has joined all of `hall`, and has heard so many messages of a channel.
+fn in_hall(channel: &str, epoch: &str, heard: u64) -> Follow {
+    let address = crate::cli::target::address("hall:*").unwrap();
+    let mut follow = Follow::new(std::slice::from_ref(&address), 0);
+    follow.on_connected(false);
+    follow.on_joined(&address, None, hall(channel, epoch, 0));
+    for sequence in 1..=heard {
+        let text = sequence.to_string();
+        let verdict = follow.on_message(("hall", channel), Some(sequence), &text);
+        assert_eq!(verdict, Verdict::Print);
+    }
+    follow.take_steps();
+    follow
+}
+
+/// The answer to joining all of a room that has one channel, or none but the room itself.
+fn hall(channel: &str, epoch: &str, sequence: u64) -> Joined {
+    let at = json!({"channel": channel, "epoch": epoch, "sequence": sequence});
+    let answer = match channel {
+        "*" => json!({"channels": [], "epoch": epoch, "sequence": sequence}),
+        _ => json!({"channels": [at]}),
+    };
+    serde_json::from_value(answer).unwrap()
+}
+
+/// Comes back by the session, to a room whose channel is where it is said to be.
+fn come_back(follow: &mut Follow, answer: Joined) -> Vec<Step> {
+    let address = crate::cli::target::address("hall:*").unwrap();
+    follow.on_connected(true);
+    follow.take_steps();
+    follow.on_joined(&address, None, answer);
+    follow.take_steps()
+}
+
+fn history_after(address: &str, after: u64) -> Step {
+    let address = crate::cli::target::address(address).unwrap();
+    Step::Ask(Question::History { address, span: Span::After(after) })
+}
+
+#[test]
+fn what_is_said_to_a_whole_room_goes_on_in_another_term_and_not_in_another_life() {
+    for epoch in ["aaaa", "aaaa-00000001", "aaaa-00000007"] {
+        let mut follow = in_hall("*", "aaaa-00000001", 3);
+        let steps = come_back(&mut follow, hall("*", epoch, 5));
+        assert_eq!(steps, [history_after("hall:*", 3)], "{epoch}");
+    }
+    for (epoch, sequence) in [("bbbb", 5), ("bbbb-00000001", 5), ("aaaa-00000007", 2)] {
+        let mut follow = in_hall("*", "aaaa-00000001", 3);
+        let steps = come_back(&mut follow, hall("*", epoch, sequence));
+        let [Step::Tell(told), asked] = &steps[..] else { panic!("{epoch}: {steps:?}") };
+        assert!(told.contains("went or began anew") && told.contains("* (after 3)"), "{told}");
+        assert_eq!(*asked, history_after("hall:*", 0), "{epoch}");
+    }
+}
