@@ -28,6 +28,8 @@ pub(super) struct Joined {
     epoch: Option<String>,
     sequence: Option<u64>,
     recovered: Option<bool>,
+    /// Why it was not recovered.
+    reason: Option<String>,
     #[serde(default)]
     channels: Vec<ChannelAt>,
 }
@@ -38,6 +40,14 @@ struct ChannelAt {
     channel: String,
     epoch: String,
     sequence: u64,
+}
+
+impl Joined {
+    /// Whether the order goes on from where it was to be recovered, and there was only too much of it
+    /// to be sent at once, or more than the history still holds.
+    fn is_too_much(&self) -> bool {
+        matches!(self.reason.as_deref(), Some("too_many_bytes" | "history_overrun"))
+    }
 }
 
 /// The subscriber's memory.
@@ -136,12 +146,13 @@ impl Follow {
         match recover {
             Some(_) if answer.recovered == Some(true) => {
                 // A bus that was started anew goes on with what it kept under another epoch.
-                if let Some(stream) = self.streams.get_mut(&address.to_string()) {
-                    stream.epoch = answer.epoch.or(stream.epoch.take());
-                }
+                self.go_on_as(address, answer.epoch);
             }
             Some(recover) => {
-                if answer.epoch.as_ref() == Some(&recover.epoch) {
+                if answer.is_too_much() {
+                    self.go_on_as(address, answer.epoch.clone());
+                }
+                if answer.is_too_much() || answer.epoch.as_ref() == Some(&recover.epoch) {
                     self.steps.push(Step::Tell(format!(
                         "{address}: the bus could not recover what came after {}; reading what \
                          its history still holds",
@@ -164,9 +175,20 @@ impl Follow {
             (stream.epoch, stream.catch_up) = (answer.epoch, None);
             return;
         }
-        self.steps.push(stream.tell_new_life());
-        stream.begin_anew();
+        if answer.is_too_much() {
+            self.go_on_as(address, answer.epoch.clone());
+        } else {
+            self.steps.push(stream.tell_new_life());
+            stream.begin_anew();
+        }
         self.resume(address, answer.epoch, answer.sequence.unwrap_or_default());
+    }
+
+    /// The bus knows what was seen of a channel, and goes on with it under this epoch.
+    fn go_on_as(&mut self, address: &Address, epoch: Option<String>) {
+        if let Some(stream) = self.streams.get_mut(&address.to_string()) {
+            stream.epoch = epoch.or(stream.epoch.take());
+        }
     }
 
     /// A part of a history was read.

@@ -247,3 +247,62 @@ fn what_is_said_to_a_whole_room_goes_on_in_another_term_and_not_in_another_life(
         assert_eq!(*asked, history_after("hall:*", 0), "{epoch}");
     }
 }
+
+/// The channel that was to be recovered in a room, and from where.
+fn asked_to_recover(steps: &[Step]) -> (Address, Recover) {
+    match steps {
+        [Step::Ask(Question::Join { address, recover: Some(recover) })] => {
+            (address.clone(), recover.clone())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The answer to a join that could not be recovered.
+fn not_recovered(epoch: &str, sequence: u64, reason: &str) -> Joined {
+    let answer = json!({"epoch": epoch, "sequence": sequence, "recovered": false,
+                        "reason": reason});
+    serde_json::from_value(answer).unwrap()
+}
+
+#[test]
+fn what_is_too_much_to_recover_is_read_on_from_where_it_was_seen() {
+    for reason in ["too_many_bytes", "history_overrun"] {
+        // A channel of a room that is followed as a whole.
+        let mut follow = in_hall("door", "aaaa", 3);
+        let steps = come_back(&mut follow, hall("door", "aaaa-00000001", 9));
+        let (address, recover) = asked_to_recover(&steps);
+        assert_eq!((&*recover.epoch, recover.sequence), ("aaaa", 3));
+        let answer = not_recovered("aaaa-00000001", 9, reason);
+        follow.on_joined(&address, Some(&recover), answer);
+        let leave = Step::Ask(Question::Leave { address: address.clone() });
+        assert_eq!(follow.take_steps(), [leave, history_after("hall:door", 3)], "{reason}");
+        let messages = (7..=9).map(|n| (n, n.to_string())).collect();
+        let page = Page { epoch: Some("aaaa-00000001".into()), has_more: false, messages };
+        follow.on_history(&address, Span::After(3), page);
+        let steps = follow.take_steps();
+        assert!(matches!(&steps[0], Step::Tell(told) if told.contains("messages 4 to 6")));
+        assert_eq!(steps[1..], ["7", "8", "9"].map(|text| Step::Print(text.into())));
+        // One that is followed by its name.
+        let mut follow = Follow::new(std::slice::from_ref(&address), 0);
+        follow.on_connected(false);
+        let first = json!({"epoch": "aaaa", "sequence": 3});
+        follow.on_joined(&address, None, serde_json::from_value(first).unwrap());
+        follow.take_steps();
+        follow.on_connected(true);
+        let (_, recover) = asked_to_recover(&follow.take_steps());
+        let answer = not_recovered("aaaa-00000001", 9, reason);
+        follow.on_joined(&address, Some(&recover), answer);
+        let steps = follow.take_steps();
+        assert!(matches!(&steps[0], Step::Tell(told) if told.contains("could not recover")));
+        assert_eq!(steps[1..], [history_after("hall:door", 3)], "{reason}");
+    }
+    for reason in ["epoch_changed", "unknown_sequence"] {
+        let mut follow = in_hall("door", "aaaa", 3);
+        let (address, recover) = asked_to_recover(&come_back(&mut follow, hall("door", "bbbb", 9)));
+        follow.on_joined(&address, Some(&recover), not_recovered("bbbb", 9, reason));
+        let steps = follow.take_steps();
+        assert!(matches!(&steps[1], Step::Tell(told) if told.contains("began anew")));
+        assert_eq!(steps[2..], [history_after("hall:door", 0)], "{reason}");
+    }
+}
