@@ -153,6 +153,7 @@ impl Stream {
             self.read_on(steps);
             return;
         }
+        self.epoch = self.epoch.take().or(page.epoch);
         // The history may have forgotten what came live meanwhile and is held.
         let oldest = page.messages.first().map_or(0, |&(sequence, _)| sequence);
         let held = catch_up.take_held_between(self.last, oldest);
@@ -212,7 +213,8 @@ impl Stream {
         self.doubles_to = self.last;
     }
 
-    fn read_on(&mut self, steps: &mut Vec<Step>) {
+    /// Reads what comes after the last message that was seen.
+    pub(super) fn read_on(&mut self, steps: &mut Vec<Step>) {
         let (address, span) = (self.address.clone(), Span::After(self.last));
         steps.push(Step::Ask(Question::History { address, span }));
     }

@@ -306,3 +306,47 @@ fn what_is_too_much_to_recover_is_read_on_from_where_it_was_seen() {
         assert_eq!(steps[2..], [history_after("hall:door", 0)], "{reason}");
     }
 }
+
+#[test]
+fn a_recovery_that_is_refused_is_told_and_ends_nothing() {
+    let mut follow = in_hall("door", "aaaa", 3);
+    let (address, _) = asked_to_recover(&come_back(&mut follow, hall("door", "aaaa-00000001", 5)));
+    // What comes meanwhile waits.
+    assert_eq!(follow.on_message(("hall", "door"), Some(6), "6"), Verdict::Pass);
+    assert!(follow.on_join_refused(&address, "No."));
+    let steps = follow.take_steps();
+    assert!(matches!(&steps[0], Step::Tell(told) if told.contains("No.; what came after 3")));
+    assert_eq!(steps[1..], [history_after("hall:door", 0)]);
+    let messages = (1..=5).map(|n| (n, n.to_string())).collect();
+    let page = Page { epoch: Some("cccc".into()), has_more: false, messages };
+    follow.on_history(&address, Span::After(0), page);
+    let printed = ["1", "2", "3", "4", "5", "6"].map(|text| Step::Print(text.into()));
+    assert_eq!(follow.take_steps(), printed);
+    // It has the epoch that it was read in, and did not join the channel.
+    let steps = come_back(&mut follow, hall("door", "cccc-00000001", 6));
+    assert_eq!(asked_to_recover(&steps).1.epoch, "cccc");
+    let room = crate::cli::target::address("hall:*").unwrap();
+    assert!(!follow.on_join_refused(&room, "No."), "without the room there is nothing");
+}
+
+#[test]
+fn what_was_joined_for_a_recovery_is_left_on_the_next_connection() {
+    let left = |follow: &mut Follow, is_resumed| {
+        follow.on_connected(is_resumed);
+        let is_leave = |step: &Step| matches!(step, Step::Ask(Question::Leave { .. }));
+        follow.take_steps().iter().filter(|step| is_leave(step)).count()
+    };
+    let mut follow = in_hall("door", "aaaa", 3);
+    let (address, recover) =
+        asked_to_recover(&come_back(&mut follow, hall("door", "aaaa-00000001", 5)));
+    // Before the join was answered, and after it, but before the leave was.
+    assert_eq!(left(&mut follow, true), 1);
+    let answer = json!({"epoch": "aaaa-00000001", "sequence": 5, "recovered": true});
+    follow.on_joined(&address, Some(&recover), serde_json::from_value(answer).unwrap());
+    follow.take_steps();
+    assert_eq!(left(&mut follow, true), 1);
+    follow.on_left(&address);
+    assert_eq!(left(&mut follow, true), 0);
+    come_back(&mut follow, hall("door", "bbbb", 5));
+    assert_eq!(left(&mut follow, false), 0, "a new client is in nothing");
+}
