@@ -261,6 +261,7 @@ impl Publisher<'_> {
         dial: &mut Dial,
         console: &mut Console,
     ) -> Result<(), Halt> {
+        let mut was_told = false;
         loop {
             let id = self.ids.next();
             let address = &self.args.channel;
@@ -277,7 +278,10 @@ impl Publisher<'_> {
                 let why = format!("{address} can't be joined: {refused}");
                 return Err(Failure::Refused(why).into());
             }
-            self.tell_of_storage(&address.to_string(), &refused, console);
+            if is_for_storage(&refused) && !std::mem::replace(&mut was_told, true) {
+                console.note(format!("{address} can't be joined yet: {refused}"));
+                console.note("trying again until it is joined; nothing is sent before");
+            }
             let until = Instant::now() + self.next_pause();
             while Instant::now() < until {
                 while link.read()?.is_some() {}
@@ -511,8 +515,7 @@ impl Publisher<'_> {
 
     /// Who waits for a storage that takes nothing is told, once until it takes something again.
     fn tell_of_storage(&mut self, id: &str, refused: &Refused, console: &mut Console) {
-        let is_storage = refused.error == Fault::StorageUnavailable.word();
-        if is_storage && !std::mem::replace(&mut self.awaits_storage, true) {
+        if is_for_storage(refused) && !std::mem::replace(&mut self.awaits_storage, true) {
             console.note(format!("{id}: {refused}"));
             console.note(
                 "sending it again with the same id until it is stored, and nothing new before; \
@@ -550,6 +553,11 @@ impl Publisher<'_> {
         }
         console.note(text);
     }
+}
+
+/// Whether something is refused because nothing can be stored now.
+fn is_for_storage(refused: &Refused) -> bool {
+    refused.error == Fault::StorageUnavailable.word()
 }
 
 /// Waits for one answer and passes over everything else.
