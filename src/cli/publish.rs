@@ -11,7 +11,7 @@
 //! publisher goes one by one. A bus that says in its welcome that it limits the rate gets one
 //! message at a time from the start.
 //!
-//! *Not here*: which message is where (`window`); what a payload is (`compose`).
+//! *Not here*: which message is where (`window`); what there is to send (`source`).
 
 use crate::base::limits::{MESSAGE_ID_BYTES_MAX, TTL_MS_MAX};
 use crate::cli::ask::no_answer;
@@ -19,7 +19,8 @@ use crate::cli::compose::{Composer, LineForm};
 use crate::cli::console::Console;
 use crate::cli::dial::{Dial, hang_up};
 use crate::cli::failure::Failure;
-use crate::cli::input::{Lines, Next};
+use crate::cli::input::Lines;
+use crate::cli::source::{Given, Source};
 use crate::cli::target::{ConnectArgs, address, client_id};
 use crate::cli::trace;
 use crate::cli::window::{Outgoing, Window};
@@ -123,7 +124,6 @@ pub(super) fn run(args: &PubArgs, console: &mut Console) -> Result<(), Failure> 
 struct Publisher<'a> {
     args: &'a PubArgs,
     wishes: Wishes,
-    composer: Composer,
     source: Source,
     ids: Ids,
     window: Window,
@@ -143,12 +143,6 @@ struct Publisher<'a> {
     was_joined: bool,
     /// The person was told that the storage is waited for.
     awaits_storage: bool,
-}
-
-enum Source {
-    One(Outgoing),
-    Lines(Lines),
-    Ended,
 }
 
 /// The result of an event's answer.
@@ -182,15 +176,15 @@ impl Publisher<'_> {
                 Source::One(Outgoing { id, payload, line: 1 })
             }
             (None, Some(input)) => {
-                Source::Lines(Lines::read(input, console.reactor.waker()).map_err(|error| {
+                let lines = Lines::read(input, console.reactor.waker()).map_err(|error| {
                     Failure::Refused(format!("cannot read standard input: {error}"))
-                })?)
+                })?;
+                Source::Lines(lines, composer)
             }
             (None, None) => Source::Ended,
         };
         Ok(Publisher {
             wishes: Wishes { ack: !args.no_ack, trace: args.trace, ttl_ms: args.ttl_ms },
-            composer,
             source,
             ids,
             window: Window::new(args.window as usize),
@@ -371,39 +365,22 @@ impl Publisher<'_> {
         }
     }
 
-    /// Takes from the input what there is room for.
+    /// Takes from the source what there is room for.
     fn fill(&mut self, welcome: &Welcome, console: &mut Console) {
         while self.window.has_room() {
-            let message = match &mut self.source {
-                Source::Ended => return,
-                Source::One(_) => match std::mem::replace(&mut self.source, Source::Ended) {
-                    Source::One(message) => message,
-                    _ => return,
-                },
-                Source::Lines(lines) => match lines.next() {
-                    Next::NotYet => return,
-                    Next::End => {
-                        self.source = Source::Ended;
-                        return;
-                    }
-                    Next::Failed(why) => {
-                        self.source = Source::Ended;
-                        self.left_out += 1;
-                        console.note(format!("cannot read standard input: {why}"));
-                        return;
-                    }
-                    Next::Line(line) => match self.composer.of_line(&line) {
-                        Ok(None) => continue,
-                        Ok(Some(payload)) => {
-                            Outgoing { id: self.ids.next(), payload, line: line.number }
-                        }
-                        Err(why) => {
-                            self.left_out += 1;
-                            self.tell(format!("line {} {why}", line.number), console);
-                            continue;
-                        }
-                    },
-                },
+            let message = match self.source.next(&mut self.ids) {
+                Given::Message(message) => message,
+                Given::Nothing => return,
+                Given::Unfit(why) => {
+                    self.left_out += 1;
+                    self.tell(why, console);
+                    continue;
+                }
+                Given::Failed(why) => {
+                    self.left_out += 1;
+                    console.note(format!("cannot read standard input: {why}"));
+                    return;
+                }
             };
             match self.excess(&message, welcome) {
                 None => self.window.push(message),
@@ -463,7 +440,7 @@ impl Publisher<'_> {
     }
 
     fn is_all_sent(&self) -> bool {
-        matches!(self.source, Source::Ended) && self.window.is_empty()
+        self.source.has_ended() && self.window.is_empty()
     }
 
     /// Whether there is nothing left to do: all is answered, or without answers all is read.
