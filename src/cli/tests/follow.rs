@@ -159,7 +159,7 @@ fn check(seed: u64, printed: &[u64], missed: &[String], last: u64, ring_max: u64
     }
 }
 
-fn range_of(text: &str) -> Option<(u64, u64)> {
+pub(super) fn range_of(text: &str) -> Option<(u64, u64)> {
     let (_, rest) = text.split_once("messages ")?;
     let (from, rest) = rest.split_once(" to ")?;
     let (to, _) = rest.split_once(' ')?;
