@@ -3,7 +3,7 @@
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
 use crate::cli::handshake;
-use crate::cli::session::{Backoff, ends_session, judge_denial, judge_loss};
+use crate::cli::session::{Backoff, ends_session, is_for_storage, judge_denial, judge_loss};
 use crate::cli::target::Target;
 use crate::cli::wire::{Halt, Link, Lost, Welcome};
 use crate::protocol::names::Name;
@@ -21,7 +21,8 @@ pub(super) struct Dial {
 impl Dial {
     /// Connects to `target`; after a loss again only if it may.
     pub(super) fn new(target: Target, may_reconnect: bool) -> Dial {
-        Dial { target, backoff: Backoff::new(fastrand::u64(..)), may_reconnect, connected_at: None }
+        let backoff = Backoff::new(fastrand::u64(..));
+        Dial { target, backoff, may_reconnect, connected_at: None }
     }
 
     /// How long an answer may take.
@@ -32,6 +33,7 @@ impl Dial {
     /// Opens a connection, and goes on with the session of the last one if the bus keeps it. The
     /// first attempt's failure is the command's; later ones are told, and tried again.
     pub(super) fn open(&mut self, console: &mut Console) -> Result<(Link, Welcome), Failure> {
+        let mut storage_denials = 0;
         loop {
             let was_connected = self.connected_at.is_some();
             let denied = match handshake::open(&self.target, &mut console.reactor) {
@@ -45,7 +47,8 @@ impl Dial {
                 }
                 Err(denied) => denied,
             };
-            if self.target.has_session() && ends_session(&denied) {
+            storage_denials += u32::from(is_for_storage(&denied));
+            if self.target.has_session() && ends_session(&denied, storage_denials) {
                 // What was missed is caught up with all the same.
                 self.target = self.target.clone().with_session(None);
                 continue;

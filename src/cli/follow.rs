@@ -20,7 +20,7 @@ use crate::protocol::names::{
     DASHBOARD_CHANNEL, EVERY_CHANNEL, Name, TELEMETRY_CHANNEL, TELEMETRY_ROOM,
 };
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The answer to `join_channel`.
 #[derive(Debug, Default, Deserialize)]
@@ -28,6 +28,8 @@ pub(super) struct Joined {
     epoch: Option<String>,
     sequence: Option<u64>,
     recovered: Option<bool>,
+    /// Why it was not recovered.
+    reason: Option<String>,
     #[serde(default)]
     channels: Vec<ChannelAt>,
 }
@@ -40,6 +42,14 @@ struct ChannelAt {
     sequence: u64,
 }
 
+impl Joined {
+    /// Whether the order goes on from where it was to be recovered, and there was only too much of it
+    /// to be sent at once, or more than the history still holds.
+    fn is_too_much(&self) -> bool {
+        matches!(self.reason.as_deref(), Some("too_many_bytes" | "history_overrun"))
+    }
+}
+
 /// The subscriber's memory.
 #[derive(Debug)]
 pub(super) struct Follow {
@@ -49,6 +59,8 @@ pub(super) struct Follow {
     /// Every channel that has been joined or heard, by `room:channel`.
     streams: BTreeMap<String, Stream>,
     steps: Vec<Step>,
+    /// Channels of such rooms that were joined by their name for a recovery, until they are left again.
+    to_leave: BTreeSet<Address>,
     key: String,
     /// Whether the session of an earlier connection goes on, so that a channel may be recovered that
     /// was joined already.
@@ -78,8 +90,8 @@ impl Follow {
                 wants.push(Want { address, was_joined: false, is_joining: false });
             }
         }
-        let (streams, steps, key, is_resumed) = Default::default();
-        Follow { wants, history, streams, steps, key, is_resumed }
+        let (streams, steps, to_leave, key, is_resumed) = Default::default();
+        Follow { wants, history, streams, steps, to_leave, key, is_resumed }
     }
 
     /// What is to be done since the last call.
@@ -98,6 +110,11 @@ impl Follow {
     pub(super) fn on_connected(&mut self, is_resumed: bool) {
         self.is_resumed = is_resumed;
         self.steps.clear();
+        // The session has kept them, and a new client is in none of them.
+        self.to_leave.retain(|_| is_resumed);
+        for address in &self.to_leave {
+            self.steps.push(Step::Ask(Question::Leave { address: address.clone() }));
+        }
         for want in &mut self.wants {
             want.is_joining = true;
             let address = want.address.clone();
@@ -136,12 +153,13 @@ impl Follow {
         match recover {
             Some(_) if answer.recovered == Some(true) => {
                 // A bus that was started anew goes on with what it kept under another epoch.
-                if let Some(stream) = self.streams.get_mut(&address.to_string()) {
-                    stream.epoch = answer.epoch.or(stream.epoch.take());
-                }
+                self.go_on_as(address, answer.epoch);
             }
             Some(recover) => {
-                if answer.epoch.as_ref() == Some(&recover.epoch) {
+                if answer.is_too_much() {
+                    self.go_on_as(address, answer.epoch.clone());
+                }
+                if answer.is_too_much() || answer.epoch.as_ref() == Some(&recover.epoch) {
                     self.steps.push(Step::Tell(format!(
                         "{address}: the bus could not recover what came after {}; reading what \
                          its history still holds",
@@ -154,9 +172,38 @@ impl Follow {
         }
     }
 
+    /// A join was refused for good. False if nothing can be had without it.
+    pub(super) fn on_join_refused(&mut self, address: &Address, why: &str) -> bool {
+        if !self.is_for_recovery(address) {
+            return false;
+        }
+        self.to_leave.remove(address);
+        if let Some(stream) = self.streams.get_mut(&address.to_string()) {
+            self.steps.push(Step::Tell(format!(
+                "{address}: what was missed can't be recovered: {why}; what came after {} may be \
+                 missed, and what the history holds is printed",
+                stream.last
+            )));
+            stream.begin_anew();
+            stream.read_on(&mut self.steps);
+        }
+        true
+    }
+
+    /// A channel was left, or this client was not in it.
+    pub(super) fn on_left(&mut self, address: &Address) {
+        self.to_leave.remove(address);
+    }
+
+    /// Whether a channel is joined for a recovery alone, as its room is followed as a whole.
+    pub(super) fn is_for_recovery(&self, address: &Address) -> bool {
+        self.wants.iter().all(|want| want.address != *address)
+    }
+
     /// A channel of a room that is followed as a whole could be recovered, or not.
     fn on_recovered_in_room(&mut self, address: &Address, answer: Joined) {
         // It was joined by its name for this alone.
+        self.to_leave.insert(address.clone());
         self.steps.push(Step::Ask(Question::Leave { address: address.clone() }));
         let Some(stream) = self.streams.get_mut(&address.to_string()) else { return };
         if answer.recovered == Some(true) {
@@ -164,9 +211,20 @@ impl Follow {
             (stream.epoch, stream.catch_up) = (answer.epoch, None);
             return;
         }
-        self.steps.push(stream.tell_new_life());
-        stream.begin_anew();
+        if answer.is_too_much() {
+            self.go_on_as(address, answer.epoch.clone());
+        } else {
+            self.steps.push(stream.tell_new_life());
+            stream.begin_anew();
+        }
         self.resume(address, answer.epoch, answer.sequence.unwrap_or_default());
+    }
+
+    /// The bus knows what was seen of a channel, and goes on with it under this epoch.
+    fn go_on_as(&mut self, address: &Address, epoch: Option<String>) {
+        if let Some(stream) = self.streams.get_mut(&address.to_string()) {
+            stream.epoch = epoch.or(stream.epoch.take());
+        }
     }
 
     /// A part of a history was read.
@@ -382,9 +440,12 @@ impl Follow {
         });
         if stream.is_other_life((&epoch, sequence), self.is_resumed) {
             if let Some(recover) = stream.may_recover(self.is_resumed) {
-                // A bus that was started anew goes on with what it kept under another epoch.
+                // A bus that was started anew goes on with what it kept under another epoch. Who has
+                // joined the room is a member of the channel, so it can't go before it is joined by
+                // its name, and is not made anew by that.
                 stream.catch_up.get_or_insert_default();
                 let address = address.clone();
+                self.to_leave.insert(address.clone());
                 let question = Question::Join { address, recover: Some(recover) };
                 return self.steps.push(Step::Ask(question));
             }

@@ -7,7 +7,7 @@
 //! | `bench` `tune` | a load generator, with clients of its own; what finds the best settings with it |
 //! | `follow` `stream` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
 //! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
-//! | `reactor` `console` `input` `printer` | waiting, telling, reading lines, writing lines |
+//! | `reactor` `console` `input` `source` `printer` | waiting, telling, reading lines, making messages of them, writing lines |
 //! | `machine` | what the machine is that all this runs on |
 //! | `target` `words` `failure` `trace` | where the bus is, what is said, why it failed, which way it went |
 //!
@@ -36,6 +36,7 @@ mod publish;
 mod reactor;
 mod serve;
 mod session;
+mod source;
 mod status;
 mod stream;
 mod subscribe;

@@ -11,7 +11,7 @@
 //! publisher goes one by one. A bus that says in its welcome that it limits the rate gets one
 //! message at a time from the start.
 //!
-//! *Not here*: which message is where (`window`); what a payload is (`compose`).
+//! *Not here*: which message is where (`window`); what there is to send (`source`).
 
 use crate::base::limits::{MESSAGE_ID_BYTES_MAX, TTL_MS_MAX};
 use crate::cli::ask::no_answer;
@@ -19,7 +19,8 @@ use crate::cli::compose::{Composer, LineForm};
 use crate::cli::console::Console;
 use crate::cli::dial::{Dial, hang_up};
 use crate::cli::failure::Failure;
-use crate::cli::input::{Lines, Next};
+use crate::cli::input::Lines;
+use crate::cli::source::{Given, Source};
 use crate::cli::target::{ConnectArgs, address, client_id};
 use crate::cli::trace;
 use crate::cli::window::{Outgoing, Window};
@@ -123,7 +124,6 @@ pub(super) fn run(args: &PubArgs, console: &mut Console) -> Result<(), Failure> 
 struct Publisher<'a> {
     args: &'a PubArgs,
     wishes: Wishes,
-    composer: Composer,
     source: Source,
     ids: Ids,
     window: Window,
@@ -143,12 +143,6 @@ struct Publisher<'a> {
     was_joined: bool,
     /// The person was told that the storage is waited for.
     awaits_storage: bool,
-}
-
-enum Source {
-    One(Outgoing),
-    Lines(Lines),
-    Ended,
 }
 
 /// The result of an event's answer.
@@ -182,15 +176,15 @@ impl Publisher<'_> {
                 Source::One(Outgoing { id, payload, line: 1 })
             }
             (None, Some(input)) => {
-                Source::Lines(Lines::read(input, console.reactor.waker()).map_err(|error| {
+                let lines = Lines::read(input, console.reactor.waker()).map_err(|error| {
                     Failure::Refused(format!("cannot read standard input: {error}"))
-                })?)
+                })?;
+                Source::Lines(lines, composer)
             }
             (None, None) => Source::Ended,
         };
         Ok(Publisher {
             wishes: Wishes { ack: !args.no_ack, trace: args.trace, ttl_ms: args.ttl_ms },
-            composer,
             source,
             ids,
             window: Window::new(args.window as usize),
@@ -261,6 +255,7 @@ impl Publisher<'_> {
         dial: &mut Dial,
         console: &mut Console,
     ) -> Result<(), Halt> {
+        let mut was_told = false;
         loop {
             let id = self.ids.next();
             let address = &self.args.channel;
@@ -277,7 +272,10 @@ impl Publisher<'_> {
                 let why = format!("{address} can't be joined: {refused}");
                 return Err(Failure::Refused(why).into());
             }
-            self.tell_of_storage(&address.to_string(), &refused, console);
+            if is_for_storage(&refused) && !std::mem::replace(&mut was_told, true) {
+                console.note(format!("{address} can't be joined yet: {refused}"));
+                console.note("trying again until it is joined; nothing is sent before");
+            }
             let until = Instant::now() + self.next_pause();
             while Instant::now() < until {
                 while link.read()?.is_some() {}
@@ -367,39 +365,22 @@ impl Publisher<'_> {
         }
     }
 
-    /// Takes from the input what there is room for.
+    /// Takes from the source what there is room for.
     fn fill(&mut self, welcome: &Welcome, console: &mut Console) {
         while self.window.has_room() {
-            let message = match &mut self.source {
-                Source::Ended => return,
-                Source::One(_) => match std::mem::replace(&mut self.source, Source::Ended) {
-                    Source::One(message) => message,
-                    _ => return,
-                },
-                Source::Lines(lines) => match lines.next() {
-                    Next::NotYet => return,
-                    Next::End => {
-                        self.source = Source::Ended;
-                        return;
-                    }
-                    Next::Failed(why) => {
-                        self.source = Source::Ended;
-                        self.left_out += 1;
-                        console.note(format!("cannot read standard input: {why}"));
-                        return;
-                    }
-                    Next::Line(line) => match self.composer.of_line(&line) {
-                        Ok(None) => continue,
-                        Ok(Some(payload)) => {
-                            Outgoing { id: self.ids.next(), payload, line: line.number }
-                        }
-                        Err(why) => {
-                            self.left_out += 1;
-                            self.tell(format!("line {} {why}", line.number), console);
-                            continue;
-                        }
-                    },
-                },
+            let message = match self.source.next(&mut self.ids) {
+                Given::Message(message) => message,
+                Given::Nothing => return,
+                Given::Unfit(why) => {
+                    self.left_out += 1;
+                    self.tell(why, console);
+                    continue;
+                }
+                Given::Failed(why) => {
+                    self.left_out += 1;
+                    console.note(format!("cannot read standard input: {why}"));
+                    return;
+                }
             };
             match self.excess(&message, welcome) {
                 None => self.window.push(message),
@@ -459,7 +440,7 @@ impl Publisher<'_> {
     }
 
     fn is_all_sent(&self) -> bool {
-        matches!(self.source, Source::Ended) && self.window.is_empty()
+        self.source.has_ended() && self.window.is_empty()
     }
 
     /// Whether there is nothing left to do: all is answered, or without answers all is read.
@@ -511,8 +492,7 @@ impl Publisher<'_> {
 
     /// Who waits for a storage that takes nothing is told, once until it takes something again.
     fn tell_of_storage(&mut self, id: &str, refused: &Refused, console: &mut Console) {
-        let is_storage = refused.error == Fault::StorageUnavailable.word();
-        if is_storage && !std::mem::replace(&mut self.awaits_storage, true) {
+        if is_for_storage(refused) && !std::mem::replace(&mut self.awaits_storage, true) {
             console.note(format!("{id}: {refused}"));
             console.note(
                 "sending it again with the same id until it is stored, and nothing new before; \
@@ -550,6 +530,11 @@ impl Publisher<'_> {
         }
         console.note(text);
     }
+}
+
+/// Whether something is refused because nothing can be stored now.
+fn is_for_storage(refused: &Refused) -> bool {
+    refused.error == Fault::StorageUnavailable.word()
 }
 
 /// Waits for one answer and passes over everything else.

@@ -19,6 +19,9 @@ const PAUSE_FIRST: Duration = Duration::from_millis(150);
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// The longest pause the bus can ask for.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+/// How often in a row a session that can't be read for want of a storage is asked for. Then a new client
+/// comes instead of one that waits for ever: about a quarter of a minute later.
+const STORAGE_DENIALS_MAX: u32 = 6;
 /// A connection that lasted this long was a good one, whatever it was used for.
 const GOOD_CONNECTION: Duration = Duration::from_secs(5);
 
@@ -105,14 +108,18 @@ pub(super) fn judge_denial(
 }
 
 /// Whether a denied connection ends the session that it was to go on with, and a new client may come
-/// instead: the session is not known any more, or can't be read for as long as the storage is away, or
-/// the bus that is there now has none.
-pub(super) fn ends_session(denied: &Denied) -> bool {
-    match denied {
-        Denied::Http { status: 400 | 404, .. } => true,
-        Denied::Http { error, .. } => error == Fault::StorageUnavailable.word(),
-        _ => false,
-    }
+/// instead: the session is not known any more; or the bus that is there now takes none, or none beside
+/// what the URL says, and takes all else as it did before; or for `denials` times by now the storage
+/// was away, without which no session can be read.
+pub(super) fn ends_session(denied: &Denied, denials: u32) -> bool {
+    let Denied::Http { error, .. } = denied else { return false };
+    [Fault::SessionUnknown, Fault::BadIdentity].iter().any(|fault| fault.word() == error)
+        || is_for_storage(denied) && denials >= STORAGE_DENIALS_MAX
+}
+
+/// Whether a connection is denied because no session can be read now.
+pub(super) fn is_for_storage(denied: &Denied) -> bool {
+    matches!(denied, Denied::Http { error, .. } if error == Fault::StorageUnavailable.word())
 }
 
 #[cfg(test)]
@@ -191,16 +198,32 @@ mod tests {
             assert_eq!(judge(http(status), false).unwrap_err().exit_code(), 1);
             assert_eq!(judge(http(status), true).is_ok(), may_pass, "{status}");
         }
-        let of = |status, error: &str| {
-            let (error, message) = (error.into(), "no".into());
-            ends_session(&Denied::Http { status, error, message })
-        };
-        assert!(of(404, "SESSION_UNKNOWN") && of(503, "STORAGE_UNAVAILABLE") && of(400, ""));
-        assert!(!of(409, "CLIENT_ID_IN_USE") && !of(503, "DRAINING"));
-        assert!(!ends_session(&Denied::Unreachable("x".into())) && !ends_session(&closed(1013)));
         assert!(judge(closed(1013), true).is_ok());
         assert!(judge(closed(4001), true).is_err());
         let stopped = judge(Denied::Failed(Failure::Stopped(2)), true);
         assert_eq!(stopped, Err(Failure::Stopped(2)));
+    }
+
+    #[test]
+    fn a_session_ends_when_it_is_not_known_and_not_at_once_when_it_can_not_be_read() {
+        let ends = |status, error: &str, denials| {
+            let (error, message) = (error.into(), "no".into());
+            ends_session(&Denied::Http { status, error, message }, denials)
+        };
+        assert!(ends(404, "SESSION_UNKNOWN", 0) && ends(400, "BAD_IDENTITY", 0));
+        for (status, error) in
+            [(400, "BAD_HANDSHAKE"), (400, ""), (404, ""), (409, "CLIENT_ID_IN_USE")]
+        {
+            assert!(!ends(status, error, 1_000), "{error}");
+        }
+        let away = |denials| ends(503, "STORAGE_UNAVAILABLE", denials);
+        assert!(!away(1) && !away(STORAGE_DENIALS_MAX - 1) && away(STORAGE_DENIALS_MAX));
+        assert!(!ends(503, "DRAINING", 1_000));
+        for other in [
+            Denied::Unreachable("x".into()),
+            Denied::Closed(Lost::Closed { code: 1013, reason: String::new() }),
+        ] {
+            assert!(!ends_session(&other, 1_000) && !is_for_storage(&other));
+        }
     }
 }

@@ -153,6 +153,7 @@ impl Stream {
             self.read_on(steps);
             return;
         }
+        self.epoch = self.epoch.take().or(page.epoch);
         // The history may have forgotten what came live meanwhile and is held.
         let oldest = page.messages.first().map_or(0, |&(sequence, _)| sequence);
         let held = catch_up.take_held_between(self.last, oldest);
@@ -212,7 +213,8 @@ impl Stream {
         self.doubles_to = self.last;
     }
 
-    fn read_on(&mut self, steps: &mut Vec<Step>) {
+    /// Reads what comes after the last message that was seen.
+    pub(super) fn read_on(&mut self, steps: &mut Vec<Step>) {
         let (address, span) = (self.address.clone(), Span::After(self.last));
         steps.push(Step::Ask(Question::History { address, span }));
     }
@@ -220,9 +222,12 @@ impl Stream {
     /// Whether an epoch, and a sequence in it, belong to another life of the channel.
     pub(super) fn is_other_life(&self, (epoch, sequence): At<'_>, is_resumed: bool) -> bool {
         match (&self.epoch, epoch) {
-            // What was said to a whole room can't be recovered. A bus that has kept the session has
-            // kept that, too, though it goes on under another epoch after a restart.
-            _ if is_resumed && self.address.channel.is_every() => sequence < self.last,
+            // What was said to a whole room can't be recovered. Where the room is kept it goes on in
+            // another term of the same life after a restart; where it is not, in another life, though
+            // the session is kept all the same.
+            (Some(old), Some(new)) if is_resumed && self.address.channel.is_every() => {
+                life_of(old) != life_of(new) || sequence < self.last
+            }
             (Some(old), Some(new)) => old != new,
             _ => sequence < self.last,
         }
@@ -291,6 +296,11 @@ impl CatchUp {
         self.held_bytes = 0;
         self.has_overflowed = true;
     }
+}
+
+/// The life that an epoch belongs to: the bus writes a later term of one behind a `-`.
+fn life_of(epoch: &str) -> &str {
+    epoch.split_once('-').map_or(epoch, |(life, _)| life)
 }
 
 /// Messages that can't be had are told.

@@ -276,7 +276,7 @@ impl Subscriber<'_> {
                 self.follow.on_joined(&address, recover.as_ref(), joined);
                 self.is_first = false;
             }
-            Question::Leave { .. } => {}
+            Question::Leave { address } => self.follow.on_left(&address),
             Question::History { address, span } => {
                 let page = read_page(result).ok_or_else(|| unreadable("history"))?;
                 self.follow.on_history(&address, span, page);
@@ -287,21 +287,35 @@ impl Subscriber<'_> {
 
     fn on_refused(&mut self, question: Question, refused: &Refused) -> Result<(), Failure> {
         // The place of the connection that was lost may still be taken for a while.
-        let is_full = refused.code == 429 && !self.is_first;
+        let is_full = refused.code == 429 && !self.is_first && self.is_needed(&question);
         if refused.is_passing() || is_full {
             self.asking.on_too_much(question, Instant::now());
             return Ok(());
         }
         match question {
-            // It does no harm there.
-            Question::Leave { .. } => Ok(()),
+            Question::Leave { address } => {
+                self.follow.on_left(&address);
+                Ok(())
+            }
             Question::Join { address, .. } => {
+                if self.follow.on_join_refused(&address, &refused.to_string()) {
+                    return Ok(());
+                }
                 Err(Failure::Refused(format!("{address} can't be joined: {refused}")))
             }
             Question::History { address, span } => {
                 self.follow.on_history_refused(&address, span, &refused.to_string());
                 Ok(())
             }
+        }
+    }
+
+    /// Whether nothing can be had of a channel without an answer to this.
+    fn is_needed(&self, question: &Question) -> bool {
+        match question {
+            Question::Join { address, .. } => !self.follow.is_for_recovery(address),
+            Question::Leave { .. } => false,
+            Question::History { .. } => true,
         }
     }
 

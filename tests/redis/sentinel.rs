@@ -74,7 +74,10 @@ impl Watched {
     /// Has the sentinel put the replica in the place of a master that lives, which becomes its
     /// replica.
     pub(crate) fn change(&mut self) {
-        assert_eq!(cli(self.port, &["SENTINEL", "FAILOVER", "main"]), "OK");
+        // It refuses while it does not know yet that the last one is over, or that the replica is good.
+        until("the sentinel may change them", || {
+            cli(self.port, &["SENTINEL", "FAILOVER", "main"]) == "OK"
+        });
         self.change_places();
         until("the former master is a replica that has everything", || {
             self.replica.cli(&["INFO", "replication"]).contains("master_link_status:up")

@@ -185,7 +185,7 @@ fn check(seed: u64, printed: &[u64], missed: &[String], last: u64, ring_max: u64
     }
 }
 
-fn range_of(text: &str) -> Option<(u64, u64)> {
+pub(super) fn range_of(text: &str) -> Option<(u64, u64)> {
     let (_, rest) = text.split_once("messages ")?;
     let (from, rest) = rest.split_once(" to ")?;
     let (to, _) = rest.split_once(' ')?;
@@ -217,4 +217,162 @@ fn a_room_followed_as_a_whole_covers_its_channels() {
         })
         .collect();
     assert_eq!(asked, ["science:*", "a:b"]);
+}
+
+/// A subscriber that has joined all of `hall`, and has heard so many messages of a channel.
+fn in_hall(channel: &str, epoch: &str, heard: u64) -> Follow {
+    let address = crate::cli::target::address("hall:*").unwrap();
+    let mut follow = Follow::new(std::slice::from_ref(&address), 0);
+    follow.on_connected(false);
+    follow.on_joined(&address, None, hall(channel, epoch, 0));
+    for sequence in 1..=heard {
+        let text = sequence.to_string();
+        let verdict = follow.on_message(("hall", channel), Some(sequence), &text);
+        assert_eq!(verdict, Verdict::Print);
+    }
+    follow.take_steps();
+    follow
+}
+
+/// The answer to joining all of a room that has one channel, or none but the room itself.
+fn hall(channel: &str, epoch: &str, sequence: u64) -> Joined {
+    let at = json!({"channel": channel, "epoch": epoch, "sequence": sequence});
+    let answer = match channel {
+        "*" => json!({"channels": [], "epoch": epoch, "sequence": sequence}),
+        _ => json!({"channels": [at]}),
+    };
+    serde_json::from_value(answer).unwrap()
+}
+
+/// Comes back by the session, to a room whose channel is where it is said to be.
+fn come_back(follow: &mut Follow, answer: Joined) -> Vec<Step> {
+    let address = crate::cli::target::address("hall:*").unwrap();
+    follow.on_connected(true);
+    follow.take_steps();
+    follow.on_joined(&address, None, answer);
+    follow.take_steps()
+}
+
+fn history_after(address: &str, after: u64) -> Step {
+    let address = crate::cli::target::address(address).unwrap();
+    Step::Ask(Question::History { address, span: Span::After(after) })
+}
+
+#[test]
+fn what_is_said_to_a_whole_room_goes_on_in_another_term_and_not_in_another_life() {
+    for epoch in ["aaaa", "aaaa-00000001", "aaaa-00000007"] {
+        let mut follow = in_hall("*", "aaaa-00000001", 3);
+        let steps = come_back(&mut follow, hall("*", epoch, 5));
+        assert_eq!(steps, [history_after("hall:*", 3)], "{epoch}");
+    }
+    for (epoch, sequence) in [("bbbb", 5), ("bbbb-00000001", 5), ("aaaa-00000007", 2)] {
+        let mut follow = in_hall("*", "aaaa-00000001", 3);
+        let steps = come_back(&mut follow, hall("*", epoch, sequence));
+        let [Step::Tell(told), asked] = &steps[..] else { panic!("{epoch}: {steps:?}") };
+        assert!(told.contains("went or began anew") && told.contains("* (after 3)"), "{told}");
+        assert_eq!(*asked, history_after("hall:*", 0), "{epoch}");
+    }
+}
+
+/// The channel that was to be recovered in a room, and from where.
+fn asked_to_recover(steps: &[Step]) -> (Address, Recover) {
+    match steps {
+        [Step::Ask(Question::Join { address, recover: Some(recover) })] => {
+            (address.clone(), recover.clone())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The answer to a join that could not be recovered.
+fn not_recovered(epoch: &str, sequence: u64, reason: &str) -> Joined {
+    let answer = json!({"epoch": epoch, "sequence": sequence, "recovered": false,
+                        "reason": reason});
+    serde_json::from_value(answer).unwrap()
+}
+
+#[test]
+fn what_is_too_much_to_recover_is_read_on_from_where_it_was_seen() {
+    for reason in ["too_many_bytes", "history_overrun"] {
+        // A channel of a room that is followed as a whole.
+        let mut follow = in_hall("door", "aaaa", 3);
+        let steps = come_back(&mut follow, hall("door", "aaaa-00000001", 9));
+        let (address, recover) = asked_to_recover(&steps);
+        assert_eq!((&*recover.epoch, recover.sequence), ("aaaa", 3));
+        let answer = not_recovered("aaaa-00000001", 9, reason);
+        follow.on_joined(&address, Some(&recover), answer);
+        let leave = Step::Ask(Question::Leave { address: address.clone() });
+        assert_eq!(follow.take_steps(), [leave, history_after("hall:door", 3)], "{reason}");
+        let messages = (7..=9).map(|n| (n, n.to_string())).collect();
+        let page = Page { epoch: Some("aaaa-00000001".into()), has_more: false, messages };
+        follow.on_history(&address, Span::After(3), page);
+        let steps = follow.take_steps();
+        assert!(matches!(&steps[0], Step::Tell(told) if told.contains("messages 4 to 6")));
+        assert_eq!(steps[1..], ["7", "8", "9"].map(|text| Step::Print(text.into())));
+        // One that is followed by its name.
+        let mut follow = Follow::new(std::slice::from_ref(&address), 0);
+        follow.on_connected(false);
+        let first = json!({"epoch": "aaaa", "sequence": 3});
+        follow.on_joined(&address, None, serde_json::from_value(first).unwrap());
+        follow.take_steps();
+        follow.on_connected(true);
+        let (_, recover) = asked_to_recover(&follow.take_steps());
+        let answer = not_recovered("aaaa-00000001", 9, reason);
+        follow.on_joined(&address, Some(&recover), answer);
+        let steps = follow.take_steps();
+        assert!(matches!(&steps[0], Step::Tell(told) if told.contains("could not recover")));
+        assert_eq!(steps[1..], [history_after("hall:door", 3)], "{reason}");
+    }
+    for reason in ["epoch_changed", "unknown_sequence"] {
+        let mut follow = in_hall("door", "aaaa", 3);
+        let (address, recover) = asked_to_recover(&come_back(&mut follow, hall("door", "bbbb", 9)));
+        follow.on_joined(&address, Some(&recover), not_recovered("bbbb", 9, reason));
+        let steps = follow.take_steps();
+        assert!(matches!(&steps[1], Step::Tell(told) if told.contains("began anew")));
+        assert_eq!(steps[2..], [history_after("hall:door", 0)], "{reason}");
+    }
+}
+
+#[test]
+fn a_recovery_that_is_refused_is_told_and_ends_nothing() {
+    let mut follow = in_hall("door", "aaaa", 3);
+    let (address, _) = asked_to_recover(&come_back(&mut follow, hall("door", "aaaa-00000001", 5)));
+    // What comes meanwhile waits.
+    assert_eq!(follow.on_message(("hall", "door"), Some(6), "6"), Verdict::Pass);
+    assert!(follow.on_join_refused(&address, "No."));
+    let steps = follow.take_steps();
+    assert!(matches!(&steps[0], Step::Tell(told) if told.contains("No.; what came after 3")));
+    assert_eq!(steps[1..], [history_after("hall:door", 0)]);
+    let messages = (1..=5).map(|n| (n, n.to_string())).collect();
+    let page = Page { epoch: Some("cccc".into()), has_more: false, messages };
+    follow.on_history(&address, Span::After(0), page);
+    let printed = ["1", "2", "3", "4", "5", "6"].map(|text| Step::Print(text.into()));
+    assert_eq!(follow.take_steps(), printed);
+    // It has the epoch that it was read in, and did not join the channel.
+    let steps = come_back(&mut follow, hall("door", "cccc-00000001", 6));
+    assert_eq!(asked_to_recover(&steps).1.epoch, "cccc");
+    let room = crate::cli::target::address("hall:*").unwrap();
+    assert!(!follow.on_join_refused(&room, "No."), "without the room there is nothing");
+}
+
+#[test]
+fn what_was_joined_for_a_recovery_is_left_on_the_next_connection() {
+    let left = |follow: &mut Follow, is_resumed| {
+        follow.on_connected(is_resumed);
+        let is_leave = |step: &Step| matches!(step, Step::Ask(Question::Leave { .. }));
+        follow.take_steps().iter().filter(|step| is_leave(step)).count()
+    };
+    let mut follow = in_hall("door", "aaaa", 3);
+    let (address, recover) =
+        asked_to_recover(&come_back(&mut follow, hall("door", "aaaa-00000001", 5)));
+    // Before the join was answered, and after it, but before the leave was.
+    assert_eq!(left(&mut follow, true), 1);
+    let answer = json!({"epoch": "aaaa-00000001", "sequence": 5, "recovered": true});
+    follow.on_joined(&address, Some(&recover), serde_json::from_value(answer).unwrap());
+    follow.take_steps();
+    assert_eq!(left(&mut follow, true), 1);
+    follow.on_left(&address);
+    assert_eq!(left(&mut follow, true), 0);
+    come_back(&mut follow, hall("door", "bbbb", 5));
+    assert_eq!(left(&mut follow, false), 0, "a new client is in nothing");
 }

@@ -5,6 +5,7 @@ mod bus;
 mod follow;
 mod other;
 mod publish;
+mod restarts;
 mod run;
 mod speed;
 mod subscribe;

@@ -274,3 +274,26 @@ fn wrong_usage_is_refused_before_anything_is_sent() {
     }
     assert!(bus.world().handshakes.is_empty());
 }
+
+#[test]
+fn who_waits_for_the_storage_is_told_what_waits() {
+    let bus = Bus::start();
+    bus.world().moods.refuse_command = Some(("join_channel", 503, "STORAGE_UNAVAILABLE", 3));
+    let done = Run::start(&bus, &["pub", HERE, "{}"]).done();
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert_eq!(done.err.matches("(503 ").count(), 1, "{}", done.err);
+    told(&done, "can't be joined yet");
+    told(&done, "trying again until it is joined; nothing is sent before");
+    for untrue in ["with the same id", "is stored now"] {
+        assert!(!done.err.contains(untrue), "nothing was sent: {}", done.err);
+    }
+    // The join is no reason not to tell of an event.
+    bus.world().moods.refuse_command = Some(("join_channel", 503, "STORAGE_UNAVAILABLE", 1));
+    bus.world().moods.refuse_next.push_back((503, "STORAGE_UNAVAILABLE"));
+    let done = Run::start(&bus, &["pub", HERE, "{}"]).done();
+    assert_eq!(done.code, 0, "{}", done.err);
+    for sentence in ["can't be joined yet", "with the same id until it is stored", "is stored now"]
+    {
+        told(&done, sentence);
+    }
+}

@@ -346,3 +346,31 @@ fn a_bus_that_stops_breathing_is_noticed() {
     run.until_lines(1);
     run.interrupt();
 }
+
+#[test]
+fn a_session_that_can_not_be_read_now_is_asked_for_again() {
+    let bus = Bus::start();
+    bus.world().moods.session = Some("t0ken");
+    let run = Run::start(&bus, &["sub", HERE]);
+    bus.until_joined(HERE);
+    bus.world().moods.http =
+        Some((503, r#"{"error": "STORAGE_UNAVAILABLE", "message": "It can't be read now."}"#));
+    bus.cut();
+    run.until_told("It can't be read now. (HTTP 503); trying again");
+    bus.world().moods.http = None;
+    run.until_told("connected again");
+    let later: Vec<String> =
+        bus.world().handshakes.iter().skip(1).map(|(path, _)| path.clone()).collect();
+    assert!(
+        later.len() >= 2 && later.iter().all(|path| path.contains("session=t0ken")),
+        "{later:?}"
+    );
+    // One that is not known any more is not asked for again.
+    bus.world().moods.http = Some((404, r#"{"error": "SESSION_UNKNOWN"}"#));
+    bus.world().handshakes.clear();
+    bus.cut();
+    bus.until("it has come without", |world| {
+        world.handshakes.iter().any(|(path, _)| !path.contains("session"))
+    });
+    assert_eq!(run.done().code, 1, "and what answers 404 all the same is no bus to wait for");
+}

@@ -40,6 +40,8 @@ pub(super) struct Moods {
     pub(super) thinks_for: Duration,
     /// Answer every handshake with this status and body.
     pub(super) http: Option<(u16, &'static str)>,
+    /// The session that each client gets.
+    pub(super) session: Option<&'static str>,
     /// Say this instead of a welcome.
     pub(super) instead_of_welcome: Option<&'static str>,
     /// Lose so many deliveries and tell of them.
@@ -111,6 +113,7 @@ impl World {
                     "server": {"name": "small", "version": "1", "node": "n"},
                     "heartbeat_ms": self.moods.heartbeat.map_or(25_000, |h| h.as_millis() as u64),
                     "limits": self.moods.limits,
+                    "session": self.moods.session.map(|token| json!({"token": token})),
                 }),
             ),
         };
