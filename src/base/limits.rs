@@ -63,7 +63,8 @@ pub const ACK_GRAIN_MS: u64 = 64;
 pub const HOLES_MAX: usize = 16;
 /// How long a channel without members is still followed on a bus of several nodes.
 pub const FOLLOW_IDLE_MS: u64 = 30_000;
-/// How long a node waits to hear of what a client has seen on another one.
+/// How long a node waits to hear of what a client knows of: what it has seen on another node, or what was
+/// acknowledged to it.
 pub const AHEAD_MS: u64 = 2_000;
 /// How often it is tried to delete what other nodes follow, and when it is tried again: by then they may
 /// have let go.

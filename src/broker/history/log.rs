@@ -8,7 +8,8 @@
 //!
 //! Segments grow with what is held, so that a quiet channel costs little and no message of a busy one
 //! waits for much to be copied. What is not used of the first and the newest is not counted, nor is the
-//! spare one: each is an eighth of what is held, or one message. A copy of a log shares its full segments.
+//! spare one: each is an eighth to a quarter of what was held when it was made, or one message. A copy of a
+//! log shares its full segments.
 //!
 //! *Invariants*: entries are in the order of their segments, and every segment but a spare one has an
 //! entry; the bytes are the sum over the entries.
@@ -23,8 +24,8 @@ use std::sync::Arc;
 const SEGMENT_BYTES_MAX: usize = 64 * 1_024;
 /// A new segment is this part of what is held.
 const SEGMENTS: usize = 8;
-/// Memory for entries that this log and its index keep though most of it is not used.
-pub(super) const ENTRIES_SPARE: usize = 64;
+/// Room for so many entries is never given back while there are any.
+const ENTRIES_SPARE: usize = 64;
 
 /// What a message takes beside its bytes: its entry, and its place in an index.
 pub(super) const SPARE_BYTES: usize = size_of::<Entry>() + 24;
