@@ -145,6 +145,19 @@ fn a_bus_that_runs_is_measured_with_its_costs() {
 }
 
 #[test]
+fn a_bus_that_runs_can_be_measured_again_with_the_same_seed() {
+    let daemon = Daemon::start(&[]);
+    let words = format!("rooms --rooms 9 --connections 9 {}", target(daemon.bus));
+    // Its rooms still hold what the first run sent: the same ids would be taken for repeats.
+    for _ in 0..2 {
+        let (ended, report) = report_of(bench(&words));
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        assert!(round(&report)["figures"]["rate"].as_f64().unwrap() > 0.0);
+    }
+    daemon.stop();
+}
+
+#[test]
 fn a_target_that_can_not_be_measured_is_told_why() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let daemon = Daemon::start(&["--max-connections", "3"]);

@@ -10,6 +10,7 @@ use crate::cli::bench::report::{Report, Round, Step};
 use crate::cli::bench::round::{Stage, play_round};
 use crate::cli::bench::server::RelayCounts;
 use crate::cli::bench::shared::Shared;
+use crate::cli::bench::stencil::Naming;
 use crate::cli::bench::sweep::{self, Search};
 use crate::cli::bench::table;
 use crate::cli::console::Console;
@@ -23,6 +24,8 @@ pub(super) struct Measurement<'a> {
     pub(super) common: &'a CommonArgs,
     /// Chance, from the seed.
     pub(super) rng: fastrand::Rng,
+    /// Chance that is another in every run.
+    pub(super) fresh: fastrand::Rng,
 }
 
 impl Measurement<'_> {
@@ -140,11 +143,15 @@ impl Measurement<'_> {
             (_, _, Some(url)) => Aim::at_target(url, common)?,
             (_, _, None) => Aim::at_daemon(&plan.serve_args, common)?,
         };
-        let shared =
-            Shared::new(plan, self.layout, aim.site.clone(), common.timeout, &mut self.rng)
-                .map_err(|error| {
-                    Failure::Refused(format!("the clients can't be prepared: {error}"))
-                })?;
+        // A bus that goes on running may still hold what an earlier run with the same seed sent it,
+        // and would take the same names and ids for the same messages.
+        let naming = Naming::new(match common.target {
+            Some(_) => &mut self.fresh,
+            None => &mut self.rng,
+        });
+        let (site, rng) = (aim.site.clone(), &mut self.rng);
+        let shared = Shared::new(plan, self.layout, site, common.timeout, naming, rng)
+            .map_err(|error| Failure::Refused(format!("the clients can't be prepared: {error}")))?;
         let client_cpus = common.client_cpus.as_ref();
         let stage = Stage { plan, shared: &shared, watched: aim.watched, client_cpus };
         let mut round = play_round(&stage, label, console)?;

@@ -86,7 +86,7 @@ pub(super) fn run(args: &BenchArgs, console: &mut Console) -> Result<(), Failure
     }
     console.flush()?;
     let rng = fastrand::Rng::with_seed(report.plan.seed);
-    let mut measurement = Measurement { layout: &layout, common, rng };
+    let mut measurement = Measurement { layout: &layout, common, rng, fresh: fastrand::Rng::new() };
     let outcome = measurement.play(&mut report, console);
     if let Err(failure) = &outcome {
         report.is_partial = true;

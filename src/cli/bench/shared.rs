@@ -156,11 +156,12 @@ impl Shared {
         layout: &Layout,
         site: Site,
         timeout: Duration,
+        naming: Naming,
         rng: &mut fastrand::Rng,
     ) -> io::Result<Shared> {
         let (layout, load, act) = (layout.clone(), plan.load, plan.act);
         let threads = plan.client_threads as usize;
-        let (naming, filling) = (Naming::new(rng), Filling::new(plan.payload));
+        let filling = Filling::new(plan.payload);
         let mut order: Vec<u32> = (0..layout.streams.len() as u32).collect();
         rng.shuffle(&mut order);
         let tracks = match load {
