@@ -4,10 +4,10 @@ use crate::base::limits::NAME_BYTES_MAX;
 use crate::protocol::scan::{find, is_no_name_byte};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smol_str::SmolStr;
 use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 
 /// The channel that stands for every channel of a room.
 pub const EVERY_CHANNEL: &str = "*";
@@ -22,9 +22,10 @@ pub const TELEMETRY_CHANNEL: &str = "telemetry-stream";
 /// The channel of [`TELEMETRY_ROOM`] that carries what agents do.
 pub const DASHBOARD_CHANNEL: &str = "dashboard-events";
 
-/// A valid name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`, or the one special name `*`. Cheap to clone.
+/// A valid name: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`, or the one special name `*`. Cheap to clone;
+/// a short one, as most are, is wherever it is kept, so that looking at it costs no further look into memory.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(Arc<str>);
+pub struct Name(SmolStr);
 
 /// Why a string is no name; the text finishes a sentence that begins with what it was meant to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +113,7 @@ impl Name {
 
     /// Whether this is `*`.
     pub fn is_every(&self) -> bool {
-        &*self.0 == EVERY_CHANNEL
+        self.0 == EVERY_CHANNEL
     }
 
     /// The name as text.
@@ -143,7 +144,7 @@ impl fmt::Display for Name {
 
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
