@@ -6,5 +6,6 @@
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod prefetch;
 pub mod quota;
 pub mod time;

@@ -10,6 +10,9 @@ use crate::protocol::command::Address;
 use ahash::RandomState;
 use std::sync::Arc;
 
+/// How many seats are found by looking at all of them.
+const FEW_SEATS: usize = 8;
+
 /// The local members of every channel that has any.
 #[derive(Debug)]
 pub struct Audiences {
@@ -95,6 +98,11 @@ impl Audiences {
         audience.places.contains_key(&conn).then_some(&audience.address)
     }
 
+    /// The local members of a channel, if it has any, to look at.
+    pub fn get(&self, channel: ChannelId) -> Option<&Audience> {
+        self.of_channel.get(&channel)
+    }
+
     /// The local members of a channel, if it has any.
     pub fn of(&mut self, channel: ChannelId) -> Option<&mut Audience> {
         self.of_channel.get_mut(&channel)
@@ -143,8 +151,12 @@ impl Audience {
 
     /// Whether a member gets everything but what it sent itself.
     pub fn is_deaf_to_itself(&self, conn: ConnId) -> bool {
-        let place = self.places.get(&conn);
-        place.is_some_and(|&place| !self.seats[place as usize].options.echo)
+        let seat = match self.seats.len() {
+            // Who delivers looks at the seats anyway.
+            ..=FEW_SEATS => self.seats.iter().find(|seat| seat.conn == conn),
+            _ => self.places.get(&conn).map(|&place| &self.seats[place as usize]),
+        };
+        seat.is_some_and(|seat| !seat.options.echo)
     }
 
     /// What was left with it, if nobody came or went since.

@@ -2,6 +2,7 @@
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
+use crate::base::prefetch::prefetch;
 use crate::broker::history::History;
 use crate::broker::policy::{self, ClientCard, Role};
 use crate::broker::telemetry::Place;
@@ -186,6 +187,13 @@ impl Channel {
     /// On which shards they are.
     pub fn spread(&self) -> &Spread {
         &self.spread
+    }
+
+    /// Looks ahead to an event: fetches what it will touch.
+    pub fn expect_event(&self) {
+        prefetch(&self.history);
+        prefetch(&self.spread);
+        prefetch(&self.open);
     }
 
     /// Adds ties to a connection; true if it was no member before.

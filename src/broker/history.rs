@@ -1,10 +1,11 @@
 //! The order of one channel: its sequence, the log of its last messages, and the ids in it.
 //!
 //! *Invariants*: the log holds a run of sequences without a hole that ends with the last one
-//! given; the index holds exactly the sequences in the log; a sequence is given once.
+//! given; the index finds exactly what is in the log; a sequence is given once.
 
 use crate::broker::durable::Durable;
 use crate::broker::history::Verdict::{Duplicate, Fresh};
+use crate::broker::history::index::Index;
 use crate::broker::history::log::{Log, SPARE_BYTES};
 use crate::protocol::command::HistoryQuery;
 use crate::protocol::frame::{Draft, Frame, FrameRef};
@@ -12,9 +13,9 @@ use crate::protocol::names::Name;
 use crate::protocol::timestamp::Writer;
 use crate::protocol::views::HistorySpan;
 use ahash::RandomState;
-use hashbrown::HashTable;
 use std::sync::Arc;
 
+mod index;
 mod log;
 
 /// A channel's order and the end of it that is kept.
@@ -33,7 +34,7 @@ pub struct History {
     /// The sequence of the oldest message in the log, if it holds any.
     first: u64,
     /// The sequences of what is in the log, by the hashes of their identities.
-    index: HashTable<u64>,
+    index: Index,
     hasher: RandomState,
 }
 
@@ -86,7 +87,7 @@ impl History {
             durable: None,
             log: Log::default(),
             first: 1,
-            index: HashTable::new(),
+            index: Index::default(),
             hasher,
         }
     }
@@ -114,6 +115,18 @@ impl History {
             last_sequence: (self.last > 0).then_some(self.last),
             size: self.size,
         }
+    }
+
+    /// Looks ahead to [`History::append`]: fetches where the event will go. Gives the hash of its
+    /// identity.
+    pub fn expect(&self, draft: &Draft) -> u64 {
+        self.log.expect(draft.length());
+        self.hasher.hash_one(draft.identity())
+    }
+
+    /// Looks ahead to the identity with this hash: fetches where it is looked for.
+    pub fn expect_id(&self, hash: u64) {
+        self.index.expect(hash);
     }
 
     /// Gives an event its place and a time that never goes back, unless it has a place already.
@@ -292,11 +305,11 @@ impl History {
     }
 
     fn find(&self, hash: u64, identity: &[u8]) -> Option<FrameRef<'_>> {
-        let is_it = |&sequence: &u64| {
-            self.log.hash((sequence - self.first) as usize) == hash
+        let is_it = |sequence: u64| {
+            self.log.is_at((sequence - self.first) as usize, hash)
                 && self.at(sequence).is_some_and(|message| message.identity() == identity)
         };
-        self.index.find(hash, is_it).and_then(|&sequence| self.at(sequence))
+        self.at(self.index.find(hash, self.first, is_it)?)
     }
 
     fn at(&self, sequence: u64) -> Option<FrameRef<'_>> {
@@ -318,20 +331,18 @@ impl History {
             self.first = frame.sequence;
         }
         self.log.push(hash, frame.wire(), frame.outline());
-        let History { log, index, first, .. } = self;
-        index.insert_unique(hash, frame.sequence, |&kept| log.hash((kept - *first) as usize));
+        self.index.insert(hash, frame.sequence, (&self.log, self.first));
     }
 
     /// Gives up the oldest message; false if there is none.
     pub fn evict(&mut self) -> bool {
-        let Some(hash) = self.log.pop() else { return false };
-        if let Ok(entry) = self.index.find_entry(hash, |&kept| kept == self.first) {
-            entry.remove();
+        if !self.log.pop() {
+            return false;
         }
         self.first += 1;
+        self.index.give_up((&self.log, self.first));
         if self.log.shrink() {
-            let History { log, index, first, .. } = self;
-            index.shrink_to(2 * log.len(), |&kept| log.hash((kept - *first) as usize));
+            self.index.shrink((&self.log, self.first));
         }
         true
     }
@@ -352,7 +363,7 @@ impl History {
         }
         assert!(self.log.len() <= self.size as usize, "the log keeps at most its size");
         assert!(self.log.bytes() <= self.bytes_max, "the log keeps at most its bytes");
-        assert_eq!(self.index.len(), self.log.len(), "the index holds just what the log holds");
+        self.index.check((&self.log, self.first));
         let messages = || self.messages(self.log.len());
         let times = messages().map(|message| message.timestamp_us());
         assert!(times.is_sorted(), "time never goes back");
@@ -402,6 +413,7 @@ mod tests {
     use crate::base::hash::seeded;
     use crate::protocol::envelope::MessageType;
     use crate::protocol::frame::Origin;
+    use std::collections::VecDeque;
 
     fn draft(id: &str, ttl_ms: Option<u64>) -> Draft {
         let origin = Origin { received_ns: 0, ttl_ms };
@@ -433,6 +445,40 @@ mod tests {
             "arq_1 fell out"
         );
         history.check();
+    }
+
+    #[test]
+    fn ids_are_known_just_while_they_are_kept_however_that_ends() {
+        for seed in 0..200 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let (mut size, ids) = (rng.u32(0..20), rng.u32(1..60));
+            let mut history = History::new("e".into(), size, usize::MAX, seeded(seed));
+            let mut model: VecDeque<(u32, u64)> = VecDeque::new();
+            for us in 1..=1_000 {
+                let id = rng.u32(..ids);
+                let known = model.iter().find(|(known, _)| *known == id).map(|known| known.1);
+                match append(&mut history, draft(&format!("arq_{id}"), None), us) {
+                    Duplicate(first) => assert_eq!(Some(first.sequence), known, "seed {seed}"),
+                    Fresh(frame) => {
+                        assert_eq!(known, None, "seed {seed}");
+                        model.push_back((id, frame.sequence));
+                    }
+                }
+                match rng.u32(..100) {
+                    0 => {
+                        size = rng.u32(0..40);
+                        history.resize(size, usize::MAX);
+                    }
+                    1 => (0..rng.usize(..10)).for_each(|_| _ = history.evict()),
+                    2 => history = history.fork(1, usize::MAX),
+                    _ => {}
+                }
+                while model.len() > history.held().messages {
+                    model.pop_front();
+                }
+                history.check();
+            }
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! One client at its edge: who it is, what it joined, how fast it may talk.
 
 use crate::base::ids::{ChannelId, ConnId, ShardId};
+use crate::base::prefetch::prefetch;
 use crate::base::time::{Moment, Now};
 use crate::broker::channel::{Options, Seen, Ties};
 use crate::broker::lane::Claim;
@@ -17,6 +18,7 @@ use hashbrown::HashTable;
 use serde::Serialize;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -346,6 +348,9 @@ pub struct Memberships {
     named: u32,
 }
 
+/// How many memberships are fetched before it is known which is needed.
+const MEMBERSHIPS_AHEAD: usize = 16;
+
 /// How many memberships are found by looking at all of them.
 const FEW_MEMBERSHIPS: usize = 4;
 
@@ -377,6 +382,22 @@ impl Memberships {
                 .find(hash(hasher, room, channel), |&place| is_it(&self.list[place as usize]))
                 .map(|&place| place as usize),
         }
+    }
+
+    /// Looks ahead to [`Memberships::find`]: fetches what it begins with.
+    pub fn expect(&self) {
+        self.list.iter().take(MEMBERSHIPS_AHEAD).for_each(prefetch);
+        if let Some(index) = &self.index {
+            prefetch(&**index);
+        }
+    }
+
+    /// Fetches what [`Memberships::find`] compares, if there are few.
+    pub fn expect_names(&self) {
+        let next = self.list.iter().take(MEMBERSHIPS_AHEAD);
+        next.for_each(|membership| prefetch(&*membership.address));
+        // Nearly always all of an index is in the lines that its first entry is in.
+        black_box(self.index.as_ref().and_then(|index| index.iter().next()));
     }
 
     /// Adds ties to a channel; gives all of them, and whether the membership is new.

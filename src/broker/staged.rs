@@ -55,6 +55,11 @@ impl<T: Weigh> Staged<T> {
         self.bytes
     }
 
+    /// All that waits, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> + Clone {
+        self.items.iter()
+    }
+
     /// Adds one at the end.
     pub fn push_back(&mut self, item: T) {
         self.bytes += item.weight();

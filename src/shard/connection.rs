@@ -3,6 +3,7 @@
 //! *Invariant*: a connection that has nothing half read and nothing to write owns no buffer.
 
 use crate::base::ids::{ConnId, ShardId};
+use crate::base::prefetch::prefetch;
 use crate::base::time::Moment;
 use crate::doors::WebSocket;
 use crate::protocol::close::CloseReason;
@@ -114,6 +115,12 @@ impl Connection {
             is_blocked: false,
             is_held: false,
         }
+    }
+
+    /// Looks ahead to a delivery: fetches what it will touch.
+    pub fn expect_delivery(&self) {
+        prefetch(&self.id);
+        prefetch(&self.outbox);
     }
 
     /// Whether the edge knows it.

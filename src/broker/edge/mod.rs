@@ -18,6 +18,7 @@ pub use returning::ReturnCounts;
 use crate::base::hash::Placement;
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::Limits;
+use crate::base::prefetch::prefetch;
 use crate::base::time::{Moment, Now};
 use crate::broker::audience::{Audience, Audiences};
 use crate::broker::census::ROWS_MAX;
@@ -125,6 +126,48 @@ impl Edge {
     pub fn session(&self, conn: ConnId) -> Option<&Session> {
         let session = self.sessions.get(conn.slot as usize)?.as_deref()?;
         (session.conn == conn).then_some(session)
+    }
+
+    /// Looks ahead to a message of this client: fetches its session.
+    pub fn expect_sender(&self, conn: ConnId) {
+        if let Some(Some(session)) = self.sessions.get(conn.slot as usize) {
+            prefetch(&**session);
+        }
+    }
+
+    /// Looks ahead to a message of a client that is expected: fetches where its memberships are found.
+    pub fn expect_memberships(&self, conn: ConnId) {
+        if let Some(session) = self.session(conn) {
+            session.memberships.expect();
+        }
+    }
+
+    /// Looks ahead to a message of a client whose memberships are expected: fetches their names.
+    pub fn expect_names(&self, conn: ConnId) {
+        if let Some(session) = self.session(conn) {
+            prefetch(&*session.card);
+            session.memberships.expect_names();
+        }
+    }
+
+    /// Looks ahead to an event for the local members of a channel: fetches what is to be known of them.
+    pub fn expect_audience(&self, channel: ChannelId) {
+        if let Some(audience) = self.audiences.get(channel) {
+            prefetch(audience);
+        }
+    }
+
+    /// Looks ahead to an event for an audience that is expected: fetches its seats.
+    pub fn expect_seats(&self, channel: ChannelId) {
+        if let Some(seat) = self.audiences.get(channel).and_then(|known| known.seats().first()) {
+            prefetch(seat);
+        }
+    }
+
+    /// The local members of a channel.
+    pub fn members(&self, channel: ChannelId) -> impl Iterator<Item = ConnId> + '_ {
+        let audience = self.audiences.get(channel);
+        audience.into_iter().flat_map(|audience| audience.seats()).map(|seat| seat.conn)
     }
 
     /// Whether the client's messages may be handled now.

@@ -16,6 +16,7 @@
 //!
 //! *Not here*: sequences and identities.
 
+use crate::base::prefetch::{prefetch, prefetch_end};
 use crate::protocol::frame::{FrameRef, Outline};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -66,6 +67,13 @@ impl Log {
         self.bytes
     }
 
+    /// Looks ahead to a message of about so many bytes, and to the oldest being given up for it.
+    pub(super) fn expect(&self, bytes: usize) {
+        prefetch_end(&self.newest, bytes);
+        let ends = [self.entries.front(), self.entries.back()];
+        ends.into_iter().flatten().for_each(prefetch);
+    }
+
     /// Keeps a message as the newest, with the hash of its identity.
     pub(super) fn push(&mut self, hash: u64, wire: &[u8], outline: Outline) {
         if self.newest.capacity() - self.newest.len() < wire.len() {
@@ -78,14 +86,14 @@ impl Log {
         self.bytes += wire.len() + SPARE_BYTES;
     }
 
-    /// Gives up the oldest message; gives its hash.
-    pub(super) fn pop(&mut self) -> Option<u64> {
-        let Entry { hash, segment, length, .. } = self.entries.pop_front()?;
+    /// Gives up the oldest message; false if there is none.
+    pub(super) fn pop(&mut self) -> bool {
+        let Some(Entry { segment, length, .. }) = self.entries.pop_front() else { return false };
         self.bytes -= length as usize + SPARE_BYTES;
         if self.entries.front().is_none_or(|next| next.segment != segment) {
             self.end_segment();
         }
-        Some(hash)
+        true
     }
 
     /// Gives back the memory of entries that are long gone; true if there was much of it.
@@ -100,6 +108,11 @@ impl Log {
     /// The hash of the message at a place; 0 is the oldest.
     pub(super) fn hash(&self, place: usize) -> u64 {
         self.entries[place].hash
+    }
+
+    /// Whether there is a message at a place, with this hash.
+    pub(super) fn is_at(&self, place: usize, hash: u64) -> bool {
+        self.entries.get(place).is_some_and(|entry| entry.hash == hash)
     }
 
     /// The message at a place, which has this sequence.
@@ -196,7 +209,9 @@ mod tests {
             // It fills, shrinks, empties and fills again.
             let most = [400, 1_000, 3, 0, 700][(sequence / 4_000) as usize % 5];
             while log.len() > most {
-                assert_eq!(log.pop(), model.pop_front().map(|gone| gone.sequence));
+                let oldest = log.hash(0);
+                assert_eq!(Some(oldest), model.pop_front().map(|gone| gone.sequence));
+                assert!(log.pop());
             }
             if sequence.is_multiple_of(500) || log.len() < 5 {
                 log.check();
@@ -261,7 +276,7 @@ mod tests {
         let shared = log.full.iter().zip(&copy.full);
         assert!(log.full.len() > 5 && shared.clone().all(|(a, b)| Arc::ptr_eq(a, b)));
         (1_001..=1_500).for_each(|sequence| push(&mut copy, sequence));
-        (0..900).for_each(|_| _ = copy.pop());
+        (0..900).for_each(|_| assert!(copy.pop()));
         (2_001..=2_100).for_each(|sequence| push(&mut log, sequence));
         log.check();
         copy.check();

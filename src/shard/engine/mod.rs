@@ -19,9 +19,12 @@
 //! fresh letters; a connection is closed once, for one reason, which is counted.
 //! [`Engine::check`] asserts what can be asserted.
 
+mod ahead;
 mod closing;
 mod input;
 mod output;
+
+pub use ahead::AHEAD;
 
 use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ConnId, ShardId};
@@ -44,6 +47,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::origin::Origins;
 use crate::protocol::views::Counts;
 use crate::shard::connection::Connection;
+
 use crate::shard::mail::Mail;
 use crate::shard::meters::{Counter, Drop as DropReason, Gauge, Pause, Tally};
 use std::collections::{BTreeMap, VecDeque};
@@ -258,9 +262,14 @@ impl Engine {
     }
 
     fn take_own_tells(&mut self, now: Now) {
-        while self.may_take_tells()
-            && let Some(tell) = self.tells[self.shard.index()].pop_front()
-        {
+        for number in 0.. {
+            if !self.may_take_tells() {
+                return;
+            }
+            if number % AHEAD == 0 {
+                self.expect_tells();
+            }
+            let Some(tell) = self.tells[self.shard.index()].pop_front() else { return };
             self.on_tell(now, tell);
         }
     }
@@ -306,9 +315,12 @@ impl Engine {
     pub fn run_own_lane(&mut self, now: Now) {
         self.edge.note_parsed(now);
         // Tells of this turn may not grow without end: what is left is done in the next turn.
-        for _ in 0..self.asks.queue(self.shard).len() {
+        for number in 0..self.asks.queue(self.shard).len() {
             if !self.may_take_asks() {
                 break;
+            }
+            if number.is_multiple_of(AHEAD) {
+                self.expect_asks();
             }
             if let Some(ask) = self.asks.queue(self.shard).pop_front() {
                 self.on_ask(now, ask);
