@@ -15,7 +15,7 @@ use arqonbus::broker::edge::Facts;
 use arqonbus::broker::policy::{PublishAnywhere, Role};
 use arqonbus::protocol::origin::Origins;
 use arqonbus::shard::driver::poll_with_bell;
-use arqonbus::shard::engine::{Engine, Plan};
+use arqonbus::shard::engine::{AHEAD, Engine, Plan};
 use arqonbus::shard::lanes::{Inbox, Lanes};
 use arqonbus::shard::meters::Counter;
 use std::hint::black_box;
@@ -136,10 +136,15 @@ impl Bus {
         }
         engine.resume(now, resumed);
         resumed.clear();
-        for parcel in parcels.iter_mut().filter(|parcel| parcel.sender.shard == number) {
-            engine.tally_mut().add(Counter::SocketReads, 1);
-            assert!(engine.wants_input(parcel.sender.conn), "nobody is paused here");
-            engine.receive(now, parcel.sender.conn, &mut parcel.bytes);
+        let mut own: Vec<&mut Parcel> =
+            parcels.iter_mut().filter(|parcel| parcel.sender.shard == number).collect();
+        for some in own.chunks_mut(AHEAD) {
+            engine.expect_input(some.iter().map(|parcel| parcel.sender.conn));
+            for parcel in some {
+                engine.tally_mut().add(Counter::SocketReads, 1);
+                assert!(engine.wants_input(parcel.sender.conn), "nobody is paused here");
+                engine.receive(now, parcel.sender.conn, &mut parcel.bytes);
+            }
             if engine.asks_itself_much() {
                 engine.run_own_lane(now);
             }

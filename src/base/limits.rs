@@ -81,8 +81,8 @@ pub const GONE_UNSAID_MAX: usize = 16_384;
 pub const TELEMETRY_SLOTS: usize = 16_384;
 /// The bytes of clients' own telemetry that may wait for the control plane.
 pub const TELEMETRY_BYTES_MAX: u64 = 32 * 1024 * 1024;
-/// What a shard asks of itself is handled between two sockets once it is so much: the messages are in the
-/// processor's caches then.
+/// What a shard asks of itself is handled before it goes on with what its sockets gave once it is so much:
+/// the messages are in the processor's caches then.
 pub const OWN_ASKS_AT_A_TIME: usize = 64;
 /// How much of `history_bytes_total` a shard borrows at a time, beyond what is its own.
 pub const HISTORY_LOAN_BYTES: u64 = 256 * 1024;

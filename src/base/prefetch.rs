@@ -7,32 +7,35 @@
 //!
 //! This is the one file with `unsafe` in it. On processors other than x86-64 nothing is fetched.
 
+/// Whether anything is fetched on this kind of processor.
+pub const FETCHES: bool = cfg!(target_arch = "x86_64");
+
 /// The bytes that a cache fetches at once.
 const LINE_BYTES: usize = 64;
+/// Of the end of a buffer no more than this is fetched.
+const END_BYTES_MAX: usize = 1_024;
 
 /// Fetches all of a value; what it points at is not part of it.
 #[inline(always)]
 pub fn prefetch<T>(value: &T) {
-    let start = std::ptr::from_ref(value).cast::<u8>();
-    // A value may begin within a line and so lie in one line more than its size says.
-    let end = start.wrapping_add(size_of::<T>().max(1) - 1);
-    let mut place = start;
-    loop {
-        fetch(place);
-        if place >= end {
-            return;
-        }
-        place = place.wrapping_add(LINE_BYTES).min(end);
-    }
+    fetch_all(std::ptr::from_ref(value).cast(), size_of::<T>());
 }
 
 /// Fetches the place that the next `bytes` bytes of a buffer will be written to, as far as there is
-/// room for them.
+/// room for them; of many the first, as the processor sees by itself how it goes on.
 #[inline(always)]
 pub fn prefetch_end(buffer: &Vec<u8>, bytes: usize) {
-    let room = bytes.min(buffer.capacity() - buffer.len());
-    let start = buffer.as_ptr().wrapping_add(buffer.len());
-    (0..room).step_by(LINE_BYTES).for_each(|offset| fetch(start.wrapping_add(offset)));
+    let room = bytes.min(buffer.capacity() - buffer.len()).min(END_BYTES_MAX);
+    fetch_all(buffer.as_ptr().wrapping_add(buffer.len()), room);
+}
+
+/// Fetches every line that some bytes lie in.
+#[inline(always)]
+fn fetch_all(start: *const u8, bytes: usize) {
+    let into_line = start.addr() % LINE_BYTES;
+    let lines = start.wrapping_sub(into_line);
+    let lengths = (0..into_line + bytes).step_by(LINE_BYTES);
+    lengths.for_each(|offset| fetch(lines.wrapping_add(offset)));
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -41,7 +44,7 @@ fn fetch(place: *const u8) {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     // SAFETY: the instruction reads nothing that the program could see and faults at no address;
     // every x86-64 processor has it.
-    #[allow(unsafe_code, reason = "there is no safe function for it")]
+    #[expect(unsafe_code, reason = "there is no safe function for it")]
     unsafe {
         _mm_prefetch::<_MM_HINT_T0>(place.cast());
     }

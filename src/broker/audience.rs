@@ -99,12 +99,12 @@ impl Audiences {
     }
 
     /// The local members of a channel, if it has any, to look at.
-    pub fn get(&self, channel: ChannelId) -> Option<&Audience> {
+    pub fn of(&self, channel: ChannelId) -> Option<&Audience> {
         self.of_channel.get(&channel)
     }
 
     /// The local members of a channel, if it has any.
-    pub fn of(&mut self, channel: ChannelId) -> Option<&mut Audience> {
+    pub fn of_mut(&mut self, channel: ChannelId) -> Option<&mut Audience> {
         self.of_channel.get_mut(&channel)
     }
 
@@ -191,12 +191,25 @@ mod tests {
         audiences.unseat(channel, conn(0));
         audiences.unseat(channel, conn(0));
         audiences.check();
-        let audience = audiences.of(channel).unwrap();
+        let audience = audiences.of_mut(channel).unwrap();
         let mut seats: Vec<u32> = audience.seats().iter().map(|seat| seat.conn.slot).collect();
         seats.sort_unstable();
         assert_eq!(seats, [1, 2, 3, 4]);
         assert!(audience.is_deaf_to_itself(conn(2)) && !audience.is_deaf_to_itself(conn(4)));
         assert!(!audience.is_deaf_to_itself(conn(9)), "who has no seat is no member");
+        // Of few seats and of many.
+        for slot in 5..5 + 2 * FEW_SEATS as u32 {
+            let options = if slot % 2 == 0 { echo } else { Options::default() };
+            audiences.seat(ChannelId::new(ShardId(0), 2), &address, conn(slot), options);
+            let many = audiences.of(ChannelId::new(ShardId(0), 2)).unwrap();
+            for known in 0..5 + 2 * FEW_SEATS as u32 {
+                let is_deaf = (5..=slot).contains(&known) && known % 2 == 1;
+                assert_eq!(many.is_deaf_to_itself(conn(known)), is_deaf, "{known} of {slot}");
+            }
+        }
+        for slot in 5..5 + 2 * FEW_SEATS as u32 {
+            audiences.unseat(ChannelId::new(ShardId(0), 2), conn(slot));
+        }
         let watchers = |audiences: &Audiences, subject| {
             let mut receivers = Vec::new();
             audiences.watchers(channel, subject, &mut receivers);
@@ -207,9 +220,9 @@ mod tests {
         // A mark lasts until somebody comes, goes, or wants something else.
         let mark = Mark { epoch: 7, batch: 1 };
         let mut is_kept = |change: &dyn Fn(&mut Audiences)| {
-            audiences.of(channel).unwrap().set_mark(mark);
+            audiences.of_mut(channel).unwrap().set_mark(mark);
             change(&mut audiences);
-            audiences.of(channel).unwrap().mark() == mark
+            audiences.of_mut(channel).unwrap().mark() == mark
         };
         assert!(is_kept(&|_| {}));
         assert!(is_kept(&|audiences| audiences.unseat(channel, conn(9))));

@@ -451,32 +451,55 @@ mod tests {
     fn ids_are_known_just_while_they_are_kept_however_that_ends() {
         for seed in 0..200 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let (mut size, ids) = (rng.u32(0..20), rng.u32(1..60));
-            let mut history = History::new("e".into(), size, usize::MAX, seeded(seed));
+            // Every tenth is large enough to give much memory back when it shrinks.
+            let size_max = if seed.is_multiple_of(10) { 900 } else { 40 };
+            let (size, ids) = (rng.u32(0..size_max), rng.u32(1..2 * size_max));
+            let bytes_max = if rng.bool() { usize::MAX } else { rng.usize(500..20_000) };
+            let mut history = History::new("e".into(), size, bytes_max, seeded(seed));
+            if rng.bool() {
+                // The lower half of its sequences will begin anew.
+                history.restore("f".into(), u64::from(u32::MAX) - rng.u64(..500), 0, &[]);
+            }
             let mut model: VecDeque<(u32, u64)> = VecDeque::new();
-            for us in 1..=1_000 {
+            for us in 1..=2_000 {
                 let id = rng.u32(..ids);
                 let known = model.iter().find(|(known, _)| *known == id).map(|known| known.1);
-                match append(&mut history, draft(&format!("arq_{id}"), None), us) {
-                    Duplicate(first) => assert_eq!(Some(first.sequence), known, "seed {seed}"),
-                    Fresh(frame) => {
-                        assert_eq!(known, None, "seed {seed}");
+                let name = format!("arq_{id}");
+                let text = match rng.u32(..50) {
+                    // It alone may be more than is kept.
+                    0 => format!(r#"{{"t":"{}"}}"#, "x".repeat(rng.usize(..2_000))),
+                    _ => "{}".to_owned(),
+                };
+                let origin = Origin { received_ns: 0, ttl_ms: None };
+                let from = ("r", "c");
+                let draft = Draft::of_server(&name, MessageType::Event, from, &text, origin);
+                match rng.u32(..20) {
+                    0 => {
+                        let frame = draft.stamp(history.last() + 1, us);
+                        history.follow(&frame);
                         model.push_back((id, frame.sequence));
                     }
+                    _ => match append(&mut history, draft, us) {
+                        Duplicate(first) => assert_eq!(Some(first.sequence), known, "seed {seed}"),
+                        Fresh(frame) => {
+                            assert_eq!(known, None, "seed {seed}");
+                            model.push_back((id, frame.sequence));
+                        }
+                    },
                 }
-                match rng.u32(..100) {
-                    0 => {
-                        size = rng.u32(0..40);
-                        history.resize(size, usize::MAX);
-                    }
-                    1 => (0..rng.usize(..10)).for_each(|_| _ = history.evict()),
-                    2 => history = history.fork(1, usize::MAX),
+                match rng.u32(..200) {
+                    0 => history.resize(rng.u32(0..10), bytes_max),
+                    1 => history.resize(rng.u32(0..size_max), bytes_max),
+                    2 => (0..rng.usize(..10)).for_each(|_| _ = history.evict()),
+                    3 => history = history.fork(1, bytes_max),
                     _ => {}
                 }
                 while model.len() > history.held().messages {
                     model.pop_front();
                 }
-                history.check();
+                if us % 10 == 0 {
+                    history.check();
+                }
             }
         }
     }

@@ -49,8 +49,8 @@ pub type RecordSink = Box<dyn FnMut(Record) -> Result<(), Record> + Send>;
 const BELL: Token = Token(usize::MAX);
 /// New connections taken in one turn.
 const ARRIVALS_PER_TURN: usize = 256;
-/// Once sockets have given so much, it is handled before the next is read: it fits into a first cache.
-const READ_TOGETHER: usize = 16 * 1024;
+/// Once sockets have given so much, it is handled before the next is read.
+const READ_TOGETHER_BYTES: usize = 16 * 1024;
 /// The longest sleep: gauges are brought up to date this often at least.
 const SLEEP_MAX: Duration = Duration::from_millis(500);
 /// How long a shard that could not empty its lanes out sleeps.
@@ -117,7 +117,7 @@ pub struct Driver {
     dirty: Vec<ConnId>,
     scratch: Vec<u8>,
     /// The bytes that a socket may give in a turn.
-    budget: usize,
+    budget_bytes: usize,
     /// What was read and not handled yet.
     got: Vec<Got>,
     published_ns: u64,
@@ -155,8 +155,8 @@ pub fn poll_with_bell() -> io::Result<(Poll, Arc<Bell>)> {
 impl Driver {
     /// A shard that has not run yet.
     pub fn new(parts: Parts) -> Driver {
-        let budget = parts.turn.read_budget_bytes as usize;
-        let scratch = vec![0; READ_TOGETHER + budget];
+        let budget_bytes = parts.turn.read_budget_bytes as usize;
+        let scratch = vec![0; READ_TOGETHER_BYTES + budget_bytes];
         Driver {
             parts,
             sockets: Vec::new(),
@@ -166,7 +166,7 @@ impl Driver {
             resumed: Vec::new(),
             dirty: Vec::new(),
             scratch,
-            budget,
+            budget_bytes,
             got: Vec::new(),
             published_ns: 0,
             is_published: false,
@@ -303,7 +303,7 @@ impl Driver {
             let mut got = std::mem::take(&mut self.got);
             self.handle(now, &got);
             for Got { slot, bytes, .. } in got.drain(..) {
-                self.read_rest(now, slot, self.budget - bytes.len());
+                self.read_rest(now, slot, self.budget_bytes - bytes.len());
             }
             self.got = got;
         }
@@ -314,7 +314,7 @@ impl Driver {
     /// room for a whole share in the scratch buffer; gives which is the next then.
     fn read_some(&mut self, now: Now, mut next: usize) -> usize {
         let mut used = 0;
-        while next < self.reading.len() && used <= READ_TOGETHER {
+        while next < self.reading.len() && used <= READ_TOGETHER_BYTES {
             let slot = self.reading[next];
             next += 1;
             let Some(Some(socket)) = self.sockets.get_mut(slot) else { continue };
@@ -323,7 +323,7 @@ impl Driver {
             if !socket.is_readable || !self.parts.engine.wants_input(conn) {
                 continue;
             }
-            let count = self.read_once(now, slot, used, self.budget);
+            let count = self.read_once(now, slot, used, self.budget_bytes);
             if count > 0 {
                 self.got.push(Got { slot, conn, bytes: used..used + count });
                 used += count;
@@ -345,34 +345,35 @@ impl Driver {
         }
     }
 
-    /// Goes on reading a socket until it is empty, its client is paused, or its share is used up.
-    fn read_rest(&mut self, now: Now, slot: usize, mut budget: usize) {
+    /// Goes on with a socket that was offered its whole share: mostly it is empty. If not, its share is
+    /// used up, and it waits for the next turn; or its peer sends no more, and it is read to its end.
+    fn read_rest(&mut self, now: Now, slot: usize, mut left_bytes: usize) {
         loop {
             let Some(Some(socket)) = self.sockets.get_mut(slot) else { return };
             let conn = socket.conn;
             if !socket.is_readable || !self.parts.engine.wants_input(conn) {
                 return;
             }
-            if budget == 0 {
+            if left_bytes == 0 {
                 self.parts.engine.tally_mut().pause(Pause::ReadBudget);
                 socket.is_listed = true;
                 return self.ready.push(slot);
             }
-            let count = self.read_once(now, slot, 0, budget);
-            budget -= count;
+            let count = self.read_once(now, slot, 0, left_bytes);
+            left_bytes -= count;
             if count > 0 {
                 self.parts.engine.receive(now, conn, &mut self.scratch[..count]);
             }
         }
     }
 
-    /// Reads up to `room` bytes of a socket into the scratch buffer; how many there were.
-    fn read_once(&mut self, now: Now, slot: usize, at: usize, room: usize) -> usize {
+    /// Reads up to `room_bytes` of a socket into the scratch buffer; how many there were.
+    fn read_once(&mut self, now: Now, slot: usize, at: usize, room_bytes: usize) -> usize {
         let Some(Some(socket)) = self.sockets.get_mut(slot) else { return 0 };
         let conn = socket.conn;
         loop {
             self.parts.engine.tally_mut().add(Counter::SocketReads, 1);
-            let place = &mut self.scratch[at..at + room];
+            let place = &mut self.scratch[at..at + room_bytes];
             match rustix::net::recv(&socket.stream, place, RecvFlags::empty()) {
                 Ok((0, _)) => {
                     socket.is_readable = false;
@@ -380,7 +381,7 @@ impl Driver {
                     return 0;
                 }
                 Ok((count, _)) => {
-                    socket.is_readable = count == room || socket.is_ending;
+                    socket.is_readable = count == room_bytes || socket.is_ending;
                     return count;
                 }
                 Err(Errno::AGAIN) => {

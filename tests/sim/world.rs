@@ -439,45 +439,74 @@ impl World {
         }
     }
 
+    /// As the driver does it: some are read, then what they gave is handled, then the rest is read.
     fn read_sockets(&mut self, shard: usize, now: Now) {
         // Few shards here ever ask themselves so much that it is handled early; so it sometimes is.
         let is_early = self.turns.is_multiple_of(3) && self.storage.is_none();
-        for number in std::mem::take(&mut self.shards[shard].ready) {
-            self.read_socket(shard, number, now);
+        let together = 1 + (self.turns % 7) as usize;
+        for some in std::mem::take(&mut self.shards[shard].ready).chunks(together) {
+            let mut got = Vec::new();
+            for &number in some {
+                self.pipes[number].is_listed = false;
+                let bytes = self.read_once(shard, number, now, self.setup.read_bytes);
+                got.extend(bytes.map(|(conn, bytes)| (number, conn, bytes)));
+            }
+            self.shards[shard].engine.expect_input(got.iter().map(|&(_, conn, _)| conn));
+            for (_, conn, bytes) in &mut got {
+                self.shards[shard].engine.receive(now, *conn, bytes);
+            }
             if is_early || self.shards[shard].engine.asks_itself_much() {
                 self.pass(Duration::from_micros(1));
                 self.shards[shard].engine.run_own_lane(self.now);
             }
+            for (number, _, bytes) in got {
+                self.read_rest(shard, number, now, self.setup.read_bytes - bytes.len());
+            }
         }
     }
 
-    fn read_socket(&mut self, shard: usize, number: usize, now: Now) {
+    fn read_rest(&mut self, shard: usize, number: usize, now: Now, mut budget: usize) {
+        while budget > 0 {
+            let Some((conn, mut bytes)) = self.read_once(shard, number, now, budget) else {
+                return;
+            };
+            budget -= bytes.len();
+            self.shards[shard].engine.receive(now, conn, &mut bytes);
+        }
         let Shard { engine, ready, .. } = &mut self.shards[shard];
         let pipe = &mut self.pipes[number];
-        pipe.is_listed = false;
-        let Some(conn) = pipe.conn.filter(|_| !pipe.is_closed) else { return };
-        let mut budget = self.setup.read_bytes;
-        while pipe.is_readable
-            && (engine.wants_input(conn) || self.sabotage.reads_unwanted(engine, conn))
-        {
-            if budget == 0 {
-                pipe.is_listed = true;
-                return ready.push(number);
-            }
-            let (asked, count) = (budget, budget.min(pipe.up.len()));
-            if count == 0 {
-                pipe.is_readable = false;
-                if pipe.is_ended || pipe.is_reset {
-                    engine.lost(now, conn);
-                }
-                return;
-            }
-            let mut bytes: Vec<u8> = pipe.up.drain(..count).collect();
-            budget -= count;
-            pipe.is_readable = count == asked || pipe.is_ending;
-            self.bytes_received += count as u64;
-            engine.receive(now, conn, &mut bytes);
+        let is_open = pipe.conn.filter(|_| !pipe.is_closed);
+        pipe.is_listed = pipe.is_readable && is_open.is_some_and(|conn| engine.wants_input(conn));
+        if pipe.is_listed {
+            ready.push(number);
         }
+    }
+
+    /// Reads a pipe once, if it should be read and has something.
+    fn read_once(
+        &mut self,
+        shard: usize,
+        number: usize,
+        now: Now,
+        asked: usize,
+    ) -> Option<(ConnId, Vec<u8>)> {
+        let engine = &mut self.shards[shard].engine;
+        let pipe = &mut self.pipes[number];
+        let conn = pipe.conn.filter(|_| !pipe.is_closed && pipe.is_readable)?;
+        if !engine.wants_input(conn) && !self.sabotage.reads_unwanted(engine, conn) {
+            return None;
+        }
+        let count = asked.min(pipe.up.len());
+        if count == 0 {
+            pipe.is_readable = false;
+            if pipe.is_ended || pipe.is_reset {
+                engine.lost(now, conn);
+            }
+            return None;
+        }
+        pipe.is_readable = count == asked || pipe.is_ending;
+        self.bytes_received += count as u64;
+        Some((conn, pipe.up.drain(..count).collect()))
     }
 
     fn send_lanes(&mut self, shard: usize) {

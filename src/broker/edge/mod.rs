@@ -150,24 +150,9 @@ impl Edge {
         }
     }
 
-    /// Looks ahead to an event for the local members of a channel: fetches what is to be known of them.
-    pub fn expect_audience(&self, channel: ChannelId) {
-        if let Some(audience) = self.audiences.get(channel) {
-            prefetch(audience);
-        }
-    }
-
-    /// Looks ahead to an event for an audience that is expected: fetches its seats.
-    pub fn expect_seats(&self, channel: ChannelId) {
-        if let Some(seat) = self.audiences.get(channel).and_then(|known| known.seats().first()) {
-            prefetch(seat);
-        }
-    }
-
-    /// The local members of a channel.
-    pub fn members(&self, channel: ChannelId) -> impl Iterator<Item = ConnId> + '_ {
-        let audience = self.audiences.get(channel);
-        audience.into_iter().flat_map(|audience| audience.seats()).map(|seat| seat.conn)
+    /// The local members of a channel, if it has any, to look at.
+    pub fn audience_of(&self, channel: ChannelId) -> Option<&Audience> {
+        self.audiences.of(channel)
     }
 
     /// Whether the client's messages may be handled now.
@@ -182,7 +167,7 @@ impl Edge {
 
     /// The local members of a channel, if it has any.
     pub fn audience(&mut self, channel: ChannelId) -> Option<&mut Audience> {
-        self.audiences.of(channel)
+        self.audiences.of_mut(channel)
     }
 
     /// Applies new limits.

@@ -2,7 +2,7 @@
 //!
 //! There are two tables. What is new goes into the recent one; when the log has given up all that the
 //! earlier one holds, that one is emptied, and the two change places. So to give a message up costs
-//! nothing at all, where to take it out would be a search in memory that nobody has touched for as long
+//! next to nothing, where to take it out would be a search in memory that nobody has touched for as long
 //! as the message was kept. What was given up may still stand in the earlier table; nobody finds it.
 //!
 //! *Invariants*: each message of the log is in one of the two; the recent one holds nothing else.

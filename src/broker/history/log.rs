@@ -28,7 +28,8 @@ const SEGMENTS: usize = 8;
 /// Room for so many entries is never given back while there are any.
 const ENTRIES_SPARE: usize = 64;
 
-/// What a message takes beside its bytes: its entry, and its place in an index.
+/// What a message takes beside its bytes: its entry, and its places in two tables of an index, of 5 bytes
+/// each, which may be less than half full.
 pub(super) const SPARE_BYTES: usize = size_of::<Entry>() + 24;
 
 /// The messages.

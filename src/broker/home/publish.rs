@@ -15,7 +15,6 @@ use crate::broker::retention::Retention;
 use crate::broker::room::Room;
 use crate::protocol::command::{Address, ChannelType};
 use crate::protocol::fault::{Fault, Refusal};
-use crate::protocol::frame::Draft;
 use crate::protocol::reply::Question;
 use crate::protocol::timestamp::Writer;
 use std::sync::Arc;
@@ -67,24 +66,9 @@ impl Home {
         }
     }
 
-    /// Looks ahead to an event for this channel: fetches what is to be known of it.
-    pub fn expect_channel(&self, id: ChannelId) {
-        if let Some(channel) = self.channels.get(&id) {
-            channel.expect_event();
-        }
-    }
-
-    /// Looks ahead to this event, after its channel was expected: fetches where it will go. Gives the
-    /// hash of its identity, which [`Home::expect_id`] then takes.
-    pub fn expect_event(&self, id: ChannelId, draft: &Draft) -> Option<u64> {
-        self.channels.get(&id).map(|channel| channel.history.expect(draft))
-    }
-
-    /// Looks ahead to an event that is expected: fetches where its identity is looked for.
-    pub fn expect_id(&self, id: ChannelId, hash: Option<u64>) {
-        if let (Some(channel), Some(hash)) = (self.channels.get(&id), hash) {
-            channel.history.expect_id(hash);
-        }
+    /// The channel with this id, if it is at home here.
+    pub fn channel_of(&self, id: ChannelId) -> Option<&Channel> {
+        self.channels.get(&id)
     }
 
     fn resolve(&self, address: &Address) -> Option<ChannelId> {

@@ -202,7 +202,7 @@ pub(super) struct CommonArgs {
     #[arg(long, value_name = "SECONDS", value_parser = warmup, help_heading = "Load")]
     #[arg(allow_negative_numbers = true)]
     pub(super) warmup: Option<Duration>,
-    /// What decides everything that is left to chance.
+    /// What decides everything that is left to chance, but for names at a target, which are new each time.
     #[arg(long, default_value_t = 1, help_heading = "Load")]
     pub(super) seed: u64,
     /// Threads that play the clients.

@@ -9,6 +9,7 @@ use crate::cli::bench::args::{
 use crate::cli::bench::cpus::Cpus;
 use crate::cli::bench::sweep::Rates;
 use crate::cli::failure::Failure;
+use std::time::Duration;
 
 /// A preset.
 #[derive(Debug, Clone, Copy)]
@@ -103,6 +104,16 @@ fn closed(common: &mut CommonArgs, in_flight: u32) {
     }
 }
 
+/// What else a machine does, and above all a virtual one, changes from second to second: many short
+/// rounds in turns see the same of it, a few long ones do not.
+fn take_turns(common: &mut CommonArgs) {
+    if (common.rounds, common.duration, common.warmup) == (None, None, None) {
+        common.rounds = Some(15);
+        common.duration = Some(Duration::from_millis(500));
+        common.warmup = Some(Duration::from_millis(500));
+    }
+}
+
 fn fanout(rooms: u32, members: u32, publishers: u32, common: CommonArgs) -> What {
     What::Fanout(FanoutArgs { rooms, members, publishers, common })
 }
@@ -123,6 +134,9 @@ pub(super) fn expand(args: &PresetArgs) -> Result<What, Failure> {
     };
     let mut common = args.common.clone();
     (preset.fill)(&mut common);
+    if common.relay.is_some() && common.rate_sweep.is_none() {
+        take_turns(&mut common);
+    }
     if common.target.is_none() {
         common.shards.get_or_insert(1);
         if let [server, client] = Cpus::first_two()[..] {

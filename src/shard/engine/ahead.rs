@@ -5,16 +5,20 @@
 //! memory together; one after the other they would wait for each link of each way: connection,
 //! session, membership; channel, history; audience, member. Each loop here follows one more link.
 //!
+//! Only what the shard asks and tells itself is looked ahead to; what comes by a lane is taken one by one.
+//!
 //! *Invariant*: nothing here changes anything.
 
 use crate::base::ids::{ChannelId, ConnId};
-use crate::base::prefetch::prefetch;
+use crate::base::prefetch::{FETCHES, prefetch};
+use crate::broker::audience::{Audience, Seat};
+use crate::broker::history::History;
 use crate::broker::lane::{Ask, Publish, Target, Tell};
 use crate::protocol::frame::Draft;
 use crate::shard::engine::Engine;
 use smallvec::SmallVec;
 
-/// For how many messages the engine looks ahead: what they touch fits into a first cache.
+/// For how many messages the engine looks ahead: what they touch fits easily into a second cache.
 pub const AHEAD: usize = 16;
 /// So few messages are handled sooner than looked ahead to.
 const AHEAD_MIN: usize = 3;
@@ -24,7 +28,7 @@ const MEMBERS_AHEAD: usize = 8;
 impl Engine {
     /// Looks ahead to the bytes of these connections.
     pub fn expect_input(&self, conns: impl ExactSizeIterator<Item = ConnId> + Clone) {
-        if conns.len() < AHEAD_MIN {
+        if !FETCHES || conns.len() < AHEAD_MIN {
             return;
         }
         for conn in conns.clone() {
@@ -41,7 +45,7 @@ impl Engine {
     pub(super) fn expect_asks(&mut self) {
         let Engine { asks, home, shard, .. } = self;
         let queue = asks.queue(*shard);
-        if queue.len() < AHEAD_MIN {
+        if !FETCHES || queue.len() < AHEAD_MIN {
             return;
         }
         let event = |ask| match ask {
@@ -56,16 +60,22 @@ impl Engine {
         if events.len() < AHEAD_MIN {
             return;
         }
-        events.iter().for_each(|&(id, _)| home.expect_channel(id));
-        let hash = |&(id, draft)| (id, home.expect_event(id, draft));
-        let hashes: SmallVec<[_; AHEAD]> = events.iter().map(hash).collect();
-        hashes.into_iter().for_each(|(id, hash)| home.expect_id(id, hash));
+        let known = |(id, draft)| {
+            let channel = home.channel_of(id)?;
+            channel.expect_event();
+            Some((&channel.history, draft))
+        };
+        let known: SmallVec<[(&History, &Draft); AHEAD]> =
+            events.into_iter().filter_map(known).collect();
+        let hashes: SmallVec<[(&History, u64); AHEAD]> =
+            known.into_iter().map(|(history, draft)| (history, history.expect(draft))).collect();
+        hashes.into_iter().for_each(|(history, hash)| history.expect_id(hash));
     }
 
     /// Looks ahead to the next events that the shard tells itself of.
     pub(super) fn expect_tells(&self) {
         let queue = &self.tells[self.shard.index()];
-        if queue.len() < AHEAD_MIN {
+        if !FETCHES || queue.len() < AHEAD_MIN {
             return;
         }
         let channel = |tell: &Tell| match tell {
@@ -78,10 +88,15 @@ impl Engine {
         if channels.len() < AHEAD_MIN {
             return;
         }
-        channels.iter().for_each(|&channel| self.edge.expect_audience(channel));
-        channels.iter().for_each(|&channel| self.edge.expect_seats(channel));
-        for channel in channels {
-            for conn in self.edge.members(channel).take(MEMBERS_AHEAD) {
+        let known = |channel| {
+            let audience = self.edge.audience_of(channel)?;
+            prefetch(audience);
+            Some(audience)
+        };
+        let known: SmallVec<[&Audience; AHEAD]> = channels.into_iter().filter_map(known).collect();
+        known.iter().flat_map(|audience| audience.seats().first()).for_each(prefetch);
+        for audience in known {
+            for &Seat { conn, .. } in audience.seats().iter().take(MEMBERS_AHEAD) {
                 if let Some(Some(connection)) = self.connections.get(conn.slot as usize) {
                     connection.expect_delivery();
                 }

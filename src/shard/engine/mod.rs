@@ -7,9 +7,9 @@
 //! A driver calls it in turns:
 //!
 //! 1. [`Engine::take_left_tells`], [`Engine::on_tell`] while [`Engine::may_take_tells`], and then, while [`Engine::may_take_asks`], [`Engine::on_ask`]
-//! 2. [`Engine::resume`], and [`Engine::receive`] for each socket that has bytes
+//! 2. [`Engine::resume`]; for the sockets that have bytes, [`AHEAD`] at a time, [`Engine::expect_input`], and [`Engine::receive`] for each
 //! 3. [`Engine::tick`]
-//! 4. [`Engine::run_own_lane`], between the sockets too if [`Engine::asks_itself_much`]
+//! 4. [`Engine::run_own_lane`], also between those of step 2 if [`Engine::asks_itself_much`]
 //! 5. [`Engine::records`] into the storage, as far as it takes them; [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
 //! 6. while [`Engine::take_dirty`] gives any, for each: [`Engine::output`] and [`Engine::wrote`]
 //! 7. [`Engine::end_turn`], and the lanes of step 5 once more for what that left
@@ -47,7 +47,6 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::origin::Origins;
 use crate::protocol::views::Counts;
 use crate::shard::connection::Connection;
-
 use crate::shard::mail::Mail;
 use crate::shard::meters::{Counter, Drop as DropReason, Gauge, Pause, Tally};
 use std::collections::{BTreeMap, VecDeque};
@@ -262,11 +261,11 @@ impl Engine {
     }
 
     fn take_own_tells(&mut self, now: Now) {
-        for number in 0.. {
+        for number in 0_usize.. {
             if !self.may_take_tells() {
                 return;
             }
-            if number % AHEAD == 0 {
+            if number.is_multiple_of(AHEAD) {
                 self.expect_tells();
             }
             let Some(tell) = self.tells[self.shard.index()].pop_front() else { return };
