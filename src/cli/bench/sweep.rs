@@ -1,7 +1,7 @@
 //! Which rates are tried to find the knee: the highest that a server bears.
 //!
 //! First a grid from low to high, until two rates in a row were not borne; then a few halvings
-//! between the highest that was and the lowest that was not.
+//! between the highest that was and the lowest above it that was not.
 //!
 //! *Invariant*: a rate is tried at most once, and the tries are bounded.
 
@@ -86,15 +86,17 @@ impl Search {
         self.tried.push((rate, is_borne));
     }
 
-    /// The highest rate that was borne and below which every other was.
+    /// The highest rate that was borne. A lower one that was not says what else the machine did then:
+    /// who bears more for a whole round bears less, too.
     pub(super) fn knee(&self) -> Option<f64> {
-        let limit = self.lowest_failed().unwrap_or(f64::INFINITY);
-        let borne = self.tried.iter().filter(|&&(rate, is_borne)| is_borne && rate < limit);
+        let borne = self.tried.iter().filter(|(_, is_borne)| *is_borne);
         borne.map(|&(rate, _)| rate).reduce(f64::max)
     }
 
+    /// The lowest rate above the knee that was not borne.
     fn lowest_failed(&self) -> Option<f64> {
-        let failed = self.tried.iter().filter(|(_, is_borne)| !is_borne);
+        let knee = self.knee().unwrap_or(0.0);
+        let failed = self.tried.iter().filter(|&&(rate, is_borne)| !is_borne && rate > knee);
         failed.map(|&(rate, _)| rate).reduce(f64::min)
     }
 }
@@ -156,11 +158,14 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_above_one_that_failed_is_no_knee() {
-        let mut search = Search::new(vec![1.0, 2.0, 3.0]);
-        for (rate, is_borne) in [(1.0, true), (2.0, false), (3.0, true)] {
-            search.note(rate, is_borne);
+    fn a_rate_that_the_machine_hindered_is_no_limit() {
+        let mut search = Search::new(vec![100.0, 200.0, 400.0, 800.0, 1_600.0]);
+        let mut tried = Vec::new();
+        while let Some(rate) = search.next() {
+            search.note(rate, rate <= 500.0 && rate != 100.0);
+            tried.push(rate);
         }
-        assert_eq!(search.knee(), Some(1.0));
+        assert_eq!(tried, [100.0, 200.0, 400.0, 800.0, 1_600.0, 600.0, 500.0, 550.0]);
+        assert_eq!(search.knee(), Some(500.0));
     }
 }
