@@ -139,7 +139,7 @@ impl Bus {
         let mut own: Vec<&mut Parcel> =
             parcels.iter_mut().filter(|parcel| parcel.sender.shard == number).collect();
         for some in own.chunks_mut(AHEAD) {
-            engine.expect_input(some.iter().map(|parcel| parcel.sender.conn));
+            engine.prefetch_input(some.iter().map(|parcel| parcel.sender.conn));
             for parcel in some {
                 engine.tally_mut().add(Counter::SocketReads, 1);
                 assert!(engine.wants_input(parcel.sender.conn), "nobody is paused here");

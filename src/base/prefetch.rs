@@ -25,8 +25,8 @@ pub fn prefetch<T>(value: &T) {
 /// room for them; of many the first, as the processor sees by itself how it goes on.
 #[inline(always)]
 pub fn prefetch_end(buffer: &Vec<u8>, bytes: usize) {
-    let room = bytes.min(buffer.capacity() - buffer.len()).min(END_BYTES_MAX);
-    fetch_all(buffer.as_ptr().wrapping_add(buffer.len()), room);
+    let room_bytes = bytes.min(buffer.capacity() - buffer.len()).min(END_BYTES_MAX);
+    fetch_all(buffer.as_ptr().wrapping_add(buffer.len()), room_bytes);
 }
 
 /// Fetches every line that some bytes lie in.
@@ -34,8 +34,8 @@ pub fn prefetch_end(buffer: &Vec<u8>, bytes: usize) {
 fn fetch_all(start: *const u8, bytes: usize) {
     let into_line = start.addr() % LINE_BYTES;
     let lines = start.wrapping_sub(into_line);
-    let lengths = (0..into_line + bytes).step_by(LINE_BYTES);
-    lengths.for_each(|offset| fetch(lines.wrapping_add(offset)));
+    let offsets = (0..into_line + bytes).step_by(LINE_BYTES);
+    offsets.for_each(|offset| fetch(lines.wrapping_add(offset)));
 }
 
 #[cfg(target_arch = "x86_64")]

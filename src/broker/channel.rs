@@ -190,7 +190,7 @@ impl Channel {
     }
 
     /// Looks ahead to an event: fetches what it will touch.
-    pub fn expect_event(&self) {
+    pub fn prefetch_event(&self) {
         prefetch(&self.history);
         prefetch(&self.spread);
         prefetch(&self.open);

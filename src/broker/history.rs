@@ -119,14 +119,14 @@ impl History {
 
     /// Looks ahead to [`History::append`]: fetches where the event will go. Gives the hash of its
     /// identity.
-    pub fn expect(&self, draft: &Draft) -> u64 {
-        self.log.expect(draft.length());
+    pub fn prefetch_append(&self, draft: &Draft) -> u64 {
+        self.log.prefetch_push(draft.length());
         self.hasher.hash_one(draft.identity())
     }
 
     /// Looks ahead to the identity with this hash: fetches where it is looked for.
-    pub fn expect_id(&self, hash: u64) {
-        self.index.expect(hash);
+    pub fn prefetch_id(&self, hash: u64) {
+        self.index.prefetch(hash);
     }
 
     /// Gives an event its place and a time that never goes back, unless it has a place already.

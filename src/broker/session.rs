@@ -386,7 +386,7 @@ impl Memberships {
     }
 
     /// Looks ahead to [`Memberships::find`]: fetches what it begins with.
-    pub fn expect(&self) {
+    pub fn prefetch(&self) {
         self.list.iter().take(MEMBERSHIPS_AHEAD).for_each(prefetch);
         if let Some(index) = &self.index {
             prefetch(&**index);
@@ -394,7 +394,7 @@ impl Memberships {
     }
 
     /// Fetches the names of the first memberships, and where the index begins.
-    pub fn expect_names(&self) {
+    pub fn prefetch_names(&self) {
         let next = self.list.iter().take(MEMBERSHIPS_AHEAD);
         next.for_each(|membership| prefetch(&*membership.address));
         black_box(self.index.as_ref().and_then(|index| index.iter().next()));

@@ -118,7 +118,7 @@ impl Connection {
     }
 
     /// Looks ahead to a delivery: fetches what it will touch.
-    pub fn expect_delivery(&self) {
+    pub fn prefetch_delivery(&self) {
         prefetch(&self.id);
         prefetch(&self.outbox);
     }

@@ -334,7 +334,7 @@ impl Driver {
 
     fn handle(&mut self, now: Now, got: &[Got]) {
         for some in got.chunks(AHEAD) {
-            self.parts.engine.expect_input(some.iter().map(|got| got.conn));
+            self.parts.engine.prefetch_input(some.iter().map(|got| got.conn));
             for Got { conn, bytes, .. } in some {
                 self.parts.engine.receive(now, *conn, &mut self.scratch[bytes.clone()]);
             }

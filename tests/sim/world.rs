@@ -451,7 +451,7 @@ impl World {
                 let bytes = self.read_once(shard, number, now, self.setup.read_bytes);
                 got.extend(bytes.map(|(conn, bytes)| (number, conn, bytes)));
             }
-            self.shards[shard].engine.expect_input(got.iter().map(|&(_, conn, _)| conn));
+            self.shards[shard].engine.prefetch_input(got.iter().map(|&(_, conn, _)| conn));
             for (_, conn, bytes) in &mut got {
                 self.shards[shard].engine.receive(now, *conn, bytes);
             }

@@ -129,24 +129,24 @@ impl Edge {
     }
 
     /// Looks ahead to a message of this client: fetches its session.
-    pub fn expect_sender(&self, conn: ConnId) {
+    pub fn prefetch_session(&self, conn: ConnId) {
         if let Some(Some(session)) = self.sessions.get(conn.slot as usize) {
             prefetch(&**session);
         }
     }
 
-    /// Looks ahead to a message of a client that is expected: fetches where its memberships are found.
-    pub fn expect_memberships(&self, conn: ConnId) {
+    /// Looks ahead to a message of a client whose session was fetched: fetches where its memberships are found.
+    pub fn prefetch_memberships(&self, conn: ConnId) {
         if let Some(session) = self.session(conn) {
-            session.memberships.expect();
+            session.memberships.prefetch();
         }
     }
 
-    /// Looks ahead to a message of a client whose memberships are expected: fetches their names.
-    pub fn expect_names(&self, conn: ConnId) {
+    /// Looks ahead to a message of a client whose memberships were fetched: fetches their names.
+    pub fn prefetch_names(&self, conn: ConnId) {
         if let Some(session) = self.session(conn) {
             prefetch(&*session.card);
-            session.memberships.expect_names();
+            session.memberships.prefetch_names();
         }
     }
 

@@ -26,7 +26,7 @@ type Low = u32;
 
 impl Index {
     /// Looks ahead to a search: fetches where it begins.
-    pub(super) fn expect(&self, hash: u64) {
+    pub(super) fn prefetch(&self, hash: u64) {
         black_box(self.recent.find(hash, |_| false));
         black_box(self.earlier.find(hash, |_| false));
     }

@@ -69,7 +69,7 @@ impl Log {
     }
 
     /// Looks ahead to a message of about so many bytes, and to the oldest being given up for it.
-    pub(super) fn expect(&self, bytes: usize) {
+    pub(super) fn prefetch_push(&self, bytes: usize) {
         prefetch_end(&self.newest, bytes);
         let ends = [self.entries.front(), self.entries.back()];
         ends.into_iter().flatten().for_each(prefetch);

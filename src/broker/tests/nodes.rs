@@ -182,6 +182,18 @@ impl World {
     }
 }
 
+/// Runs a schedule for each of `NODES_SEEDS` seeds, from `NODES_FIRST`.
+fn for_each_seed(run: impl Fn(u64)) {
+    let number = |name: &str, default: u64| {
+        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    };
+    let first = number("NODES_FIRST", 0);
+    for seed in first..first + number("NODES_SEEDS", 60) {
+        println!("seed {seed}");
+        run(seed);
+    }
+}
+
 fn in_words(message: &Value) -> Option<String> {
     let from = message["from"].as_str().unwrap_or_default();
     match message["type"].as_str().unwrap_or_default() {

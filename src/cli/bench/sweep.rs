@@ -76,7 +76,7 @@ impl Search {
         if let Some(rate) = is_on_grid.then(|| self.grid.next()).flatten() {
             return Some(rate);
         }
-        let (low, high) = (self.knee()?, self.lowest_failed()?);
+        let (low, high) = (self.knee()?, self.lowest_failed_above_it()?);
         self.halvings = self.halvings.checked_sub(1)?;
         Some(((low + high) / 2.0).round())
     }
@@ -94,7 +94,7 @@ impl Search {
     }
 
     /// The lowest rate above the knee that was not borne.
-    fn lowest_failed(&self) -> Option<f64> {
+    fn lowest_failed_above_it(&self) -> Option<f64> {
         let knee = self.knee().unwrap_or(0.0);
         let failed = self.tried.iter().filter(|&&(rate, is_borne)| !is_borne && rate > knee);
         failed.map(|&(rate, _)| rate).reduce(f64::min)

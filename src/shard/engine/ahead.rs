@@ -27,7 +27,7 @@ const MEMBERS_AHEAD: usize = 8;
 
 impl Engine {
     /// Looks ahead to the bytes of these connections.
-    pub fn expect_input(&self, conns: impl ExactSizeIterator<Item = ConnId> + Clone) {
+    pub fn prefetch_input(&self, conns: impl ExactSizeIterator<Item = ConnId> + Clone) {
         if !FETCHES || conns.len() < AHEAD_MIN {
             return;
         }
@@ -35,14 +35,14 @@ impl Engine {
             if let Some(Some(connection)) = self.connections.get(conn.slot as usize) {
                 prefetch(&**connection);
             }
-            self.edge.expect_sender(conn);
+            self.edge.prefetch_session(conn);
         }
-        conns.clone().for_each(|conn| self.edge.expect_memberships(conn));
-        conns.for_each(|conn| self.edge.expect_names(conn));
+        conns.clone().for_each(|conn| self.edge.prefetch_memberships(conn));
+        conns.for_each(|conn| self.edge.prefetch_names(conn));
     }
 
     /// Looks ahead to the next events that the shard asks itself to publish.
-    pub(super) fn expect_asks(&mut self) {
+    pub(super) fn prefetch_asks(&mut self) {
         let Engine { asks, home, shard, .. } = self;
         let queue = asks.queue(*shard);
         if !FETCHES || queue.len() < AHEAD_MIN {
@@ -62,18 +62,20 @@ impl Engine {
         }
         let known = |(id, draft)| {
             let channel = home.channel_of(id)?;
-            channel.expect_event();
+            channel.prefetch_event();
             Some((&channel.history, draft))
         };
         let known: SmallVec<[(&History, &Draft); AHEAD]> =
             events.into_iter().filter_map(known).collect();
-        let hashes: SmallVec<[(&History, u64); AHEAD]> =
-            known.into_iter().map(|(history, draft)| (history, history.expect(draft))).collect();
-        hashes.into_iter().for_each(|(history, hash)| history.expect_id(hash));
+        let hashes: SmallVec<[(&History, u64); AHEAD]> = known
+            .into_iter()
+            .map(|(history, draft)| (history, history.prefetch_append(draft)))
+            .collect();
+        hashes.into_iter().for_each(|(history, hash)| history.prefetch_id(hash));
     }
 
     /// Looks ahead to the next events that the shard tells itself of.
-    pub(super) fn expect_tells(&self) {
+    pub(super) fn prefetch_tells(&self) {
         let queue = &self.tells[self.shard.index()];
         if !FETCHES || queue.len() < AHEAD_MIN {
             return;
@@ -98,7 +100,7 @@ impl Engine {
         for audience in known {
             for &Seat { conn, .. } in audience.seats().iter().take(MEMBERS_AHEAD) {
                 if let Some(Some(connection)) = self.connections.get(conn.slot as usize) {
-                    connection.expect_delivery();
+                    connection.prefetch_delivery();
                 }
             }
         }

@@ -7,7 +7,7 @@
 //! A driver calls it in turns:
 //!
 //! 1. [`Engine::take_left_tells`], [`Engine::on_tell`] while [`Engine::may_take_tells`], and then, while [`Engine::may_take_asks`], [`Engine::on_ask`]
-//! 2. [`Engine::resume`]; for the sockets that have bytes, [`AHEAD`] at a time, [`Engine::expect_input`], and [`Engine::receive`] for each
+//! 2. [`Engine::resume`]; for the sockets that have bytes, [`AHEAD`] at a time, [`Engine::prefetch_input`], and [`Engine::receive`] for each
 //! 3. [`Engine::tick`]
 //! 4. [`Engine::run_own_lane`], also between those of step 2 if [`Engine::asks_itself_much`]
 //! 5. [`Engine::records`] into the storage, as far as it takes them; [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
@@ -266,7 +266,7 @@ impl Engine {
                 return;
             }
             if number.is_multiple_of(AHEAD) {
-                self.expect_tells();
+                self.prefetch_tells();
             }
             let Some(tell) = self.tells[self.shard.index()].pop_front() else { return };
             self.on_tell(now, tell);
@@ -319,7 +319,7 @@ impl Engine {
                 break;
             }
             if number.is_multiple_of(AHEAD) {
-                self.expect_asks();
+                self.prefetch_asks();
             }
             if let Some(ask) = self.asks.queue(self.shard).pop_front() {
                 self.on_ask(now, ask);

@@ -2,7 +2,7 @@
 //! once, and whoever still counts their older connection learns it.
 
 use super::super::Client;
-use super::World;
+use super::{World, for_each_seed};
 use crate::base::ids::ShardId;
 use crate::broker::delivery::Deliveries;
 use crate::broker::record::{Record, StorageNews};
@@ -272,14 +272,7 @@ fn who_identifies_as_somebody_else_takes_nothing_over() {
 /// client has one connection at most, and it is the one that all take for hers.
 #[test]
 fn in_the_end_each_client_is_where_it_is_taken_to_be() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let first = number("NODES_FIRST", 0);
-    for seed in first..first + number("NODES_SEEDS", 60) {
-        println!("seed {seed}");
-        run(seed);
-    }
+    for_each_seed(run);
 }
 
 fn run(seed: u64) {

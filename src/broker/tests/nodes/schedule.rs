@@ -1,7 +1,7 @@
-//! Several nodes in an order of events that a seed chooses: `NODES_SEEDS` are how many, from `NODES_FIRST`.
+//! Several nodes in an order of events that a seed chooses.
 
 use super::super::Client;
-use super::World;
+use super::{World, for_each_seed};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,14 +13,7 @@ type Heard = BTreeMap<(usize, String), (BTreeSet<String>, Vec<u64>)>;
 /// since its last gap is a run; and what was acknowledged has just that place.
 #[test]
 fn whatever_happens_everybody_ends_in_one_order() {
-    let number = |name: &str, default: u64| {
-        std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-    };
-    let first = number("NODES_FIRST", 0);
-    for seed in first..first + number("NODES_SEEDS", 60) {
-        println!("seed {seed}");
-        run(seed);
-    }
+    for_each_seed(run);
 }
 
 fn run(seed: u64) {
