@@ -8,7 +8,7 @@
 use super::{Parcel, event, hello, text_payload};
 use arqonbus::base::hash::Placement;
 use arqonbus::base::ids::{ConnId, ShardId};
-use arqonbus::base::limits::Limits;
+use arqonbus::base::limits::{LANE_SLOTS, Limits};
 use arqonbus::base::quota::NodeQuotas;
 use arqonbus::base::time::Now;
 use arqonbus::broker::edge::Facts;
@@ -124,16 +124,8 @@ impl Bus {
         self.now = self.now.after(TURN);
         let (now, lanes) = (self.now, &self.lanes);
         let Shard { engine, inbox, resumed, dirty, written_bytes } = &mut self.shards[number];
-        while engine.may_take_tells()
-            && let Some(tell) = inbox.tells.take()
-        {
-            engine.on_tell(now, tell);
-        }
-        while engine.may_take_asks()
-            && let Some(ask) = inbox.asks.take()
-        {
-            engine.on_ask(now, ask);
-        }
+        engine.take_tells(now, LANE_SLOTS, || inbox.tells.take());
+        engine.take_asks(now, LANE_SLOTS, || inbox.asks.take());
         engine.resume(now, resumed);
         resumed.clear();
         let mut own: Vec<&mut Parcel> =

@@ -12,8 +12,8 @@ pub const FETCHES: bool = cfg!(target_arch = "x86_64");
 
 /// The bytes that a cache fetches at once.
 const LINE_BYTES: usize = 64;
-/// Of the end of a buffer no more than this is fetched.
-const END_BYTES_MAX: usize = 1_024;
+/// Of a buffer no more than this is fetched.
+const BYTES_MAX: usize = 1_024;
 
 /// Fetches all of a value; what it points at is not part of it.
 #[inline(always)]
@@ -21,11 +21,17 @@ pub fn prefetch<T>(value: &T) {
     fetch_all(std::ptr::from_ref(value).cast(), size_of::<T>());
 }
 
+/// Fetches some bytes; of many the first, as the processor sees by itself how it goes on.
+#[inline(always)]
+pub fn prefetch_bytes(bytes: &[u8]) {
+    fetch_all(bytes.as_ptr(), bytes.len().min(BYTES_MAX));
+}
+
 /// Fetches the place that the next `bytes` bytes of a buffer will be written to, as far as there is
-/// room for them; of many the first, as the processor sees by itself how it goes on.
+/// room for them.
 #[inline(always)]
 pub fn prefetch_end(buffer: &Vec<u8>, bytes: usize) {
-    let room_bytes = bytes.min(buffer.capacity() - buffer.len()).min(END_BYTES_MAX);
+    let room_bytes = bytes.min(buffer.capacity() - buffer.len()).min(BYTES_MAX);
     fetch_all(buffer.as_ptr().wrapping_add(buffer.len()), room_bytes);
 }
 

@@ -307,7 +307,7 @@ impl Channel {
 
 impl Spread {
     /// The shards that have members.
-    pub fn shards(&self) -> impl Iterator<Item = ShardId> + '_ {
+    pub fn shards(&self) -> impl ExactSizeIterator<Item = ShardId> + '_ {
         self.rows.iter().map(|row| row.shard)
     }
 

@@ -473,6 +473,11 @@ impl Asks {
         self.staged[home.index()].push_back(ask);
     }
 
+    /// What waits for a home's lane, to look at.
+    pub fn waiting(&self, home: ShardId) -> &Staged<Ask> {
+        &self.staged[home.index()]
+    }
+
     /// What waits for a home's lane.
     pub fn queue(&mut self, home: ShardId) -> &mut Staged<Ask> {
         &mut self.staged[home.index()]

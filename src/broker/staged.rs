@@ -56,7 +56,7 @@ impl<T: Weigh> Staged<T> {
     }
 
     /// All that waits, in order.
-    pub fn iter(&self) -> impl Iterator<Item = &T> + Clone {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &T> + Clone {
         self.items.iter()
     }
 

@@ -16,6 +16,7 @@
 //! *Invariants*: a head never reaches into the tail; a draft is as long as its allocation; a frame is one final, unmasked text
 //! frame (RFC 6455, section 5.2) whose text is one envelope.
 
+use crate::base::prefetch::prefetch_bytes;
 use crate::base::time::Now;
 use crate::protocol::envelope::{Envelope, MessageType};
 use crate::protocol::json::{self, Value};
@@ -172,6 +173,11 @@ impl Draft {
     /// How long it is, in bytes.
     pub fn length(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Looks ahead to it: fetches its bytes.
+    pub fn prefetch(&self) {
+        prefetch_bytes(&self.bytes);
     }
 
     /// What follows the sequence in the text of the message. Whoever else gives sequence and time

@@ -53,12 +53,11 @@ const ARRIVALS_PER_TURN: usize = 256;
 const READ_TOGETHER_BYTES: usize = 16 * 1024;
 /// The longest sleep: gauges are brought up to date this often at least.
 const SLEEP_MAX: Duration = Duration::from_millis(500);
-/// How long a shard that could not empty its lanes out sleeps.
-const LANE_RETRY: Duration = Duration::from_millis(1);
 /// How long a shard whose records the storage did not take sleeps.
 const RECORD_RETRY: Duration = Duration::from_millis(20);
-/// How long a shard that ends offers the storage what it did not take before.
+/// How long a shard that ends offers the storage what it did not take before, and how often.
 const LAST_RECORDS_NS: u64 = 2_000_000_000;
+const LAST_RECORDS_RETRY: Duration = Duration::from_millis(1);
 /// How often the meters are published while there is work.
 const PUBLISH_NS: u64 = 20_000_000;
 
@@ -193,8 +192,7 @@ impl Driver {
 
     fn turn(&mut self, now: Now) {
         self.parts.engine.take_left_tells(now);
-        self.take_tells(now);
-        self.take_asks(now);
+        self.take_lanes(now);
         self.take_arrivals(now);
         self.take_events();
         self.resume(now);
@@ -217,23 +215,13 @@ impl Driver {
         self.give_telemetry();
     }
 
-    fn take_tells(&mut self, now: Now) {
-        for _ in 0..self.parts.turn.lane_budget {
-            if !self.parts.engine.may_take_tells() {
-                return;
-            }
-            let Some(tell) = self.parts.inbox.tells.take() else { return };
-            self.parts.engine.on_tell(now, tell);
-        }
-    }
-
-    fn take_asks(&mut self, now: Now) {
-        for _ in 0..self.parts.turn.lane_budget {
-            if !self.parts.engine.may_take_asks() {
-                return self.parts.engine.note_stalled_asks();
-            }
-            let Some(ask) = self.parts.inbox.asks.take() else { return };
-            self.parts.engine.on_ask(now, ask);
+    fn take_lanes(&mut self, now: Now) {
+        let Parts { engine, inbox, lanes, turn, .. } = &mut self.parts;
+        let budget = turn.lane_budget as usize;
+        engine.take_tells(now, budget, || inbox.tells.take());
+        engine.take_asks(now, budget, || inbox.asks.take());
+        if engine.shards() > 1 && inbox.has_made_room() {
+            lanes.ring_others(engine.shard());
         }
     }
 
@@ -499,7 +487,7 @@ impl Driver {
             if (self.parts.clock)().mono_ns >= until_ns {
                 break;
             }
-            std::thread::sleep(LANE_RETRY);
+            std::thread::sleep(LAST_RECORDS_RETRY);
         }
         let (mut records, mut events) = (0, 0);
         while let Some(record) = self.parts.engine.records().pop_front() {
@@ -587,13 +575,19 @@ impl Driver {
     }
 
     /// Whether nothing waits for the shard but what its sockets may say. Asks that it can't take
-    /// before another shard has taken tells are no work yet.
+    /// before another shard has taken tells are no work yet, nor is what a full lane did not take.
     fn hears_nothing(&self) -> bool {
-        let inbox = &self.parts.inbox;
-        (inbox.asks.is_empty() || !self.parts.engine.may_take_asks())
+        let Parts { engine, inbox, lanes, .. } = &self.parts;
+        let own = engine.shard();
+        let mut others = self.shards().filter(|&shard| shard != own);
+        (inbox.asks.is_empty() || !engine.may_take_asks())
             && inbox.tells.is_empty()
             && self.parts.arrivals.is_empty()
             && !self.parts.stop.load(Relaxed)
+            && others.all(|shard| {
+                let (asks, tells) = engine.staged_for(shard);
+                lanes.are_awaited(shard, asks, tells)
+            })
     }
 
     fn sleep_length(&mut self, now: Now) -> Duration {
@@ -607,13 +601,7 @@ impl Driver {
         if !self.parts.engine.records().is_empty() {
             length = length.min(RECORD_RETRY);
         }
-        let own = self.parts.engine.shard();
-        let engine = &mut self.parts.engine;
-        let is_stuck = (0..engine.shards()).map(ShardId).any(|shard| {
-            shard != own
-                && !(engine.asks_for(shard).is_empty() && engine.tells_for(shard).is_empty())
-        });
-        if is_stuck { length.min(LANE_RETRY) } else { length }
+        length
     }
 
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {

@@ -6,9 +6,14 @@
 //! and, as far as large messages go, by bytes: only what is larger than its share of the lane's
 //! bytes is counted, so a small message pays for no counter that threads share.
 //!
-//! *Invariant*: whoever puts something into a shard's lane looks afterwards whether the shard is
-//! asleep; whoever goes to sleep says so first and looks into its lanes afterwards. So either the
-//! sender sees a sleeper, or the sleeper sees what was sent.
+//! *Invariants*
+//! - Whoever puts something into a shard's lane looks afterwards whether the shard is asleep; whoever
+//!   goes to sleep says so first and looks into its lanes afterwards. So either the sender sees a
+//!   sleeper, or the sleeper sees what was sent.
+//! - Whoever finds a lane full leaves word that it waits and tries once more; whoever has taken from a
+//!   lane looks afterwards for that word, takes it away, and rings for all. So either there is room at
+//!   the second try, or who empties the lane finds the word. A sleeper that waits looks whether its word
+//!   is still there, after it has said that it sleeps.
 
 use crate::base::ids::ShardId;
 use crate::base::limits::{LANE_BYTES_MAX, LANE_SLOTS};
@@ -48,15 +53,23 @@ pub struct Inbox {
 #[derive(Debug)]
 struct Entrance<T> {
     sender: Sender<T>,
-    /// The bytes of the large ones in the lane.
-    bytes: Arc<AtomicU64>,
+    load: Arc<Load>,
 }
 
 /// The receiving end of a lane.
 #[derive(Debug)]
 pub struct Exit<T> {
     receiver: Receiver<T>,
-    bytes: Arc<AtomicU64>,
+    load: Arc<Load>,
+}
+
+/// What both ends of a lane know of it.
+#[derive(Debug, Default)]
+struct Load {
+    /// The bytes of the large ones in the lane.
+    bytes: AtomicU64,
+    /// Whether somebody waits for room in it.
+    is_awaited: AtomicBool,
 }
 
 /// Wakes one shard, if it sleeps.
@@ -120,6 +133,19 @@ impl Lanes {
         self.ports[to.index()].tells.send_all(staged);
     }
 
+    /// Whether a shard whose lanes are full will say when they are not: of what is staged for it nothing
+    /// would fit by now, or it is about to ring.
+    pub fn are_awaited(&self, to: ShardId, asks: &Staged<Ask>, tells: &Staged<Tell>) -> bool {
+        let port = &self.ports[to.index()];
+        (asks.is_empty() || port.asks.is_awaited()) && (tells.is_empty() || port.tells.is_awaited())
+    }
+
+    /// Wakes every shard but this one.
+    pub fn ring_others(&self, own: ShardId) {
+        let others = self.ports.iter().enumerate().filter(|(place, _)| *place != own.index());
+        others.for_each(|(_, port)| _ = port.bell.ring());
+    }
+
     /// Asks something of a shard from outside; the ask itself comes back if the lane is full.
     pub fn ask(&self, to: ShardId, ask: Ask) -> Result<(), Ask> {
         let port = &self.ports[to.index()];
@@ -139,27 +165,53 @@ impl<T: Weigh> Entrance<T> {
     fn send(&self, item: T) -> Result<(), T> {
         let counted = counted(&item);
         if counted > 0 {
-            let waiting = self.bytes.fetch_add(counted, Relaxed);
+            let waiting = self.load.bytes.fetch_add(counted, Relaxed);
             // However large one is, it fits beside less than that: a lane can't refuse it for ever.
             if waiting >= LANE_BYTES_MAX {
-                self.bytes.fetch_sub(counted, Relaxed);
+                self.load.bytes.fetch_sub(counted, Relaxed);
                 return Err(item);
             }
         }
         self.sender.try_send(item).map_err(|error| {
-            self.bytes.fetch_sub(counted, Relaxed);
+            self.load.bytes.fetch_sub(counted, Relaxed);
             match error {
                 TrySendError::Full(item) | TrySendError::Disconnected(item) => item,
             }
         })
     }
 
+    /// Sends all, as far as there is room; for the rest it leaves word that it waits.
     fn send_all(&self, staged: &mut Staged<T>) {
+        if !self.send_some(staged) {
+            self.load.is_awaited.store(true, SeqCst);
+            fence(SeqCst);
+            self.send_some(staged);
+        }
+    }
+
+    /// Sends until there is no room; true if that was all.
+    fn send_some(&self, staged: &mut Staged<T>) -> bool {
         while let Some(item) = staged.pop_front() {
             if let Err(item) = self.send(item) {
-                return staged.push_front(item);
+                staged.push_front(item);
+                return false;
             }
         }
+        true
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.load.is_awaited.load(SeqCst)
+    }
+}
+
+impl Inbox {
+    /// Whether somebody waited for room in these lanes who is to be rung for now; asked after something
+    /// was taken from them.
+    pub fn has_made_room(&self) -> bool {
+        fence(SeqCst);
+        // Neither is left out because the other was so.
+        self.asks.take_word() | self.tells.take_word()
     }
 }
 
@@ -169,9 +221,15 @@ impl<T: Weigh> Exit<T> {
         let item = self.receiver.try_recv().ok()?;
         let counted = counted(&item);
         if counted > 0 {
-            self.bytes.fetch_sub(counted, Relaxed);
+            self.load.bytes.fetch_sub(counted, Relaxed);
         }
         Some(item)
+    }
+
+    /// Takes the word away that somebody waits.
+    fn take_word(&self) -> bool {
+        let is_awaited = &self.load.is_awaited;
+        is_awaited.load(Relaxed) && is_awaited.swap(false, SeqCst)
     }
 
     /// How many wait.
@@ -186,8 +244,8 @@ impl<T: Weigh> Exit<T> {
 }
 
 fn lane<T>() -> (Entrance<T>, Exit<T>) {
-    let ((sender, receiver), bytes) = (bounded(LANE_SLOTS), Arc::new(AtomicU64::new(0)));
-    (Entrance { sender, bytes: bytes.clone() }, Exit { receiver, bytes })
+    let ((sender, receiver), load) = (bounded(LANE_SLOTS), Arc::<Load>::default());
+    (Entrance { sender, load: load.clone() }, Exit { receiver, load })
 }
 
 /// The bytes of a large one; 0 for what its slot's share of the lane's bytes covers.
@@ -222,7 +280,7 @@ mod tests {
         assert_eq!(sent, 4, "the last one filled it");
         while exit.take().is_some() {}
         assert!(exit.is_empty());
-        assert_eq!(entrance.bytes.load(Relaxed), 0);
+        assert_eq!(entrance.load.bytes.load(Relaxed), 0);
         let sent = (0..LANE_SLOTS + 9).filter(|_| entrance.send(Stone(1)).is_ok()).count();
         assert_eq!(sent, LANE_SLOTS);
     }
@@ -243,5 +301,65 @@ mod tests {
         }
         assert_eq!(came, [1, LANE_BYTES_MAX, LANE_BYTES_MAX + 1, 2]);
         staged.check();
+    }
+
+    #[test]
+    fn who_waits_for_room_is_rung_for() {
+        // Three shards send far more than their lane holds to one that sleeps whenever it hears nothing.
+        // Nobody has a time to wake up at: a bell that does not ring would be a sleep of ten seconds.
+        const SENDERS: u16 = 3;
+        const EACH: u64 = 60_000;
+        let poll = || {
+            let poll = mio::Poll::new().unwrap();
+            let bell = Bell::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
+            (poll, Arc::new(bell))
+        };
+        let (polls, bells): (Vec<_>, Vec<_>) = (0..=SENDERS).map(|_| poll()).unzip();
+        let (lanes, mut inboxes) = Lanes::new(bells.clone());
+        let (own, inbox) = (ShardId(SENDERS), inboxes.pop().unwrap());
+        let slept = |poll: &mut mio::Poll| {
+            let (started, mut events) = (std::time::Instant::now(), mio::Events::with_capacity(1));
+            poll.poll(&mut events, Some(std::time::Duration::from_secs(10))).unwrap();
+            assert!(started.elapsed().as_secs() < 9, "nobody rang");
+        };
+        let send = |place: usize, mut poll: mio::Poll| {
+            let (mut asks, mut tells) = (Staged::default(), Staged::default());
+            let mut left = EACH;
+            while left > 0 || !asks.is_empty() {
+                let more = left.min(1_000 - asks.len() as u64);
+                (0..more).for_each(|_| asks.push_back(Ask::Drain { window_ms: place as u64 }));
+                left -= more;
+                lanes.send_asks(own, &mut asks);
+                lanes.send_tells(own, &mut tells);
+                lanes.ring(own);
+                bells[place].lie_down();
+                if !asks.is_empty() && lanes.are_awaited(own, &asks, &tells) {
+                    slept(&mut poll);
+                }
+                bells[place].get_up();
+            }
+        };
+        let mut polls = polls.into_iter().enumerate();
+        std::thread::scope(|scope| {
+            for (place, poll) in polls.by_ref().take(usize::from(SENDERS)) {
+                let send = &send;
+                scope.spawn(move || send(place, poll));
+            }
+            let (_, mut poll) = polls.next().unwrap();
+            let mut came = 0;
+            while came < EACH * u64::from(SENDERS) {
+                // It takes little at a time, and then all, so that the lane is full and empty in turns.
+                let most = if came % 7 == 0 { LANE_SLOTS } else { 5 };
+                came += std::iter::from_fn(|| inbox.asks.take()).take(most).count() as u64;
+                if inbox.has_made_room() {
+                    lanes.ring_others(own);
+                }
+                bells[own.index()].lie_down();
+                if inbox.asks.is_empty() && came < EACH * u64::from(SENDERS) {
+                    slept(&mut poll);
+                }
+                bells[own.index()].get_up();
+            }
+        });
     }
 }

@@ -372,20 +372,8 @@ impl World {
         let budget = self.setup.lane_budget;
         let Shard { engine, asks, tells, .. } = &mut self.shards[shard];
         engine.take_left_tells(now);
-        for _ in 0..budget {
-            if !engine.may_take_tells() {
-                break;
-            }
-            let Some(tell) = tells.pop_front() else { break };
-            engine.on_tell(now, tell);
-        }
-        for _ in 0..budget {
-            if !engine.may_take_asks() {
-                return engine.note_stalled_asks();
-            }
-            let Some(ask) = asks.pop_front() else { break };
-            engine.on_ask(now, ask);
-        }
+        engine.take_tells(now, budget, || tells.pop_front());
+        engine.take_asks(now, budget, || asks.pop_front());
     }
 
     fn take_arrivals(&mut self, shard: usize, now: Now) {

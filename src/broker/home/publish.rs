@@ -135,10 +135,12 @@ fn append(
 fn spread(placed: Placed, spread: &Spread, told: &mut Told) -> Option<(ShardId, Accepted)> {
     let mut shards = 0;
     if let Some(fanout) = placed.fanout {
-        for shard in spread.shards() {
-            shards += 1;
-            told.tell(shard, Tell::Fanout(fanout.clone()));
+        let places = spread.shards();
+        let count = places.len();
+        for (shard, fanout) in places.zip(std::iter::repeat_n(fanout, count)) {
+            told.tell(shard, Tell::Fanout(fanout));
         }
+        shards = count as u16;
     }
     let (shard, mut accepted) = placed.accepted?;
     if let Some((_, _, to_shards)) = &mut accepted.trace {

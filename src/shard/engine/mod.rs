@@ -6,7 +6,7 @@
 //!
 //! A driver calls it in turns:
 //!
-//! 1. [`Engine::take_left_tells`], [`Engine::on_tell`] while [`Engine::may_take_tells`], and then, while [`Engine::may_take_asks`], [`Engine::on_ask`]
+//! 1. [`Engine::take_left_tells`], [`Engine::take_tells`], [`Engine::take_asks`]
 //! 2. [`Engine::resume`]; for the sockets that have bytes, [`AHEAD`] at a time, [`Engine::prefetch_input`], and [`Engine::receive`] for each
 //! 3. [`Engine::tick`]
 //! 4. [`Engine::run_own_lane`], also between those of step 2 if [`Engine::asks_itself_much`]
@@ -21,6 +21,7 @@
 
 mod ahead;
 mod closing;
+mod heard;
 mod input;
 mod output;
 
@@ -47,6 +48,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::origin::Origins;
 use crate::protocol::views::Counts;
 use crate::shard::connection::Connection;
+use crate::shard::engine::heard::Heard;
 use crate::shard::mail::Mail;
 use crate::shard::meters::{Counter, Drop as DropReason, Gauge, Pause, Tally};
 use std::collections::{BTreeMap, VecDeque};
@@ -94,6 +96,7 @@ pub struct Engine {
     staged_max: usize,
     deliveries: Deliveries,
     told: Told,
+    heard: Heard,
     mail: Mail,
     scratch: Vec<u8>,
     /// What `scratch` holds.
@@ -166,6 +169,7 @@ impl Engine {
             staged_max: LANE_STAGED_MAX,
             deliveries: Deliveries::default(),
             told: Told::default(),
+            heard: Heard::default(),
             mail: Mail::default(),
             scratch: Vec::new(),
             offer: Offer::Listed,
@@ -240,7 +244,7 @@ impl Engine {
     }
 
     /// Handles a tell of a home.
-    pub fn on_tell(&mut self, now: Now, tell: Tell) {
+    fn on_tell(&mut self, now: Now, tell: Tell) {
         self.tally.add(Counter::Tells, 1);
         self.edge.on_tell(now, tell, &mut self.deliveries);
         self.deliver(now);
@@ -248,7 +252,7 @@ impl Engine {
 
     /// Whether tells may be handled: what they bring fits beside the mail of this turn. A burst of
     /// one turn must not cost a client messages that its socket would take.
-    pub fn may_take_tells(&self) -> bool {
+    fn may_take_tells(&self) -> bool {
         !self.is_pressed
     }
 
@@ -261,14 +265,9 @@ impl Engine {
     }
 
     fn take_own_tells(&mut self, now: Now) {
-        for number in 0_usize.. {
-            if !self.may_take_tells() {
-                return;
-            }
-            if number.is_multiple_of(AHEAD) {
-                self.prefetch_tells();
-            }
-            let Some(tell) = self.tells[self.shard.index()].pop_front() else { return };
+        while self.may_take_tells()
+            && let Some(tell) = self.tells[self.shard.index()].pop_front()
+        {
             self.on_tell(now, tell);
         }
     }
@@ -279,7 +278,7 @@ impl Engine {
     }
 
     /// Handles an ask of an edge.
-    pub fn on_ask(&mut self, now: Now, ask: Ask) {
+    fn on_ask(&mut self, now: Now, ask: Ask) {
         self.tally.add(Counter::Asks, 1);
         match ask {
             Ask::Survey(survey) => self.on_survey(now, *survey),
@@ -305,7 +304,7 @@ impl Engine {
     }
 
     /// Counts that asks wait because an edge does not take what it is told.
-    pub fn note_stalled_asks(&mut self) {
+    fn note_stalled_asks(&mut self) {
         self.tally.pause(Pause::TellLaneFull);
     }
 
@@ -319,7 +318,7 @@ impl Engine {
                 break;
             }
             if number.is_multiple_of(AHEAD) {
-                self.prefetch_asks();
+                self.prefetch_asks(self.asks.waiting(self.shard).iter());
             }
             if let Some(ask) = self.asks.queue(self.shard).pop_front() {
                 self.on_ask(now, ask);
@@ -346,6 +345,11 @@ impl Engine {
         &mut self.tells[edge.index()]
     }
 
+    /// What waits for the lanes of another shard, to look at.
+    pub fn staged_for(&self, shard: ShardId) -> (&Staged<Ask>, &Staged<Tell>) {
+        (self.asks.waiting(shard), &self.tells[shard.index()])
+    }
+
     /// Whether there is something to do before any socket or other shard says so.
     pub fn has_work(&mut self) -> bool {
         !self.unread.is_empty()
@@ -353,6 +357,7 @@ impl Engine {
             || !self.dirty.is_empty()
             || (self.may_take_asks() && !self.asks.queue(self.shard).is_empty())
             || !self.tells[self.shard.index()].is_empty()
+            || self.has_heard()
             || (self.has_room_for_sessions() && self.edge.has_session_records())
     }
 
@@ -526,7 +531,8 @@ impl Engine {
         if self.shard == ShardId(0) { count } else { 0 }
     }
 
-    /// Stages what the home wants told.
+    /// Stages what the home wants told. What it tells this shard is handled at once, unless something waits
+    /// that comes before it.
     fn stage_told(&mut self, now: Now) {
         self.tally.add(Counter::EventsAccepted, std::mem::take(&mut self.told.accepted));
         self.tally.add(Counter::EventsDuplicate, std::mem::take(&mut self.told.duplicates));
@@ -534,13 +540,20 @@ impl Engine {
         if self.home.is_durable() {
             self.stage_records();
         }
-        for (shard, tell) in self.told.tells.drain(..) {
-            self.tells[shard.index()].push_back(tell);
-        }
         if !self.told.telemetry.is_empty() {
             let events = self.told.telemetry.drain(..);
             self.telemetry.extend(events.map(|event| Telemetry { at_us: now.wall_us, event }));
         }
+        let mut tells = std::mem::take(&mut self.told.tells);
+        for (shard, tell) in tells.drain(..) {
+            let queue = &mut self.tells[shard.index()];
+            match shard == self.shard && queue.is_empty() && !self.is_pressed {
+                true => self.on_tell(now, tell),
+                false => queue.push_back(tell),
+            }
+        }
+        // Handling a tell makes none, so the emptied list can be used again.
+        self.told.tells = tells;
     }
 
     /// Stages what the home wants kept. What there is no room for is lost, which the home tells who
