@@ -301,6 +301,24 @@ fn number(text: &str, least: f64, most: f64, what: &str) -> Result<f64, String> 
 }
 
 #[cfg(test)]
+impl What {
+    /// What these words of a command line say, presets expanded.
+    pub(super) fn of_words(words: &str) -> Result<What, crate::cli::failure::Failure> {
+        use crate::cli::failure::Failure;
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Typed {
+            #[command(subcommand)]
+            what: What,
+        }
+        let words = ["bench"].into_iter().chain(words.split(' '));
+        let typed =
+            Typed::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?;
+        Ok(typed.what.expanded()?.unwrap_or(typed.what))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

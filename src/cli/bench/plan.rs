@@ -410,19 +410,9 @@ impl What {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Typed {
-        #[command(subcommand)]
-        what: What,
-    }
 
     fn plan(words: &str) -> Result<Plan, Failure> {
-        let words = ["bench"].into_iter().chain(words.split(' '));
-        let typed =
-            Typed::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?;
-        let what = typed.what.expanded()?.unwrap_or(typed.what);
+        let what = What::of_words(words)?;
         let common = what.common().unwrap().clone();
         Plan::of(&what, &common).map(|(plan, _)| plan)
     }
