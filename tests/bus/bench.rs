@@ -217,6 +217,64 @@ fn a_bus_that_dies_leaves_a_partial_report() {
 }
 
 #[test]
+fn a_run_that_measured_nothing_leaves_partial_reports_too() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let full = Daemon::start(&["--max-connections", "30"]);
+    let sweep = "pairs --pairs 30 --rate-sweep 100,200";
+    for (scenario, words, code, rounds, why) in [
+        ("pairs --pairs 30", target(nobody), 3, 0, "cannot connect"),
+        ("idle --connections 60", target(full.bus), 1, 1, "refuses the load"),
+        (sweep, target(full.bus), 1, 1, "refuses the load"),
+        (sweep, "--serve-arg=--nonsense".to_owned(), 1, 0, "did not say where it listens"),
+    ] {
+        let (directory, csv) = file("report.csv");
+        let page = directory.path().join("report.html");
+        let mut command = bench(&format!("{scenario} {words}"));
+        command.arg("--csv").arg(&csv).arg("--html").arg(&page);
+        let (ended, report) = report_of(command);
+        assert_eq!(ended.status.code(), Some(code), "{words}: {ended:?}");
+        assert!(ended.stderr.contains(why), "{words}: {ended:?}");
+        assert_eq!(report["is_partial"], true, "{report}");
+        assert!(report["troubles"][0].as_str().unwrap().contains(why), "{report}");
+        assert_eq!(report["sides"][0]["rounds"].as_array().unwrap().len(), rounds, "{report}");
+        if rounds > 0 {
+            assert!(round(&report)["trouble"].as_str().unwrap().contains(why), "{report}");
+            let note = round(&report)["notes"][0].as_str().unwrap();
+            assert!(note.ends_with("of 60 connections were opened"), "{report}");
+        }
+        let page = std::fs::read_to_string(page).unwrap();
+        assert!(page.contains("<b>Partial:</b>") && page.contains(why), "{page}");
+        assert!(std::fs::read_to_string(csv).unwrap().starts_with("scenario,"));
+    }
+    full.stop();
+}
+
+#[test]
+fn a_bus_that_dies_before_anything_is_measured_leaves_a_partial_report() {
+    for (words, phase) in [
+        ("idle --connections 20 --duration 60", "] measuring"),
+        ("fanout --members 5 --duration 1 --warmup 60", "] warming up"),
+        ("slow --members 5 --publishers 1 --slow 1 --duration 1 --warmup 60", "] warming up"),
+    ] {
+        let mut daemon = Daemon::start(&[]).expect_errors();
+        let (_directory, path) = file("report.json");
+        let mut command = program();
+        command.arg("bench").args(format!("{words} {}", target(daemon.bus)).split(' '));
+        command.arg("--json").arg(&path);
+        let mut process = Process::spawn(command);
+        while !process.line().contains(phase) {}
+        daemon.signal(Signal::TERM);
+        daemon.wait();
+        let ended = process.wait();
+        assert_eq!(ended.status.code(), Some(1), "{words}: {ended:?}");
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(report["is_partial"], true, "{report}");
+        assert!(round(&report)["trouble"].as_str().unwrap().contains("ended"), "{report}");
+        assert!(round(&report)["figures"]["rate"].is_null(), "{report}");
+    }
+}
+
+#[test]
 fn ctrl_c_ends_it_in_order_with_what_there_is() {
     let (_directory, path) = file("report.json");
     let mut command = bench("fanout --members 5 --duration 60");

@@ -13,7 +13,7 @@
 //! measures itself; tungstenite's client is in the tests, where it is a second opinion.
 //!
 //! *Invariants*: every message is checked at every member; a round that ended early still reports
-//! what it has; load goes to this machine unless the person said otherwise.
+//! what it has, and a run that could not begin still writes its files; load goes to this machine unless the person said otherwise.
 //!
 //! *Not here*: what a bus is. It is a program that is started, and an address.
 
@@ -92,11 +92,14 @@ pub(super) fn run(args: &BenchArgs, console: &mut Console) -> Result<(), Failure
         report.is_partial = true;
         report.troubles.extend(failure.sentence().map(str::to_owned));
     }
-    let has_rounds = report.sides.iter().any(|side| !side.rounds.is_empty());
+    report.sides.iter_mut().for_each(Side::settle);
+    // A wrong command line is no run that could be reported.
+    if !matches!(outcome, Err(Failure::Usage(_))) {
+        write_files(&report, common)?;
+    }
     // Who could not even begin needs no figures.
-    if outcome.is_ok() || has_rounds {
-        report.sides.iter_mut().for_each(Side::settle);
-        tell(&report, common, console)?;
+    if outcome.is_ok() || report.sides.iter().any(|side| !side.rounds.is_empty()) {
+        tell(&report, console)?;
     }
     outcome?;
     judge(&report, common, console)
@@ -119,8 +122,8 @@ fn new_report(plan: Plan, common: &CommonArgs) -> Report {
     }
 }
 
-/// Shows the report and writes the files that were asked for.
-fn tell(report: &Report, common: &CommonArgs, console: &mut Console) -> Result<(), Failure> {
+/// Shows the report.
+fn tell(report: &Report, console: &mut Console) -> Result<(), Failure> {
     console.line("")?;
     for line in table::closing(report) {
         console.line(line)?;
@@ -130,6 +133,11 @@ fn tell(report: &Report, common: &CommonArgs, console: &mut Console) -> Result<(
             console.line(knee_words(report, side))?;
         }
     }
+    console.flush()
+}
+
+/// Writes the files that were asked for.
+fn write_files(report: &Report, common: &CommonArgs) -> Result<(), Failure> {
     if let Some(path) = &common.json {
         write(path, &report.to_json()?)?;
     }
@@ -139,7 +147,7 @@ fn tell(report: &Report, common: &CommonArgs, console: &mut Console) -> Result<(
     if let Some(path) = &common.html {
         write(path, &html::render(report))?;
     }
-    console.flush()
+    Ok(())
 }
 
 fn knee_words(report: &Report, side: &Side) -> String {

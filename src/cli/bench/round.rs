@@ -165,6 +165,9 @@ fn conduct(
     // It is set here only, and once.
     let _ = shared.timeline.set(timeline);
     sleep_until(shared, console, progress, timeline.from_ns)?;
+    if shared.is_over.load(Relaxed) {
+        return Ok(());
+    }
     let first = Sample::first(shared, watched);
     let slept = sleep_until(shared, console, progress, timeline.to_ns);
     // A round that ends early is measured as far as it went.
