@@ -5,7 +5,7 @@
 //! | `args` `presets` `plan` `layout` | what was typed; settings with a name; what it means; who is in which room |
 //! | `stamp` `stencil` `shape` `ledger` | what a message carries; how it is made; how it is recognised; what is wrong with it |
 //! | `core` `pace` `frames` `shared` `timeline` | the clients: threads, schedule, WebSocket frames, what they share, time |
-//! | `measure` `sweep` `round` `summary` `progress` | all rounds; the search for the knee; one round; what it means; what is shown meanwhile |
+//! | `measure` `sweep` `round` `pulse` `summary` `progress` | all rounds; the search for the knee; one round; whether the server lives; what it means; what is shown meanwhile |
 //! | `aim` `site` `server` `vitals` `counters` `cpus` | the server: which, where, starting it, what it costs, on which cores |
 //! | `report` `figures` `table` `csv` `html` `svg` `compare` `threshold` | what is kept, its numbers, and how it is shown and judged |
 //!
@@ -34,6 +34,7 @@ mod pace;
 mod plan;
 mod presets;
 mod progress;
+mod pulse;
 mod report;
 mod round;
 mod server;
