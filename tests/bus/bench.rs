@@ -336,7 +336,11 @@ fn a_sweep_finds_the_highest_rate_that_is_borne() {
         Some(knee) => {
             assert_eq!(ended.status.code(), Some(0), "{ended:?}");
             assert!((1_000.0..=2_000.0).contains(&knee), "{ended:?}");
-            assert!(ended.stdout.contains("the knee is at "), "{ended:?}");
+            assert!(ended.stdout.contains("the knee is at"), "{ended:?}");
+            let is_highest = knee == 2_000.0;
+            assert_eq!(report["sides"][0]["is_at_least"], is_highest, "{ended:?}");
+            let words = "the knee is at least 2,000 deliveries a second";
+            assert_eq!(ended.stdout.contains(words), is_highest, "{ended:?}");
         }
         None => {
             assert_eq!(ended.status.code(), Some(1), "{ended:?}");

@@ -73,6 +73,7 @@ impl Measurement<'_> {
             has_more = false;
             for (side, search) in searches.iter_mut().enumerate() {
                 let Some(rate) = search.next() else {
+                    report.sides[side].is_at_least &= search.is_open_above();
                     continue;
                 };
                 has_more = true;
@@ -82,6 +83,8 @@ impl Measurement<'_> {
                 let one = &mut report.sides[side];
                 if search.knee() == Some(rate) {
                     one.knee = Some(rate);
+                    // Until the search has come to its end.
+                    one.is_at_least = true;
                     one.median = round.figures.clone();
                 }
                 one.rounds.push(round);
@@ -89,18 +92,6 @@ impl Measurement<'_> {
                     return Err(trouble.into_failure());
                 }
             }
-        }
-        for (side, search) in report.sides.iter_mut().zip(&searches) {
-            side.knee = search.knee();
-            let at_knee = |round: &&Round| {
-                round.step.as_ref().is_some_and(|step| Some(step.rate) == side.knee)
-            };
-            side.median = side
-                .rounds
-                .iter()
-                .find(at_knee)
-                .map(|round| round.figures.clone())
-                .unwrap_or_default();
         }
         Ok(())
     }

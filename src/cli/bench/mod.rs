@@ -153,11 +153,14 @@ fn write_files(report: &Report, common: &CommonArgs) -> Result<(), Failure> {
 
 fn knee_words(report: &Report, side: &Side) -> String {
     let limit = written(report.plan.knee_p99_ns, Figure::P99.unit());
-    match side.knee {
+    let (at, how) = match side.is_at_least {
+        true => ("", "; sweep higher rates to find it"),
+        false => ("at ", ""),
+    };
+    match side.knee_words() {
         Some(knee) => format!(
-            "{}: the knee is at {} deliveries a second: p99 below {limit} and nothing lost",
-            side.name,
-            figures::grouped(knee)
+            "{}: the knee is {at}{knee} deliveries a second: p99 below {limit} and nothing lost{how}",
+            side.name
         ),
         None => format!("{}: not even the lowest rate was borne", side.name),
     }
