@@ -186,6 +186,8 @@ fn impossible_numbers_are_refused_with_the_range() {
         ("fanout --rate 0", "from 1 to 100000000"),
         ("fanout --payload 51", "52..=1000000"),
         ("idle --connections 900000", "ulimit"),
+        ("fanout --timeout 0", "from 0.001 to 86400"),
+        ("slow --members 5 --slow 9", "from 1 to 3 --publishers"),
         ("fanout --fail-if p99>5", "needs a unit"),
         ("fanout --rate-sweep 9..3", "lower"),
         ("preset none", "there are room, deep"),
