@@ -373,7 +373,13 @@ fn the_page_and_the_table_of_values_need_nothing_else() {
     assert_eq!(lines.len(), 4, "{csv}");
     assert!(lines[0].starts_with("scenario,side,round,asked,rate,p50"), "{csv}");
     assert!(lines[3].starts_with("fanout,arqonbus,median,"), "{csv}");
-    let columns = |line: &str| line.split(',').count();
+    for fact in ["trouble", "host-processor", "host-kernel", "host-memory"] {
+        assert!(lines[0].split(',').any(|column| column == fact), "{fact}: {csv}");
+    }
+    // A comma within quotes ends no cell.
+    let columns = |line: &str| {
+        line.split('"').step_by(2).map(|bare| bare.matches(',').count()).sum::<usize>()
+    };
     assert!(lines.iter().all(|line| columns(line) == columns(lines[0])), "{csv}");
 }
 
