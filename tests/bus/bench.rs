@@ -397,10 +397,43 @@ fn two_reports_are_compared_and_differences_named() {
     let text = run_command(command, "").ok();
     assert!(text.contains("plans differ") && text.contains("connections 4 and 6"), "{text}");
     assert!(text.contains("deliveries a second"), "{text}");
+    assert!(text.contains("take this with care: the plans differ"), "{text}");
+    let partial = std::fs::read_to_string(&paths[0]).unwrap();
+    let partial = partial.replace("\"is_partial\": false", "\"is_partial\": true");
+    let paths = [&paths[0], &directory.path().join("partial.json")];
+    std::fs::write(paths[1], partial).unwrap();
+    let mut command = program();
+    command.args(["bench", "compare"]).args(paths);
+    let text = run_command(command, "").ok();
+    assert!(text.contains("partial.json is partial"), "{text}");
+    assert!(!text.contains("plans differ"), "{text}");
     let mut command = program();
     command.args(["bench", "compare"]).arg(&paths[0]).arg(directory.path().join("none.json"));
     let ended = run_command(command, "");
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+}
+
+#[test]
+fn a_report_that_can_not_be_written_is_refused_before_the_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = directory.path().join("kept.json");
+    std::fs::write(&kept, "kept").unwrap();
+    let (new, nowhere) = (directory.path().join("new.csv"), directory.path().join("none/x.html"));
+    let mut run = bench("fanout --members 5");
+    run.arg("--json").arg(&kept).arg("--csv").arg(&new).arg("--html").arg(&nowhere);
+    let mut tune = program();
+    tune.args(["tune", "--quick", "--out"]).arg(kept.join("x.toml"));
+    let mut tune_page = program();
+    tune_page.args(["tune", "--quick", "--out"]).arg(directory.path().join("new/x.toml"));
+    tune_page.arg("--html").arg(&nowhere);
+    for command in [run, tune, tune_page] {
+        let ended = run_command(command, "");
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert!(ended.stderr.contains("can't be written"), "{ended:?}");
+        assert_eq!(ended.stdout, "", "nothing was begun");
+    }
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "kept");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
 }
 
 #[test]

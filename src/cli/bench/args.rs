@@ -34,7 +34,8 @@ pub(super) enum What {
     Mix(MixArgs),
     /// A scenario with fixed settings, by its number or its name.
     Preset(PresetArgs),
-    /// Put two reports side by side.
+    /// Put two reports side by side. Differences, other plans and partial reports are told, and do not
+    /// change the exit code.
     Compare(CompareArgs),
 }
 

@@ -35,7 +35,25 @@ fn lines(before: &Report, after: &Report, paths: [&Path; 2]) -> Vec<String> {
             lines.extend(table(side, other));
         }
     }
+    let reasons = reasons_for_care(before, after, paths);
+    if !reasons.is_empty() {
+        lines.extend([String::new(), format!("take this with care: {}", reasons.join("; "))]);
+    }
     lines
+}
+
+/// Why the two may not be measured by each other.
+fn reasons_for_care(before: &Report, after: &Report, paths: [&Path; 2]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if before.plan != after.plan {
+        reasons.push("the plans differ, so the two did not do the same".to_owned());
+    }
+    for (path, report) in paths.iter().zip([before, after]).filter(|(_, report)| report.is_partial)
+    {
+        let why = report.troubles.first().map(|why| format!(" ({why})")).unwrap_or_default();
+        reasons.push(format!("{} is partial{why}", path.display()));
+    }
+    reasons
 }
 
 /// What is not the same about how the two were measured.

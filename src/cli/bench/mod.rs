@@ -61,6 +61,7 @@ use crate::cli::bench::report::{FORMAT, Report, Side};
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
 use crate::cli::machine::Facts;
+use crate::cli::place;
 use crate::protocol::timestamp;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -81,6 +82,10 @@ pub(super) fn run(args: &BenchArgs, console: &mut Console) -> Result<(), Failure
         return Ok(());
     };
     let (plan, layout) = Plan::of(what, common)?;
+    for (path, flag) in [(&common.json, "--json"), (&common.csv, "--csv"), (&common.html, "--html")]
+    {
+        path.as_ref().map_or(Ok(()), |path| place::check(path, flag))?;
+    }
     let mut report = new_report(plan, common);
     for line in table::opening(&report) {
         console.line(line)?;
