@@ -408,7 +408,7 @@ fn two_reports_are_compared_and_differences_named() {
     assert!(text.contains("partial.json is partial"), "{text}");
     assert!(!text.contains("plans differ"), "{text}");
     let mut command = program();
-    command.args(["bench", "compare"]).arg(&paths[0]).arg(directory.path().join("none.json"));
+    command.args(["bench", "compare"]).arg(paths[0]).arg(directory.path().join("none.json"));
     let ended = run_command(command, "");
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
 }
