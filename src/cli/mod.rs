@@ -8,6 +8,7 @@
 //! | `follow` `stream` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
 //! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
 //! | `reactor` `console` `input` `source` `printer` | waiting, telling, reading lines, making messages of them, writing lines |
+//! | `place` | whether a file can be written where it is wanted |
 //! | `machine` | what the machine is that all this runs on |
 //! | `target` `words` `failure` `trace` | where the bus is, what is said, why it failed, which way it went |
 //!
@@ -31,6 +32,7 @@ mod history;
 mod input;
 mod machine;
 mod ping;
+mod place;
 mod printer;
 mod publish;
 mod reactor;

@@ -201,13 +201,17 @@ pub(super) fn client_id(text: &str) -> Result<Name, String> {
     Name::parse(text).map_err(|error| format!("the client id {error}"))
 }
 
-/// Reads a positive number of seconds.
+/// The shortest and the longest time that can be waited.
+const SECONDS: std::ops::RangeInclusive<f64> = 0.001..=86_400.0;
+
+/// Reads a number of seconds.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    let (least, most) = (SECONDS.start(), SECONDS.end());
     text.parse::<f64>()
         .ok()
-        .filter(|seconds| *seconds > 0.0)
-        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| "give a positive number of seconds, such as 2.5".into())
+        .filter(|seconds| SECONDS.contains(seconds))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("give from {least} to {most} seconds, such as 2.5"))
 }
 
 #[cfg(test)]

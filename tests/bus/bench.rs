@@ -186,6 +186,8 @@ fn impossible_numbers_are_refused_with_the_range() {
         ("fanout --rate 0", "from 1 to 100000000"),
         ("fanout --payload 51", "52..=1000000"),
         ("idle --connections 900000", "ulimit"),
+        ("fanout --timeout 0", "from 0.001 to 86400"),
+        ("slow --members 5 --slow 9", "from 1 to 3 --publishers"),
         ("fanout --fail-if p99>5", "needs a unit"),
         ("fanout --rate-sweep 9..3", "lower"),
         ("preset none", "there are room, deep"),
@@ -214,6 +216,85 @@ fn a_bus_that_dies_leaves_a_partial_report() {
     assert_eq!(report["is_partial"], true);
     assert!(round(&report)["figures"]["rate"].as_f64() > Some(0.0), "{report}");
     assert_eq!(round(&report)["checks"]["lost"], 0, "what was on its way is not lost");
+}
+
+#[test]
+fn a_run_that_measured_nothing_leaves_partial_reports_too() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let full = Daemon::start(&["--max-connections", "30"]);
+    let sweep = "pairs --pairs 30 --rate-sweep 100,200";
+    for (scenario, words, code, rounds, why) in [
+        ("pairs --pairs 30", target(nobody), 3, 0, "cannot connect"),
+        ("idle --connections 60", target(full.bus), 1, 1, "refuses the load"),
+        (sweep, target(full.bus), 1, 1, "refuses the load"),
+        (sweep, "--serve-arg=--nonsense".to_owned(), 1, 0, "did not say where it listens"),
+    ] {
+        let (directory, csv) = file("report.csv");
+        let page = directory.path().join("report.html");
+        let mut command = bench(&format!("{scenario} {words}"));
+        command.arg("--csv").arg(&csv).arg("--html").arg(&page);
+        let (ended, report) = report_of(command);
+        assert_eq!(ended.status.code(), Some(code), "{words}: {ended:?}");
+        assert!(ended.stderr.contains(why), "{words}: {ended:?}");
+        assert_eq!(report["is_partial"], true, "{report}");
+        assert!(report["troubles"][0].as_str().unwrap().contains(why), "{report}");
+        assert_eq!(report["sides"][0]["rounds"].as_array().unwrap().len(), rounds, "{report}");
+        if rounds > 0 {
+            assert!(round(&report)["trouble"].as_str().unwrap().contains(why), "{report}");
+            let note = round(&report)["notes"][0].as_str().unwrap();
+            assert!(note.ends_with("of 60 connections were opened"), "{report}");
+        }
+        let page = std::fs::read_to_string(page).unwrap();
+        assert!(page.contains("<b>Partial:</b>") && page.contains(why), "{page}");
+        assert!(std::fs::read_to_string(csv).unwrap().starts_with("scenario,"));
+    }
+    full.stop();
+}
+
+#[test]
+fn a_bus_that_dies_before_anything_is_measured_leaves_a_partial_report() {
+    for (words, phase) in [
+        ("idle --connections 20 --duration 60", "] measuring"),
+        ("fanout --members 5 --duration 1 --warmup 60", "] warming up"),
+        ("slow --members 5 --publishers 1 --slow 1 --duration 1 --warmup 60", "] warming up"),
+    ] {
+        let mut daemon = Daemon::start(&[]).expect_errors();
+        let (_directory, path) = file("report.json");
+        let mut command = program();
+        command.arg("bench").args(format!("{words} {}", target(daemon.bus)).split(' '));
+        command.arg("--json").arg(&path);
+        let mut process = Process::spawn(command);
+        while !process.line().contains(phase) {}
+        daemon.signal(Signal::TERM);
+        daemon.wait();
+        let ended = process.wait();
+        assert_eq!(ended.status.code(), Some(1), "{words}: {ended:?}");
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(report["is_partial"], true, "{report}");
+        assert!(round(&report)["trouble"].as_str().unwrap().contains("ended"), "{report}");
+        assert!(round(&report)["figures"]["rate"].is_null(), "{report}");
+    }
+}
+
+#[test]
+fn a_bus_that_hangs_is_told_and_nothing_counts_as_lost() {
+    let daemon = Daemon::start(&[]);
+    let words = format!("fanout --members 5 --duration 3 --timeout 1 {}", target(daemon.bus));
+    let (_directory, path) = file("report.json");
+    let mut command = bench(&words);
+    command.arg("--json").arg(&path);
+    let mut process = Process::spawn(command);
+    while !process.line().contains("measuring") {}
+    daemon.signal(Signal::STOP);
+    let ended = process.wait();
+    daemon.signal(Signal::CONT);
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("answers no more: for 1s nothing came"), "{ended:?}");
+    let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    assert_eq!(report["is_partial"], true, "{report}");
+    assert!(report["troubles"][0].as_str().unwrap().contains("answers no more"), "{report}");
+    assert_eq!(round(&report)["checks"]["lost"], 0, "{report}");
+    daemon.stop();
 }
 
 #[test]
@@ -257,7 +338,11 @@ fn a_sweep_finds_the_highest_rate_that_is_borne() {
         Some(knee) => {
             assert_eq!(ended.status.code(), Some(0), "{ended:?}");
             assert!((1_000.0..=2_000.0).contains(&knee), "{ended:?}");
-            assert!(ended.stdout.contains("the knee is at "), "{ended:?}");
+            assert!(ended.stdout.contains("the knee is at"), "{ended:?}");
+            let is_highest = knee == 2_000.0;
+            assert_eq!(report["sides"][0]["is_at_least"], is_highest, "{ended:?}");
+            let words = "the knee is at least 2,000 deliveries a second";
+            assert_eq!(ended.stdout.contains(words), is_highest, "{ended:?}");
         }
         None => {
             assert_eq!(ended.status.code(), Some(1), "{ended:?}");
@@ -288,7 +373,13 @@ fn the_page_and_the_table_of_values_need_nothing_else() {
     assert_eq!(lines.len(), 4, "{csv}");
     assert!(lines[0].starts_with("scenario,side,round,asked,rate,p50"), "{csv}");
     assert!(lines[3].starts_with("fanout,arqonbus,median,"), "{csv}");
-    let columns = |line: &str| line.split(',').count();
+    for fact in ["trouble", "host-processor", "host-kernel", "host-memory"] {
+        assert!(lines[0].split(',').any(|column| column == fact), "{fact}: {csv}");
+    }
+    // A comma within quotes ends no cell.
+    let columns = |line: &str| {
+        line.split('"').step_by(2).map(|bare| bare.matches(',').count()).sum::<usize>()
+    };
     assert!(lines.iter().all(|line| columns(line) == columns(lines[0])), "{csv}");
 }
 
@@ -306,10 +397,43 @@ fn two_reports_are_compared_and_differences_named() {
     let text = run_command(command, "").ok();
     assert!(text.contains("plans differ") && text.contains("connections 4 and 6"), "{text}");
     assert!(text.contains("deliveries a second"), "{text}");
+    assert!(text.contains("take this with care: the plans differ"), "{text}");
+    let partial = std::fs::read_to_string(&paths[0]).unwrap();
+    let partial = partial.replace("\"is_partial\": false", "\"is_partial\": true");
+    let paths = [&paths[0], &directory.path().join("partial.json")];
+    std::fs::write(paths[1], partial).unwrap();
     let mut command = program();
-    command.args(["bench", "compare"]).arg(&paths[0]).arg(directory.path().join("none.json"));
+    command.args(["bench", "compare"]).args(paths);
+    let text = run_command(command, "").ok();
+    assert!(text.contains("partial.json is partial"), "{text}");
+    assert!(!text.contains("plans differ"), "{text}");
+    let mut command = program();
+    command.args(["bench", "compare"]).arg(paths[0]).arg(directory.path().join("none.json"));
     let ended = run_command(command, "");
     assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+}
+
+#[test]
+fn a_report_that_can_not_be_written_is_refused_before_the_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let kept = directory.path().join("kept.json");
+    std::fs::write(&kept, "kept").unwrap();
+    let (new, nowhere) = (directory.path().join("new.csv"), directory.path().join("none/x.html"));
+    let mut run = bench("fanout --members 5");
+    run.arg("--json").arg(&kept).arg("--csv").arg(&new).arg("--html").arg(&nowhere);
+    let mut tune = program();
+    tune.args(["tune", "--quick", "--out"]).arg(kept.join("x.toml"));
+    let mut tune_page = program();
+    tune_page.args(["tune", "--quick", "--out"]).arg(directory.path().join("new/x.toml"));
+    tune_page.arg("--html").arg(&nowhere);
+    for command in [run, tune, tune_page] {
+        let ended = run_command(command, "");
+        assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+        assert!(ended.stderr.contains("can't be written"), "{ended:?}");
+        assert_eq!(ended.stdout, "", "nothing was begun");
+    }
+    assert_eq!(std::fs::read_to_string(&kept).unwrap(), "kept");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
 }
 
 #[test]

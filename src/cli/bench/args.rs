@@ -34,7 +34,8 @@ pub(super) enum What {
     Mix(MixArgs),
     /// A scenario with fixed settings, by its number or its name.
     Preset(PresetArgs),
-    /// Put two reports side by side.
+    /// Put two reports side by side. Differences, other plans and partial reports are told, and do not
+    /// change the exit code.
     Compare(CompareArgs),
 }
 
@@ -188,7 +189,7 @@ pub(super) struct CommonArgs {
     pub(super) sweep_steps: u32,
     /// A rate is borne if nothing is lost and p99 stays below this.
     #[arg(long, value_name = "TIME", default_value = "10ms", help_heading = "Load")]
-    #[arg(value_parser = crate::cli::bench::threshold::time)]
+    #[arg(value_parser = knee_p99)]
     pub(super) knee_p99: f64,
     /// Bytes of a message's payload.
     #[arg(long, value_name = "BYTES", help_heading = "Load")]
@@ -284,6 +285,14 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// Reads what p99 must stay below, in nanoseconds: no more than a latency that can be told.
+fn knee_p99(text: &str) -> Result<f64, String> {
+    crate::cli::bench::threshold::time(text)
+        .ok()
+        .filter(|time| (1.0..=600e9).contains(time))
+        .ok_or_else(|| "give from 1ns to 600s, with the unit: ns, us, ms or s".into())
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     number(text, 0.1, 3_600.0, "seconds").map(Duration::from_secs_f64)
 }
@@ -301,6 +310,24 @@ fn number(text: &str, least: f64, most: f64, what: &str) -> Result<f64, String> 
 }
 
 #[cfg(test)]
+impl What {
+    /// What these words of a command line say, presets expanded.
+    pub(super) fn of_words(words: &str) -> Result<What, crate::cli::failure::Failure> {
+        use crate::cli::failure::Failure;
+        use clap::Parser;
+        #[derive(Parser)]
+        struct Typed {
+            #[command(subcommand)]
+            what: What,
+        }
+        let words = ["bench"].into_iter().chain(words.split(' '));
+        let typed =
+            Typed::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?;
+        Ok(typed.what.expanded()?.unwrap_or(typed.what))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -315,6 +342,12 @@ mod tests {
             (duration("0").map(drop), "from 0.1 to 3600"),
             (duration("1e9").map(drop), "from 0.1 to 3600"),
             (warmup("-1").map(drop), "from 0 to 600"),
+            (knee_p99("0ms").map(drop), "from 1ns to 600s"),
+            (knee_p99("601s").map(drop), "from 1ns to 600s"),
+            (knee_p99("5").map(drop), "from 1ns to 600s"),
+            (crate::cli::target::seconds("0").map(drop), "from 0.001 to 86400"),
+            (crate::cli::target::seconds("1e30").map(drop), "from 0.001 to 86400"),
+            (crate::cli::target::seconds("nan").map(drop), "from 0.001 to 86400"),
         ] {
             let told = answer.unwrap_err();
             assert!(told.contains(range), "{told}");

@@ -2,7 +2,7 @@
 
 use crate::cli::bench::args::CompareArgs;
 use crate::cli::bench::figures::{Better, Figure, written};
-use crate::cli::bench::report::{Report, Side};
+use crate::cli::bench::report::{Bound, Report, Side};
 use crate::cli::bench::table::aligned;
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
@@ -35,7 +35,25 @@ fn lines(before: &Report, after: &Report, paths: [&Path; 2]) -> Vec<String> {
             lines.extend(table(side, other));
         }
     }
+    let reasons = reasons_for_care(before, after, paths);
+    if !reasons.is_empty() {
+        lines.extend([String::new(), format!("take this with care: {}", reasons.join("; "))]);
+    }
     lines
+}
+
+/// Why the two may not be measured by each other.
+fn reasons_for_care(before: &Report, after: &Report, paths: [&Path; 2]) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if before.plan != after.plan {
+        reasons.push("the plans differ, so the two did not do the same".to_owned());
+    }
+    for (path, report) in paths.iter().zip([before, after]).filter(|(_, report)| report.is_partial)
+    {
+        let why = report.troubles.first().map(|why| format!(" ({why})")).unwrap_or_default();
+        reasons.push(format!("{} is partial{why}", path.display()));
+    }
+    reasons
 }
 
 /// What is not the same about how the two were measured.
@@ -91,17 +109,17 @@ fn table(before: &Side, after: &Side) -> Vec<String> {
         "ratio".to_owned(),
         String::new(),
     ]];
-    let knees = before.knee.zip(after.knee).map(|(one, other)| (Figure::Rate, "knee", one, other));
-    let figures = Figure::ALL.iter().filter_map(|&figure| {
-        Some((figure, figure.name(), before.median.get(figure)?, after.median.get(figure)?))
-    });
-    for (figure, name, one, other) in knees.into_iter().chain(figures) {
+    rows.extend(knees(before, after));
+    for &figure in Figure::ALL {
+        let (Some(one), Some(other)) = (before.median.get(figure), after.median.get(figure)) else {
+            continue;
+        };
         if one == 0.0 && other == 0.0 {
             continue;
         }
         let unit = figure.unit();
         rows.push(vec![
-            name.to_owned(),
+            figure.name().to_owned(),
             written(one, unit),
             written(other, unit),
             if one > 0.0 { format!("{:.2}x", other / one) } else { "-".into() },
@@ -109,6 +127,27 @@ fn table(before: &Side, after: &Side) -> Vec<String> {
         ]);
     }
     aligned(&rows)
+}
+
+/// The row of the knees, if both have one. Of one that is only known to be at least so high, it may be
+/// known all the same that it is better.
+fn knees(before: &Side, after: &Side) -> Option<Vec<String>> {
+    let (one, other) = (before.knee?, after.knee?);
+    let verdict = verdict(Better::More, one, other);
+    let (ratio, verdict) = match after.knee_against(before) {
+        None => ("-".to_owned(), ""),
+        Some((bound, ratio)) => {
+            let may_be_otherwise = match bound {
+                Bound::Exact => "",
+                Bound::AtLeast => "worse",
+                Bound::AtMost => "better",
+            };
+            let verdict = if verdict == may_be_otherwise { "" } else { verdict };
+            (format!("{}{ratio:.2}x", bound.words()), verdict)
+        }
+    };
+    let row = ["knee".into(), before.knee_words()?, after.knee_words()?, ratio, verdict.into()];
+    Some(row.into())
 }
 
 fn verdict(better: Better, one: f64, other: f64) -> &'static str {
@@ -138,6 +177,32 @@ mod tests {
             &mut paths,
         );
         assert_eq!(paths, ["a.b 1 and 2", "d null and \"x\""]);
+    }
+
+    #[test]
+    fn a_knee_that_is_only_known_to_be_at_least_there_is_told_so() {
+        let side = |knee, is_at_least| Side { knee, is_at_least, ..Side::new("arqonbus") };
+        for (before, after, row) in [
+            ((1_000.0, false), (2_000.0, false), ["1,000", "2,000", "2.00x", "better"]),
+            (
+                (1_000.0, false),
+                (2_000.0, true),
+                ["1,000", "at least 2,000", "at least 2.00x", "better"],
+            ),
+            ((2_000.0, false), (1_000.0, true), ["2,000", "at least 1,000", "at least 0.50x", ""]),
+            ((1_000.0, true), (2_000.0, false), ["at least 1,000", "2,000", "at most 2.00x", ""]),
+            (
+                (2_000.0, true),
+                (1_000.0, false),
+                ["at least 2,000", "1,000", "at most 0.50x", "worse"],
+            ),
+            ((1_000.0, true), (2_000.0, true), ["at least 1,000", "at least 2,000", "-", ""]),
+        ] {
+            let sides = [before, after].map(|(knee, is_at_least)| side(Some(knee), is_at_least));
+            let told = knees(&sides[0], &sides[1]).unwrap();
+            assert_eq!(told[1..], row, "{before:?} {after:?}");
+        }
+        assert_eq!(knees(&side(None, false), &side(Some(1.0), false)), None);
     }
 
     #[test]

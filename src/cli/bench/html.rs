@@ -94,8 +94,8 @@ fn cards(page: &mut String, report: &Report) {
             escaped(name)
         );
     };
-    if let Some(knee) = side.knee {
-        card("knee, deliveries a second", &grouped(knee));
+    if let Some(knee) = side.knee_words() {
+        card("knee, deliveries a second", &knee);
     }
     let about_messages =
         [Figure::Rate, Figure::P50, Figure::P99, Figure::Recovery, Figure::Cpu, Figure::Calls];
@@ -267,6 +267,7 @@ fn numbers(page: &mut String, report: &Report) {
     let is_swept = !report.plan.sweep.is_empty();
     for side in &report.sides {
         let what = match (is_swept, side.rounds.len()) {
+            (true, _) if side.is_at_least => ", at the highest rate that was borne",
             (true, _) => ", at the knee",
             (_, 0 | 1) => "",
             _ => ", median",

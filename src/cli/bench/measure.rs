@@ -9,7 +9,7 @@ use crate::cli::bench::plan::Plan;
 use crate::cli::bench::report::{Report, Round, Step};
 use crate::cli::bench::round::{Stage, play_round};
 use crate::cli::bench::server::RelayCounts;
-use crate::cli::bench::shared::Shared;
+use crate::cli::bench::shared::{Shared, Trouble};
 use crate::cli::bench::stencil::Naming;
 use crate::cli::bench::sweep::{self, Search};
 use crate::cli::bench::table;
@@ -49,16 +49,15 @@ impl Measurement<'_> {
                     1 => report.sides[side].name.clone(),
                     _ => format!("{} {number}/{all}", report.sides[side].name),
                 };
-                let round = self.play_one(&report.plan, side, label.clone(), console)?;
+                let (round, trouble) = self.play_one(&report.plan, side, label.clone(), console)?;
                 if all > 1 || report.sides.len() > 1 {
                     console.line(format!("{label}: {}", table::in_short(&round)))?;
                     console.flush()?;
                 }
-                let trouble = round.trouble.clone();
                 report.sides[side].rounds.push(round);
                 console.reactor.check()?;
                 if let Some(trouble) = trouble {
-                    return Err(Failure::Refused(trouble));
+                    return Err(trouble.into_failure());
                 }
             }
         }
@@ -74,69 +73,67 @@ impl Measurement<'_> {
             has_more = false;
             for (side, search) in searches.iter_mut().enumerate() {
                 let Some(rate) = search.next() else {
+                    report.sides[side].is_at_least &= search.is_open_above();
                     continue;
                 };
                 has_more = true;
-                let round = self.play_step(report, side, rate, console)?;
+                let (round, trouble) = self.play_step(report, side, rate, console)?;
                 let is_borne = round.step.as_ref().is_some_and(|step| step.failed.is_none());
                 search.note(rate, is_borne);
                 let one = &mut report.sides[side];
                 if search.knee() == Some(rate) {
                     one.knee = Some(rate);
+                    // Until the search has come to its end.
+                    one.is_at_least = true;
                     one.median = round.figures.clone();
                 }
                 one.rounds.push(round);
+                if let Some(trouble) = trouble {
+                    return Err(trouble.into_failure());
+                }
             }
-        }
-        for (side, search) in report.sides.iter_mut().zip(&searches) {
-            side.knee = search.knee();
-            let at_knee = |round: &&Round| {
-                round.step.as_ref().is_some_and(|step| Some(step.rate) == side.knee)
-            };
-            side.median = side
-                .rounds
-                .iter()
-                .find(at_knee)
-                .map(|round| round.figures.clone())
-                .unwrap_or_default();
         }
         Ok(())
     }
 
     /// A rate that is not borne gets a second try: the machine may have been busy with something.
+    /// Gives also what ends the sweep.
     fn play_step(
         &mut self,
         report: &Report,
         side: usize,
         rate: f64,
         console: &mut Console,
-    ) -> Result<Round, Failure> {
+    ) -> Result<(Round, Option<Trouble>), Failure> {
         let plan = report.plan.at_rate(rate, self.layout);
         let label = format!("{} {:>9}", report.sides[side].name, grouped(rate));
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut round = self.play_one(&plan, side, label.clone(), console)?;
+            let (mut round, trouble) = self.play_one(&plan, side, label.clone(), console)?;
             console.reactor.check()?;
             let failed = sweep::failure(&round, rate, plan.knee_p99_ns);
             let is_borne = failed.is_none();
             round.step = Some(Step { rate, failed });
             console.line(format!("{label}: {}", table::in_short(&round)))?;
             console.flush()?;
-            if is_borne || tries == 2 {
-                return Ok(round);
+            // Who can't even be loaded will not be at another rate.
+            let trouble = trouble.filter(|_| round.figures.get(Figure::Rate).is_none());
+            if is_borne || tries == 2 || trouble.is_some() {
+                return Ok((round, trouble));
             }
         }
     }
 
-    /// One round of one side, with a fresh server if it is not a target.
+    /// One round of one side, with a fresh server if it is not a target, and what ended it early. A
+    /// round in which no connection was opened is none.
     fn play_one(
         &mut self,
         plan: &Plan,
         side: usize,
         label: String,
         console: &mut Console,
-    ) -> Result<Round, Failure> {
+    ) -> Result<(Round, Option<Trouble>), Failure> {
         let common = self.common;
         let mut aim = match (side, &common.relay, &common.target) {
             (1, Some(program), _) => Aim::at_relay(program, common)?,
@@ -155,18 +152,19 @@ impl Measurement<'_> {
         let client_cpus = common.client_cpus.as_ref();
         let stage = Stage { plan, shared: &shared, watched: aim.watched, client_cpus };
         let mut round = play_round(&stage, label, console)?;
+        let mut trouble = shared.trouble();
         // A Ctrl-C on the terminal ends the daemon, too; that needs no further words.
         let is_stopped = console.reactor.check().is_err();
-        if let Some(how) = aim.has_ended().filter(|_| round.trouble.is_some() && !is_stopped) {
-            round.trouble = Some(how);
+        if let Some(how) = aim.has_ended().filter(|_| trouble.is_some() && !is_stopped) {
+            round.trouble = Some(how.clone());
+            trouble = Some(Trouble::Died(how));
         }
         if let Some(counts) = aim.let_go().filter(|counts| counts.frames_out > 0) {
             round.figures.set(Figure::Calls, relay_calls(&counts));
         }
-        match (shared.trouble(), round.figures.get(Figure::Rate)) {
-            // Nothing was measured: there is only the trouble to tell.
-            (Some(trouble), None) => Err(trouble.into_failure()),
-            _ => Ok(round),
+        match trouble {
+            Some(trouble) if shared.sums().opened == 0 => Err(trouble.into_failure()),
+            trouble => Ok((round, trouble)),
         }
     }
 }

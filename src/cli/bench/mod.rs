@@ -5,7 +5,7 @@
 //! | `args` `presets` `plan` `layout` | what was typed; settings with a name; what it means; who is in which room |
 //! | `stamp` `stencil` `shape` `ledger` | what a message carries; how it is made; how it is recognised; what is wrong with it |
 //! | `core` `pace` `frames` `shared` `timeline` | the clients: threads, schedule, WebSocket frames, what they share, time |
-//! | `measure` `sweep` `round` `summary` `progress` | all rounds; the search for the knee; one round; what it means; what is shown meanwhile |
+//! | `measure` `sweep` `round` `pulse` `summary` `progress` | all rounds; the search for the knee; one round; whether the server lives; what it means; what is shown meanwhile |
 //! | `aim` `site` `server` `vitals` `counters` `cpus` | the server: which, where, starting it, what it costs, on which cores |
 //! | `report` `figures` `table` `csv` `html` `svg` `compare` `threshold` | what is kept, its numbers, and how it is shown and judged |
 //!
@@ -13,7 +13,7 @@
 //! measures itself; tungstenite's client is in the tests, where it is a second opinion.
 //!
 //! *Invariants*: every message is checked at every member; a round that ended early still reports
-//! what it has; load goes to this machine unless the person said otherwise.
+//! what it has, and a run that could not begin still writes its files; load goes to this machine unless the person said otherwise.
 //!
 //! *Not here*: what a bus is. It is a program that is started, and an address.
 
@@ -34,6 +34,7 @@ mod pace;
 mod plan;
 mod presets;
 mod progress;
+mod pulse;
 mod report;
 mod round;
 mod server;
@@ -60,6 +61,7 @@ use crate::cli::bench::report::{FORMAT, Report, Side};
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
 use crate::cli::machine::Facts;
+use crate::cli::place;
 use crate::protocol::timestamp;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -80,6 +82,10 @@ pub(super) fn run(args: &BenchArgs, console: &mut Console) -> Result<(), Failure
         return Ok(());
     };
     let (plan, layout) = Plan::of(what, common)?;
+    for (path, flag) in [(&common.json, "--json"), (&common.csv, "--csv"), (&common.html, "--html")]
+    {
+        path.as_ref().map_or(Ok(()), |path| place::check(path, flag))?;
+    }
     let mut report = new_report(plan, common);
     for line in table::opening(&report) {
         console.line(line)?;
@@ -92,11 +98,14 @@ pub(super) fn run(args: &BenchArgs, console: &mut Console) -> Result<(), Failure
         report.is_partial = true;
         report.troubles.extend(failure.sentence().map(str::to_owned));
     }
-    let has_rounds = report.sides.iter().any(|side| !side.rounds.is_empty());
+    report.sides.iter_mut().for_each(Side::settle);
+    // A wrong command line is no run that could be reported.
+    if !matches!(outcome, Err(Failure::Usage(_))) {
+        write_files(&report, common)?;
+    }
     // Who could not even begin needs no figures.
-    if outcome.is_ok() || has_rounds {
-        report.sides.iter_mut().for_each(Side::settle);
-        tell(&report, common, console)?;
+    if outcome.is_ok() || report.sides.iter().any(|side| !side.rounds.is_empty()) {
+        tell(&report, console)?;
     }
     outcome?;
     judge(&report, common, console)
@@ -119,8 +128,8 @@ fn new_report(plan: Plan, common: &CommonArgs) -> Report {
     }
 }
 
-/// Shows the report and writes the files that were asked for.
-fn tell(report: &Report, common: &CommonArgs, console: &mut Console) -> Result<(), Failure> {
+/// Shows the report.
+fn tell(report: &Report, console: &mut Console) -> Result<(), Failure> {
     console.line("")?;
     for line in table::closing(report) {
         console.line(line)?;
@@ -130,6 +139,11 @@ fn tell(report: &Report, common: &CommonArgs, console: &mut Console) -> Result<(
             console.line(knee_words(report, side))?;
         }
     }
+    console.flush()
+}
+
+/// Writes the files that were asked for.
+fn write_files(report: &Report, common: &CommonArgs) -> Result<(), Failure> {
     if let Some(path) = &common.json {
         write(path, &report.to_json()?)?;
     }
@@ -139,16 +153,19 @@ fn tell(report: &Report, common: &CommonArgs, console: &mut Console) -> Result<(
     if let Some(path) = &common.html {
         write(path, &html::render(report))?;
     }
-    console.flush()
+    Ok(())
 }
 
 fn knee_words(report: &Report, side: &Side) -> String {
     let limit = written(report.plan.knee_p99_ns, Figure::P99.unit());
-    match side.knee {
+    let (at, how) = match side.is_at_least {
+        true => ("", "; sweep higher rates to find it"),
+        false => ("at ", ""),
+    };
+    match side.knee_words() {
         Some(knee) => format!(
-            "{}: the knee is at {} deliveries a second: p99 below {limit} and nothing lost",
-            side.name,
-            figures::grouped(knee)
+            "{}: the knee is {at}{knee} deliveries a second: p99 below {limit} and nothing lost{how}",
+            side.name
         ),
         None => format!("{}: not even the lowest rate was borne", side.name),
     }

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// The most groups one connection is in: the protocol's longest `join` list.
 const SEATS_MAX: usize = crate::base::limits::JOIN_LIST_MAX;
+/// The most connections that share rooms.
+const CONNECTIONS_MAX: usize = 18_000;
 /// The descriptors that the program needs beside one for each connection.
 const OTHER_DESCRIPTORS: u64 = 256;
 /// The most bytes that the clients' tables may take: a guard against a slip of the pen.
@@ -258,15 +260,24 @@ fn rooms(args: &RoomsArgs, seed: u64) -> Result<Layout, Failure> {
     check_descriptors(connections as usize)?;
     if members > connections {
         return Err(Failure::Usage(format!(
-            "rooms of {members} need at least {members} connections, not {connections}"
+            "rooms of {members} need as many connections, not {connections}: give from {members} to \
+             {CONNECTIONS_MAX} --connections"
         )));
     }
     let seats = (rooms as usize * members as usize).div_ceil(connections as usize);
     let refused = |seats: usize| {
+        let least = (rooms as usize * members as usize).div_ceil(SEATS_MAX) + 1;
+        let least = least.max(connections as usize + 1);
+        let what = match least <= CONNECTIONS_MAX {
+            true => format!("give from {least} to {CONNECTIONS_MAX} --connections"),
+            // The last connection is left free, since the rooms are not spread quite evenly.
+            false => {
+                let most = SEATS_MAX * (connections as usize - 1) / members as usize;
+                format!("give from 1 to {} --rooms", most.max(1))
+            }
+        };
         Failure::Usage(format!(
-            "a connection would be in {seats} rooms, and can be in {SEATS_MAX} at most; give at \
-             least {} --connections",
-            (rooms as usize * members as usize).div_ceil(SEATS_MAX) + 1
+            "a connection would be in {seats} rooms, and can be in {SEATS_MAX} at most; {what}"
         ))
     };
     if seats > SEATS_MAX {
@@ -282,10 +293,13 @@ fn rooms(args: &RoomsArgs, seed: u64) -> Result<Layout, Failure> {
 fn slow(args: &SlowArgs) -> Result<Scene, Failure> {
     let SlowArgs { rooms, members, publishers, slow, .. } = *args;
     if publishers + slow >= members {
+        let what = match members.saturating_sub(publishers + 1) {
+            0 => format!("from 1 to {} --publishers, and then fewer --slow", members - 2),
+            most => format!("from 1 to {most} --slow"),
+        };
         return Err(Failure::Usage(format!(
             "of {members} members {publishers} publish and {slow} stop reading; at least one must be \
-             left: give from 1 to {} --slow",
-            members.saturating_sub(publishers + 1)
+             left: give {what}"
         )));
     }
     check_descriptors(rooms as usize * members as usize)?;
@@ -354,11 +368,13 @@ fn check_publishers(publishers: u32, members: u32) -> Result<(), Failure> {
 fn check_size(layout: &Layout) -> Result<(), Failure> {
     let cursors = layout.groups.iter().map(|group| group.members.len() * group.streams.len());
     let cursors: u64 = cursors.map(|count| count as u64).sum();
+    let members: u64 = layout.groups.iter().map(|group| group.members.len() as u64).sum();
     match cursors <= CURSORS_MAX {
         true => Ok(()),
         false => Err(Failure::Usage(format!(
             "every member checks every publisher of its room: that would be {cursors} accounts, and \
-             {CURSORS_MAX} is the most; give fewer --publishers"
+             {CURSORS_MAX} is the most; give from 1 to {} --publishers",
+            (CURSORS_MAX / members.max(1)).max(1)
         ))),
     }
 }
@@ -376,8 +392,8 @@ fn check_descriptors(connections: usize) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(Failure::Usage(format!(
             "{connections} connections need a file descriptor each, and this process may have {most}: \
-             give at most {} connections, or raise the limit (ulimit -Hn)",
-            most.saturating_sub(OTHER_DESCRIPTORS)
+             give from 1 to {} connections, or raise the limit (ulimit -Hn)",
+            most.saturating_sub(OTHER_DESCRIPTORS).max(1)
         ))),
     }
 }
@@ -410,19 +426,9 @@ impl What {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser;
-
-    #[derive(Parser)]
-    struct Typed {
-        #[command(subcommand)]
-        what: What,
-    }
 
     fn plan(words: &str) -> Result<Plan, Failure> {
-        let words = ["bench"].into_iter().chain(words.split(' '));
-        let typed =
-            Typed::try_parse_from(words).map_err(|error| Failure::Usage(error.to_string()))?;
-        let what = typed.what.expanded()?.unwrap_or(typed.what);
+        let what = What::of_words(words)?;
         let common = what.common().unwrap().clone();
         Plan::of(&what, &common).map(|(plan, _)| plan)
     }
@@ -456,8 +462,14 @@ mod tests {
             ("fanout --payload 10", "52..=1000000"),
             ("fanout --rooms 10000 --members 18000", "file descriptor each"),
             ("fanout --rate 5 --in-flight 5", "cannot be used with"),
-            ("rooms --rooms 1000 --members 10 --connections 10", "at most; give at least"),
-            ("rooms --members 10 --connections 9", "at least 10 connections"),
+            ("rooms --rooms 1000 --members 10 --connections 10", "to 18000 --connections"),
+            ("rooms --rooms 100000 --members 1000 --connections 1000", "give from 1 to "),
+            ("rooms --members 10 --connections 9", "from 10 to 18000 --connections"),
+            ("fanout --members 15000 --publishers 15000", "from 1 to 6666 --publishers"),
+            ("fanout --timeout 0", "from 0.001 to 86400"),
+            ("fanout --timeout 1e30", "from 0.001 to 86400"),
+            ("fanout --rate-sweep 1..2 --knee-p99 0ms", "from 1ns to 600s"),
+            ("slow --members 5 --slow 9", "from 1 to 3 --publishers"),
             ("idle --connections 999999", "ulimit"),
             ("idle --rate 5", "send nothing"),
             ("slow --members 10 --publishers 5 --slow 5", "from 1 to 4 --slow"),

@@ -4,7 +4,7 @@
 //! the same: what it lacks is absent.
 
 use crate::cli::bench::counters::Calls;
-use crate::cli::bench::figures::{Figure, Figures};
+use crate::cli::bench::figures::{Figure, Figures, grouped};
 use crate::cli::bench::ledger::Checks;
 use crate::cli::bench::plan::Plan;
 use crate::cli::bench::timeline::{Latencies, Moment};
@@ -50,6 +50,21 @@ pub(super) struct Side {
     /// The highest rate that it bore, if rates were swept and it bore one.
     #[serde(default)]
     pub(super) knee: Option<f64>,
+    /// Whether the knee may be higher: every rate above it was borne or was not tried, or the sweep
+    /// ended early.
+    #[serde(default)]
+    pub(super) is_at_least: bool,
+}
+
+/// How well a ratio is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bound {
+    /// It is so.
+    Exact,
+    /// It is so or larger.
+    AtLeast,
+    /// It is so or smaller.
+    AtMost,
 }
 
 /// One round.
@@ -137,13 +152,41 @@ impl Side {
     /// Nothing measured yet.
     pub(super) fn new(name: &str) -> Side {
         let (rounds, median) = (Vec::new(), Figures::default());
-        Side { name: name.into(), rounds, median, knee: None }
+        Side { name: name.into(), rounds, median, knee: None, is_at_least: false }
     }
 
     /// Takes the medians of the rounds.
     pub(super) fn settle(&mut self) {
         if self.knee.is_none() {
             self.median = Figures::median(self.rounds.iter().map(|round| &round.figures));
+        }
+    }
+
+    /// The knee in words.
+    pub(super) fn knee_words(&self) -> Option<String> {
+        let at_least = if self.is_at_least { "at least " } else { "" };
+        self.knee.map(|knee| format!("{at_least}{}", grouped(knee)))
+    }
+
+    /// How far the knee is from another's, as far as that can be said.
+    pub(super) fn knee_against(&self, other: &Side) -> Option<(Bound, f64)> {
+        let bound = match (self.is_at_least, other.is_at_least) {
+            (false, false) => Bound::Exact,
+            (true, false) => Bound::AtLeast,
+            (false, true) => Bound::AtMost,
+            (true, true) => return None,
+        };
+        Some((bound, self.knee? / other.knee?))
+    }
+}
+
+impl Bound {
+    /// What is said before the number.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Bound::Exact => "",
+            Bound::AtLeast => "at least ",
+            Bound::AtMost => "at most ",
         }
     }
 }

@@ -8,8 +8,10 @@
 use crate::cli::bench::core::{CoreReport, play};
 use crate::cli::bench::counters::{self, Calls};
 use crate::cli::bench::cpus::Cpus;
+use crate::cli::bench::figures::grouped;
 use crate::cli::bench::plan::{Act, Plan};
 use crate::cli::bench::progress::Progress;
+use crate::cli::bench::pulse::has_pulse;
 use crate::cli::bench::report::Round;
 use crate::cli::bench::shared::{Shared, Sums, Trouble};
 use crate::cli::bench::summary::summarise;
@@ -165,6 +167,9 @@ fn conduct(
     // It is set here only, and once.
     let _ = shared.timeline.set(timeline);
     sleep_until(shared, console, progress, timeline.from_ns)?;
+    if shared.is_over.load(Relaxed) {
+        return Ok(());
+    }
     let first = Sample::first(shared, watched);
     let slept = sleep_until(shared, console, progress, timeline.to_ns);
     // A round that ends early is measured as far as it went.
@@ -174,7 +179,8 @@ fn conduct(
     run_dry(stage, progress, console)
 }
 
-/// Waits until everything that was sent has come, or nothing more comes.
+/// Waits until everything that was sent has come, or nothing more comes. What a server that lives
+/// still owes then is lost; one that hangs may yet deliver it.
 fn run_dry(
     stage: &Stage<'_>,
     progress: &mut Progress,
@@ -188,10 +194,24 @@ fn run_dry(
             last = (sums, Instant::now());
         }
         let quiet = last.1.elapsed();
-        let is_dry = sums.received >= sums.expected && sums.held == 0 && sums.asked == 0;
         let is_slow_dry = stage.plan.act != Act::Stall || quiet > QUIET;
-        is_dry && is_slow_dry || quiet > shared.timeout
-    })
+        owed(&sums) == 0 && is_slow_dry || quiet > shared.timeout
+    })?;
+    let owed = owed(&shared.sums());
+    if owed > 0 && !shared.is_over.load(Relaxed) && !has_pulse(shared, console)? {
+        shared.raise(Trouble::Died(format!(
+            "{} answers no more: for {:?} nothing came, while {} messages were owed",
+            shared.site.host,
+            shared.timeout,
+            grouped(owed as f64)
+        )));
+    }
+    Ok(())
+}
+
+/// The messages and answers that are still to come, and what could not be sent yet.
+fn owed(sums: &Sums) -> u64 {
+    sums.expected.saturating_sub(sums.received) + sums.held + sums.asked
 }
 
 fn sleep_until(

@@ -202,6 +202,19 @@ impl Shared {
         })
     }
 
+    /// What these words of a command line make, at a server that is nowhere.
+    #[cfg(test)]
+    pub(super) fn of_words(words: &str) -> Shared {
+        use crate::cli::bench::site::Dialect;
+        let what = crate::cli::bench::args::What::of_words(words).unwrap();
+        let common = what.common().unwrap();
+        let (plan, layout) = Plan::of(&what, common).unwrap();
+        let site = Site::local(Dialect::Bus, "127.0.0.1:9".parse().unwrap());
+        let mut rng = fastrand::Rng::with_seed(plan.seed);
+        let naming = Naming::new(&mut rng);
+        Shared::new(&plan, &layout, site, common.timeout, naming, &mut rng).unwrap()
+    }
+
     /// The sums of what all cores have done.
     pub(super) fn sums(&self) -> Sums {
         let sum = |of: fn(&Totals) -> &AtomicU64| {

@@ -33,6 +33,10 @@ pub(super) fn summarise(
         trouble: shared.trouble().map(|trouble| trouble.sentence().to_owned()),
         ..Round::default()
     };
+    if watch.connected_ns.is_none() {
+        let (opened, all) = (sums.opened, plan.connections);
+        round.notes.push(format!("{opened} of {all} connections were opened"));
+    }
     set_clients(plan, &mut round, shared, watch, &reports);
     let figures = &mut round.figures;
     let seconds = watch.connected_ns.map(|ns| ns.max(1) as f64 / 1e9);
@@ -47,10 +51,10 @@ pub(super) fn summarise(
     }
     set_pieces(plan, &mut round, shared, watch);
     match plan.act {
-        Act::Stall => tell_slow(&mut round, &reports),
+        Act::Stall if watch.measured.is_some() => tell_slow(&mut round, &reports),
         Act::Storm => tell_storm(&mut round, &reports),
         Act::Mix { .. } => tell_chores(&mut round, &mut reports, watch.is_whole),
-        Act::Steady | Act::Idle => {}
+        Act::Steady | Act::Idle | Act::Stall => {}
     }
     round.checks = close_accounts(shared, reports, watch.is_whole);
     round.count_checks();

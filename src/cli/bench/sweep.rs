@@ -93,6 +93,11 @@ impl Search {
         borne.map(|&(rate, _)| rate).reduce(f64::max)
     }
 
+    /// Whether nothing says yet that the knee is not higher.
+    pub(super) fn is_open_above(&self) -> bool {
+        self.lowest_failed_above_it().is_none()
+    }
+
     /// The lowest rate above the knee that was not borne.
     fn lowest_failed_above_it(&self) -> Option<f64> {
         let knee = self.knee().unwrap_or(0.0);
@@ -148,6 +153,7 @@ mod tests {
                 tries += 1;
             }
             assert!(tries <= 4 + HALVINGS);
+            assert_eq!(search.is_open_above(), limit >= 8_000.0, "{limit}");
             match search.knee() {
                 None => assert!(limit < 1_000.0),
                 Some(knee) => {

@@ -95,6 +95,10 @@ fn table(sides: &[Side]) -> Vec<String> {
         rows.push(row);
     }
     match sides.iter().any(is_swept) {
+        true if sides.iter().any(|side| side.is_at_least) => {
+            let head = "at the highest rate that was borne; the knee is at least there:";
+            [vec![head.to_owned()], aligned(&rows)].concat()
+        }
         true => [vec!["at the knee:".to_owned()], aligned(&rows)].concat(),
         false => aligned(&rows),
     }
@@ -173,7 +177,7 @@ pub(super) fn relative(report: &Report) -> Option<String> {
         let (ours, theirs) = (bus.median.get(figure)?, relay.median.get(figure)?);
         (theirs > 0.0).then_some(ours / theirs)
     };
-    let parts: Vec<String> = [
+    let mut parts: Vec<String> = [
         ("CPU a delivery", ratio(Figure::Cpu)),
         ("system calls", ratio(Figure::Calls)),
         ("p50", ratio(Figure::P50)),
@@ -181,11 +185,12 @@ pub(super) fn relative(report: &Report) -> Option<String> {
         ("rate", ratio(Figure::Rate)),
         ("memory a connection", ratio(Figure::ConnMemory)),
         ("connections a second", ratio(Figure::Connects)),
-        ("knee", bus.knee.zip(relay.knee).map(|(ours, theirs)| ours / theirs)),
     ]
     .into_iter()
     .filter_map(|(name, ratio)| Some(format!("{name} {:.2}x", ratio?)))
     .collect();
+    let knee = bus.knee_against(relay);
+    parts.extend(knee.map(|(bound, ratio)| format!("knee {}{ratio:.2}x", bound.words())));
     if parts.is_empty() {
         return None;
     }

@@ -58,12 +58,16 @@ impl Timeline {
         Timeline { start_ns, from_ns, event_ns, to_ns: from_ns + duration_ns, piece_ns }
     }
 
+    /// Whether a time is measured.
+    #[inline]
+    pub(super) fn measures(&self, at_ns: u64) -> bool {
+        (self.from_ns..self.to_ns).contains(&at_ns)
+    }
+
     /// The piece that a time lies in, if it is measured.
     #[inline]
     pub(super) fn piece(&self, at_ns: u64) -> Option<usize> {
-        (self.from_ns..self.to_ns)
-            .contains(&at_ns)
-            .then(|| ((at_ns - self.from_ns) / self.piece_ns) as usize)
+        self.measures(at_ns).then(|| ((at_ns - self.from_ns) / self.piece_ns) as usize)
     }
 
     /// How long a piece is in truth: the last one may be shorter.

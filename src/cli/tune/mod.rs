@@ -30,6 +30,7 @@ pub(super) use args::TuneArgs;
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
 use crate::cli::machine::{Facts, Worked};
+use crate::cli::place;
 use crate::cli::tune::book::Book;
 use crate::cli::tune::evidence::Evidence;
 use crate::cli::tune::page::Page;
@@ -48,6 +49,8 @@ pub(super) fn run(args: &TuneArgs, console: &mut Console) -> Result<(), Failure>
     if args.model {
         return model::run(load, Setting::default_on(facts.cpu.for_daemon()), console);
     }
+    place::check_with_directories(&args.out(&facts), "--out")?;
+    args.html.as_ref().map_or(Ok(()), |path| place::check(path, "--html"))?;
     let bounds = Bounds { cores: facts.cpu.for_daemon(), shards_max, budget: args.budget() };
     open(args, &facts, &load, console)?;
     let mut book = Book::new(args.goal, Setting::default_on(bounds.cores));

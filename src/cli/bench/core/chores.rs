@@ -256,10 +256,7 @@ impl Core<'_> {
         if let Err(why) = answer {
             chores.note_wrong(format!("{}: {why}", KINDS[kind]));
         }
-        let is_measured = |time: crate::cli::bench::timeline::Timeline| {
-            (time.from_ns..time.to_ns).contains(&at_ns)
-        };
-        if self.timeline.is_some_and(is_measured) {
+        if self.timeline.is_some_and(|timeline| timeline.measures(at_ns)) {
             let now_ns = self.shared.clock.now_ns();
             chores.facts.latencies[kind].saturating_record(now_ns.saturating_sub(at_ns));
         }

@@ -68,7 +68,7 @@ pub(super) struct CoreReport {
     pub(super) cursors: Vec<u32>,
     /// The messages it sent of each stream.
     pub(super) numbers: Vec<u32>,
-    /// How late messages left, against when they were due.
+    /// How late messages left that were due while measured.
     pub(super) lateness: Latencies,
     /// The core's own time on the processor while measured.
     pub(super) schedule: Option<Schedule>,

@@ -106,15 +106,24 @@ impl Core<'_> {
         }
         let idle_ns = self.shared.clock.now_ns().saturating_sub(self.opening.progressed_ns);
         if u128::from(idle_ns) > self.shared.timeout.as_nanos() {
-            let opened = self.opening.opened;
-            self.shared.raise(Trouble::Refused(format!(
-                "{} answers no handshake any more: {opened} of {} connections are open, and for {:?} \
-                 none was added",
-                self.shared.site.host,
-                self.conns.len(),
-                self.shared.timeout
-            )));
+            self.stuck();
         }
+    }
+
+    /// Nobody was added for too long.
+    fn stuck(&self) {
+        let is_upgraded = self.conns.iter().any(|conn| conn.stage == Stage::Entering);
+        let what = match is_upgraded {
+            true => "upgrades connections and sends no welcome",
+            false => "answers no handshake any more",
+        };
+        self.shared.raise(Trouble::Refused(format!(
+            "{} {what}: {} of {} connections are open, and for {:?} none was added",
+            self.shared.site.host,
+            self.opening.opened,
+            self.conns.len(),
+            self.shared.timeout
+        )));
     }
 
     fn unreachable(&self, error: &io::Error) {
@@ -202,11 +211,10 @@ impl Core<'_> {
     /// The first message of the bus.
     pub(super) fn on_welcome(&mut self, local: usize, text: &[u8]) {
         let seats = self.shared.layout.seats[self.global(local) as usize].len();
-        if seats == 0 && self.opening.opened >= READ_IN_FULL {
-            return match memmem::find(text, br#""event":"welcome""#) {
-                Some(_) => self.on_entered(local),
-                None => self.no_bus("its first message is no welcome"),
-            };
+        // What does not look like a welcome may be a refusal, which must be told.
+        let is_glanced_at = seats == 0 && self.opening.opened >= READ_IN_FULL;
+        if is_glanced_at && memmem::find(text, br#""event":"welcome""#).is_some() {
+            return self.on_entered(local);
         }
         let heard = std::str::from_utf8(text).ok().and_then(Heard::read);
         if let Some(Err(refused)) =
@@ -291,5 +299,91 @@ impl Core<'_> {
         let after = if opened > 0 { format!(" after {opened} connections") } else { String::new() };
         let host = &self.shared.site.host;
         self.shared.raise(Trouble::Refused(format!("{host} refuses the load{after}: {why}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cli::bench::core::Core;
+    use crate::cli::bench::shared::Shared;
+    use crate::cli::bench::site::ACCEPT;
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpListener};
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::time::Duration;
+
+    const WELCOME: &str = r#"{"type":"system","room":"r","channel":"c","from":"bus","timestamp":"t",
+        "payload":{"event":"welcome","joined":[],"refused":[]}}"#;
+    const REFUSAL: &str = r#"{"type":"command_response","room":"r","channel":"c","from":"bus",
+        "timestamp":"t","payload":{"status":"error","code":503,"error":"CONNECTION_LIMIT",
+        "message":"it is full"}}"#;
+
+    /// A server that upgrades so many connections, and says this to each of them; `None` is silence.
+    fn server(connections: usize, says: fn(usize) -> Option<&'static str>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut open = Vec::new();
+            for (number, socket) in listener.incoming().take(connections).enumerate() {
+                let mut socket = socket.unwrap();
+                let _ = socket.read(&mut [0; 1_024]);
+                let accept = format!("Sec-WebSocket-Accept: {ACCEPT}");
+                let mut answer =
+                    format!("HTTP/1.1 101 Switching Protocols\r\n{accept}\r\n\r\n").into_bytes();
+                if let Some(text) = says(number) {
+                    answer.extend([0x81, 126]);
+                    answer.extend((text.len() as u16).to_be_bytes());
+                    answer.extend(text.as_bytes());
+                }
+                // A client that has heard enough may be gone.
+                let _ = socket.write_all(&answer);
+                open.push(socket);
+            }
+            // A connection that ended now would be told instead.
+            open.iter_mut().for_each(|socket| drop(socket.read_to_end(&mut Vec::new())));
+        });
+        address
+    }
+
+    #[test]
+    fn what_a_server_says_first_is_told_as_it_is() {
+        for (says, told) in [
+            (
+                (|number| Some(if number < 30 { WELCOME } else { REFUSAL })) as fn(usize) -> _,
+                "refuses the load after 30 connections: it is full (503 CONNECTION_LIMIT)",
+            ),
+            (|_| Some(REFUSAL), "refuses the load: it is full (503 CONNECTION_LIMIT)"),
+            (
+                |number| Some(if number < 30 { WELCOME } else { "{}" }),
+                "is not a bus: its first message is no welcome",
+            ),
+            (|_| None, "upgrades connections and sends no welcome: 0 of 40"),
+        ] {
+            let mut shared = Shared::of_words("idle --connections 40 --timeout 0.2");
+            shared.site.address = server(40, says);
+            let mut core = Core::new(&shared, 0).unwrap();
+            while !shared.is_over.load(Relaxed) && core.opening.opened < 40 {
+                core.turn().unwrap();
+            }
+            let trouble = shared.trouble().expect(told);
+            assert!(trouble.sentence().contains(told), "{trouble:?}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut shared = Shared::of_words("idle --connections 2 --timeout 0.1");
+        shared.site.address = listener.local_addr().unwrap();
+        assert_eq!(shared.timeout, Duration::from_millis(100));
+        let mut core = Core::new(&shared, 0).unwrap();
+        while !shared.is_over.load(Relaxed) {
+            core.turn().unwrap();
+        }
+        let trouble = shared.trouble().unwrap();
+        assert!(
+            trouble.sentence().contains("answers no handshake any more: 0 of 2"),
+            "{trouble:?}"
+        );
     }
 }

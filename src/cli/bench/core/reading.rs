@@ -164,11 +164,11 @@ impl Core<'_> {
         let Some(timeline) = &self.timeline else {
             return;
         };
-        if now_ns >= timeline.from_ns && now_ns < timeline.to_ns {
+        if timeline.measures(now_ns) {
             self.piece.deliveries += 1;
         }
         // What a member fetches later came late by its own absence.
-        if at_ns >= timeline.from_ns && at_ns < timeline.to_ns && !is_replayed {
+        if timeline.measures(at_ns) && !is_replayed {
             self.piece.latencies.saturating_record(now_ns.saturating_sub(at_ns));
         }
     }

@@ -141,7 +141,10 @@ impl Core<'_> {
             AT_ONCE => now_ns,
             at_ns => at_ns,
         };
-        self.lateness.saturating_record(now_ns.saturating_sub(at_ns));
+        // While warming up, a message may be late because everything is done for the first time.
+        if self.timeline.is_some_and(|timeline| timeline.measures(at_ns)) {
+            self.lateness.saturating_record(now_ns.saturating_sub(at_ns));
+        }
         let number = self.numbers[stream as usize];
         if number + 1 == FIELD_END {
             let why = format!("a publisher has sent {number} messages, as many as are numbered");
@@ -218,5 +221,27 @@ impl Core<'_> {
             self.held -= held.len() as u64;
             self.due.extend(held);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::bench::shared::Shared;
+    use crate::cli::bench::timeline::Timeline;
+
+    #[test]
+    fn only_what_was_due_while_measured_can_be_late() {
+        let shared = Shared::of_words("fanout --members 3 --publishers 1 --rate 100");
+        let mut core = Core::new(&shared, 0).unwrap();
+        core.timeline = Some(Timeline::new(1_000, 1_000, 1_000));
+        for (at_ns, now_ns, count) in
+            [(1_000, 90_000, 0), (1_999, 2_500, 0), (2_000, 2_500, 1), (2_999, 90_000, 2)]
+        {
+            let message = Due { conn: 0, stream: 0, token: 0, at_ns };
+            core.push_frame(&mut Vec::new(), &message, now_ns);
+            assert_eq!(core.lateness.len(), count, "due at {at_ns}");
+        }
+        assert_eq!(core.sent, 4);
     }
 }
