@@ -221,7 +221,8 @@ impl Driver {
         engine.take_tells(now, budget, || inbox.tells.take());
         engine.take_asks(now, budget, || inbox.asks.take());
         if engine.shards() > 1 && inbox.has_made_room() {
-            lanes.ring_others(engine.shard());
+            let woken = lanes.ring_others(engine.shard());
+            engine.tally_mut().add(Counter::Wakeups, woken);
         }
     }
 
@@ -392,14 +393,11 @@ impl Driver {
             if shard == own {
                 continue;
             }
-            let asks = self.parts.engine.asks_for(shard);
-            let mut is_used = !asks.is_empty();
-            self.parts.lanes.send_asks(shard, asks);
-            let tells = self.parts.engine.tells_for(shard);
-            is_used |= !tells.is_empty();
-            self.parts.lanes.send_tells(shard, tells);
-            if is_used && self.parts.lanes.ring(shard) {
-                self.parts.engine.tally_mut().add(Counter::Wakeups, 1);
+            let Parts { engine, lanes, .. } = &mut self.parts;
+            let has_asked = lanes.send_asks(shard, engine.asks_for(shard));
+            let has_told = lanes.send_tells(shard, engine.tells_for(shard));
+            if (has_asked || has_told) && lanes.ring(shard) {
+                engine.tally_mut().add(Counter::Wakeups, 1);
             }
         }
     }

@@ -12,8 +12,8 @@
 //!   sleeper, or the sleeper sees what was sent.
 //! - Whoever finds a lane full leaves word that it waits and tries once more; whoever has taken from a
 //!   lane looks afterwards for that word, takes it away, and rings for all. So either there is room at
-//!   the second try, or who empties the lane finds the word. A sleeper that waits looks whether its word
-//!   is still there, after it has said that it sleeps.
+//!   the second try, or who empties the lane finds the word. A sleeper that waits looks, after it has said
+//!   that it sleeps, whether its word is still there and something in the lane that will be taken.
 
 use crate::base::ids::ShardId;
 use crate::base::limits::{LANE_BYTES_MAX, LANE_SLOTS};
@@ -21,6 +21,7 @@ use crate::broker::lane::{Ask, Tell};
 use crate::broker::staged::{Staged, Weigh};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::Waker;
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
 
@@ -61,6 +62,8 @@ struct Entrance<T> {
 pub struct Exit<T> {
     receiver: Receiver<T>,
     load: Arc<Load>,
+    /// Whether something was taken since it was last looked for word.
+    has_taken: Cell<bool>,
 }
 
 /// What both ends of a lane know of it.
@@ -123,27 +126,26 @@ impl Lanes {
         (Lanes { ports: Arc::new(ports) }, inboxes)
     }
 
-    /// Moves asks into a shard's lane as far as it takes them.
-    pub fn send_asks(&self, to: ShardId, staged: &mut Staged<Ask>) {
-        self.ports[to.index()].asks.send_all(staged);
+    /// Moves asks into a shard's lane as far as it takes them; whether it took any.
+    pub fn send_asks(&self, to: ShardId, staged: &mut Staged<Ask>) -> bool {
+        self.ports[to.index()].asks.send_all(staged)
     }
 
-    /// Moves tells into a shard's lane as far as it takes them.
-    pub fn send_tells(&self, to: ShardId, staged: &mut Staged<Tell>) {
-        self.ports[to.index()].tells.send_all(staged);
+    /// Moves tells into a shard's lane as far as it takes them; whether it took any.
+    pub fn send_tells(&self, to: ShardId, staged: &mut Staged<Tell>) -> bool {
+        self.ports[to.index()].tells.send_all(staged)
     }
 
-    /// Whether a shard whose lanes are full will say when they are not: of what is staged for it nothing
-    /// would fit by now, or it is about to ring.
+    /// Whether a shard for which this is staged, because its lanes were full, will ring when they are not.
     pub fn are_awaited(&self, to: ShardId, asks: &Staged<Ask>, tells: &Staged<Tell>) -> bool {
         let port = &self.ports[to.index()];
         (asks.is_empty() || port.asks.is_awaited()) && (tells.is_empty() || port.tells.is_awaited())
     }
 
-    /// Wakes every shard but this one.
-    pub fn ring_others(&self, own: ShardId) {
+    /// Wakes every shard but this one, if it sleeps; how many did.
+    pub fn ring_others(&self, own: ShardId) -> u64 {
         let others = self.ports.iter().enumerate().filter(|(place, _)| *place != own.index());
-        others.for_each(|(_, port)| _ = port.bell.ring());
+        others.map(|(_, port)| u64::from(port.bell.ring())).sum()
     }
 
     /// Asks something of a shard from outside; the ask itself comes back if the lane is full.
@@ -165,10 +167,9 @@ impl<T: Weigh> Entrance<T> {
     fn send(&self, item: T) -> Result<(), T> {
         let counted = counted(&item);
         if counted > 0 {
-            let waiting = self.load.bytes.fetch_add(counted, Relaxed);
             // However large one is, it fits beside less than that: a lane can't refuse it for ever.
-            if waiting >= LANE_BYTES_MAX {
-                self.load.bytes.fetch_sub(counted, Relaxed);
+            let beside = |bytes| (bytes < LANE_BYTES_MAX).then_some(bytes + counted);
+            if self.load.bytes.fetch_update(Relaxed, Relaxed, beside).is_err() {
                 return Err(item);
             }
         }
@@ -180,13 +181,15 @@ impl<T: Weigh> Entrance<T> {
         })
     }
 
-    /// Sends all, as far as there is room; for the rest it leaves word that it waits.
-    fn send_all(&self, staged: &mut Staged<T>) {
+    /// Sends all, as far as there is room; for the rest it leaves word that it waits. Whether any went.
+    fn send_all(&self, staged: &mut Staged<T>) -> bool {
+        let before = staged.len();
         if !self.send_some(staged) {
             self.load.is_awaited.store(true, SeqCst);
             fence(SeqCst);
             self.send_some(staged);
         }
+        staged.len() < before
     }
 
     /// Sends until there is no room; true if that was all.
@@ -200,18 +203,19 @@ impl<T: Weigh> Entrance<T> {
         true
     }
 
+    /// Whether word was left that will be found. In an empty lane it would not be; who still finds no
+    /// room there has met the bytes of somebody whose message is just coming back to him.
     fn is_awaited(&self) -> bool {
-        self.load.is_awaited.load(SeqCst)
+        self.load.is_awaited.load(SeqCst) && !self.sender.is_empty()
     }
 }
 
 impl Inbox {
-    /// Whether somebody waited for room in these lanes who is to be rung for now; asked after something
-    /// was taken from them.
+    /// Whether somebody who waits for room in these lanes is to be rung for: something was taken since
+    /// this was last asked.
     pub fn has_made_room(&self) -> bool {
-        fence(SeqCst);
-        // Neither is left out because the other was so.
-        self.asks.take_word() | self.tells.take_word()
+        let (asks, tells) = (self.asks.take_word(), self.tells.take_word());
+        asks || tells
     }
 }
 
@@ -223,13 +227,17 @@ impl<T: Weigh> Exit<T> {
         if counted > 0 {
             self.load.bytes.fetch_sub(counted, Relaxed);
         }
+        self.has_taken.set(true);
         Some(item)
     }
 
-    /// Takes the word away that somebody waits.
+    /// Takes the word away that somebody waits, if there is room now that was not there before.
     fn take_word(&self) -> bool {
-        let is_awaited = &self.load.is_awaited;
-        is_awaited.load(Relaxed) && is_awaited.swap(false, SeqCst)
+        if !self.has_taken.replace(false) {
+            return false;
+        }
+        fence(SeqCst);
+        self.load.is_awaited.load(Relaxed) && self.load.is_awaited.swap(false, SeqCst)
     }
 
     /// How many wait.
@@ -245,7 +253,8 @@ impl<T: Weigh> Exit<T> {
 
 fn lane<T>() -> (Entrance<T>, Exit<T>) {
     let ((sender, receiver), load) = (bounded(LANE_SLOTS), Arc::<Load>::default());
-    (Entrance { sender, load: load.clone() }, Exit { receiver, load })
+    let exit = Exit { receiver, load: load.clone(), has_taken: Cell::new(false) };
+    (Entrance { sender, load }, exit)
 }
 
 /// The bytes of a large one; 0 for what its slot's share of the lane's bytes covers.
@@ -257,6 +266,7 @@ fn counted(item: &impl Weigh) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::frame::Frame;
 
     struct Stone(u64);
 
@@ -305,61 +315,101 @@ mod tests {
 
     #[test]
     fn who_waits_for_room_is_rung_for() {
-        // Three shards send far more than their lane holds to one that sleeps whenever it hears nothing.
-        // Nobody has a time to wake up at: a bell that does not ring would be a sleep of ten seconds.
-        const SENDERS: u16 = 3;
-        const EACH: u64 = 60_000;
+        // One alone finds out that a word was lost; with several it is taken for another's.
+        for senders in [1, 3] {
+            flood(senders);
+        }
+    }
+
+    /// Shards send far more than their lanes hold to one that sleeps whenever it hears nothing. Nobody has
+    /// a time to wake up at: a bell that does not ring is a sleep of ten seconds, and fails.
+    fn flood(senders: u16) {
         let poll = || {
             let poll = mio::Poll::new().unwrap();
             let bell = Bell::new(Waker::new(poll.registry(), mio::Token(0)).unwrap());
             (poll, Arc::new(bell))
         };
-        let (polls, bells): (Vec<_>, Vec<_>) = (0..=SENDERS).map(|_| poll()).unzip();
+        let (mut polls, bells): (Vec<_>, Vec<_>) = (0..=senders).map(|_| poll()).unzip();
         let (lanes, mut inboxes) = Lanes::new(bells.clone());
-        let (own, inbox) = (ShardId(SENDERS), inboxes.pop().unwrap());
-        let slept = |poll: &mut mio::Poll| {
-            let (started, mut events) = (std::time::Instant::now(), mio::Events::with_capacity(1));
-            poll.poll(&mut events, Some(std::time::Duration::from_secs(10))).unwrap();
-            assert!(started.elapsed().as_secs() < 9, "nobody rang");
-        };
-        let send = |place: usize, mut poll: mio::Poll| {
-            let (mut asks, mut tells) = (Staged::default(), Staged::default());
-            let mut left = EACH;
-            while left > 0 || !asks.is_empty() {
-                let more = left.min(1_000 - asks.len() as u64);
-                (0..more).for_each(|_| asks.push_back(Ask::Drain { window_ms: place as u64 }));
-                left -= more;
-                lanes.send_asks(own, &mut asks);
-                lanes.send_tells(own, &mut tells);
-                lanes.ring(own);
-                bells[place].lie_down();
-                if !asks.is_empty() && lanes.are_awaited(own, &asks, &tells) {
-                    slept(&mut poll);
-                }
-                bells[place].get_up();
-            }
-        };
-        let mut polls = polls.into_iter().enumerate();
+        let (to, inbox, poll) = (ShardId(senders), inboxes.pop().unwrap(), polls.pop().unwrap());
+        let bell = bells[to.index()].clone();
         std::thread::scope(|scope| {
-            for (place, poll) in polls.by_ref().take(usize::from(SENDERS)) {
-                let send = &send;
-                scope.spawn(move || send(place, poll));
-            }
-            let (_, mut poll) = polls.next().unwrap();
-            let mut came = 0;
-            while came < EACH * u64::from(SENDERS) {
-                // It takes little at a time, and then all, so that the lane is full and empty in turns.
-                let most = if came % 7 == 0 { LANE_SLOTS } else { 5 };
-                came += std::iter::from_fn(|| inbox.asks.take()).take(most).count() as u64;
-                if inbox.has_made_room() {
-                    lanes.ring_others(own);
-                }
-                bells[own.index()].lie_down();
-                if inbox.asks.is_empty() && came < EACH * u64::from(SENDERS) {
-                    slept(&mut poll);
-                }
-                bells[own.index()].get_up();
+            let sends = |(poll, bell)| {
+                let lanes = &lanes;
+                scope.spawn(move || send_much(lanes, to, poll, bell))
+            };
+            let sending: Vec<_> = polls.into_iter().zip(bells).map(sends).collect();
+            let turns = hear_all(&lanes, &inbox, u64::from(senders) * EACH, poll, &bell);
+            for thread in sending {
+                let idle = thread.join().unwrap();
+                assert!(idle <= 2 * turns + 10, "{idle} turns for nothing beside {turns}");
             }
         });
+    }
+
+    /// How many asks each sender has, and how many tells.
+    const EACH: u64 = 30_000;
+
+    /// Sends asks and tells, and sleeps while the lanes are full; how many turns came to nothing.
+    fn send_much(lanes: &Lanes, to: ShardId, mut poll: mio::Poll, bell: Arc<Bell>) -> u64 {
+        let (mut asks, mut tells) = (Staged::default(), Staged::default());
+        let (mut left, mut idle) = (EACH, 0);
+        let conn = crate::base::ids::ConnId { slot: 0, generation: 0 };
+        while left > 0 || !asks.is_empty() || !tells.is_empty() {
+            let more = left.min(1_000_u64.saturating_sub(asks.len().max(tells.len()) as u64));
+            for number in 0..more {
+                // Some are large, so that the bytes of the lane are full, too.
+                let frame = Frame::of_wire(vec![0; if number % 100 == 9 { 1 << 20 } else { 0 }], 0);
+                tells.push_back(Tell::Deliver(conn, frame));
+                asks.push_back(Ask::Drain { window_ms: 0 });
+            }
+            left -= more;
+            let is_sent = lanes.send_asks(to, &mut asks) | lanes.send_tells(to, &mut tells);
+            idle += u64::from(!is_sent);
+            if is_sent {
+                lanes.ring(to);
+            }
+            bell.lie_down();
+            let has_more = left > 0 && asks.len().max(tells.len()) < 1_000;
+            if !has_more
+                && lanes.are_awaited(to, &asks, &tells)
+                && !(asks.is_empty() && tells.is_empty())
+            {
+                sleep(&mut poll);
+            }
+            bell.get_up();
+        }
+        idle
+    }
+
+    /// Takes everything, little at a time or all that is there, and now and then no asks; how many turns
+    /// it took.
+    fn hear_all(lanes: &Lanes, inbox: &Inbox, each: u64, mut poll: mio::Poll, bell: &Bell) -> u64 {
+        let (mut asks, mut tells, mut turns) = (0, 0, 0_u64);
+        while asks < each || tells < each {
+            turns += 1;
+            let most = if turns.is_multiple_of(9) { LANE_SLOTS } else { 50 };
+            let may_ask = !(turns / 64).is_multiple_of(3) || tells == each;
+            tells += std::iter::from_fn(|| inbox.tells.take()).take(most).count() as u64;
+            if may_ask {
+                asks += std::iter::from_fn(|| inbox.asks.take()).take(most).count() as u64;
+            }
+            if inbox.has_made_room() {
+                lanes.ring_others(ShardId(lanes.ports.len() as u16 - 1));
+            }
+            bell.lie_down();
+            let is_over = asks == each && tells == each;
+            if inbox.tells.is_empty() && inbox.asks.is_empty() && !is_over {
+                sleep(&mut poll);
+            }
+            bell.get_up();
+        }
+        turns
+    }
+
+    fn sleep(poll: &mut mio::Poll) {
+        let (started, mut events) = (std::time::Instant::now(), mio::Events::with_capacity(1));
+        poll.poll(&mut events, Some(std::time::Duration::from_secs(10))).unwrap();
+        assert!(started.elapsed().as_secs() < 9, "nobody rang");
     }
 }
