@@ -147,7 +147,7 @@ pub struct TurnLimits {
 
 impl Default for TurnLimits {
     fn default() -> TurnLimits {
-        TurnLimits { busy_poll_us: 0, read_budget_bytes: 64 * 1024, lane_budget: 1_024 }
+        TurnLimits { busy_poll_us: 0, read_budget_bytes: 128 * 1024, lane_budget: 1_024 }
     }
 }
 

@@ -12,7 +12,7 @@ const SPINS_US: [u32; 4] = [0, 20, 100, 500];
 /// What a turn may take from a lane.
 const LANE_BUDGETS: [u32; 3] = [128, 1_024, LANE_SLOTS as u32];
 /// What a turn may read from a socket.
-const READ_BUDGETS: [u32; 3] = [16 * 1_024, 64 * 1_024, 256 * 1_024];
+const READ_BUDGETS: [u32; 3] = [32 * 1_024, 128 * 1_024, 512 * 1_024];
 
 /// What the daemon is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,7 +220,7 @@ mod tests {
                 "--shards=1",
                 "--pin=off",
                 "--busy-poll-us=50",
-                "--read-budget-bytes=65536",
+                "--read-budget-bytes=131072",
                 "--lane-budget=1024"
             ]
         );

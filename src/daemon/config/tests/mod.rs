@@ -106,7 +106,7 @@ const SAMPLES: &[(&str, [&str; 3])] = &[
     ("persistence.replicas_timeout_ms", ["1", "2", "3"]),
     ("persistence.session_ttl_s", ["0", "60", "86400"]),
     ("turn.busy_poll_us", ["10", "0", "100000"]),
-    ("turn.read_budget_bytes", ["4096", "8192", "131072"]),
+    ("turn.read_budget_bytes", ["4096", "8192", "262144"]),
     ("turn.lane_budget", ["1", "2", "4096"]),
     ("limits.max_connections", ["1", "2", "3"]),
     ("limits.max_connections_per_address", ["1", "2", "0"]),
