@@ -437,6 +437,27 @@ fn a_report_that_can_not_be_written_is_refused_before_the_run() {
 }
 
 #[test]
+fn a_report_that_can_not_be_written_in_the_end_hides_nothing_else() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (words, code, is_measured) in [
+        ("--fail-if p99>600s".to_owned(), 1, true),
+        (target(nobody), 3, false),
+    ] {
+        let (_directory, csv) = file("report.csv");
+        let mut command = bench(&format!("fanout --members 5 {words}"));
+        // It can be opened, and is always full.
+        command.args(["--json", "/dev/full"]).arg("--csv").arg(&csv);
+        let ended = run_command(command, "");
+        assert_eq!(ended.status.code(), Some(code), "{words}: {ended:?}");
+        assert!(ended.stderr.contains("/dev/full can't be written"), "{words}: {ended:?}");
+        assert_eq!(ended.stderr.contains("cannot connect"), !is_measured, "{words}: {ended:?}");
+        assert_eq!(ended.stdout.contains("0 lost, 0 doubled"), is_measured, "{words}: {ended:?}");
+        let csv = std::fs::read_to_string(csv).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+        assert!(csv.starts_with("scenario,"), "{words}: {csv}");
+    }
+}
+
+#[test]
 fn presets_are_listed() {
     let mut command = program();
     command.args(["bench", "preset", "list"]);
