@@ -356,6 +356,47 @@ fn a_sweep_finds_the_highest_rate_that_is_borne() {
 }
 
 #[test]
+fn a_sweep_that_ends_early_keeps_what_was_measured() {
+    let in_first_try = ("--duration 60", "] measuring");
+    let in_second_try = ("--duration 1 --knee-p99 1ns", "not borne: p99 is");
+    for ((words, line), dies, code, why, failed) in [
+        (in_first_try, true, 3, "cannot connect", "ended"),
+        (in_first_try, false, 130, "", "it was stopped"),
+        (in_second_try, false, 130, "", "p99 is"),
+    ] {
+        let daemon = Daemon::start(&[]);
+        let words = format!("fanout --members 5 --rate-sweep 100,200 {words}");
+        let (_directory, path) = file("report.json");
+        let mut command = bench(&format!("{words} {}", target(daemon.bus)));
+        command.arg("--json").arg(&path);
+        let mut process = Process::spawn(command);
+        while !process.line().contains(line) {}
+        let ended = match dies {
+            // It is not there for the second try.
+            true => {
+                daemon.kill();
+                process.wait()
+            }
+            false => {
+                process.signal(Signal::INT);
+                let ended = process.wait();
+                daemon.stop();
+                ended
+            }
+        };
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        assert!(ended.stderr.contains(why), "{ended:?}");
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(report["is_partial"], true, "{report}");
+        assert_eq!(report["sides"][0]["rounds"].as_array().unwrap().len(), 1, "{report}");
+        let step = &round(&report)["step"];
+        assert_eq!(step["rate"], 100.0, "{report}");
+        assert!(step["failed"].as_str().unwrap().contains(failed), "{report}");
+        assert!(round(&report)["figures"]["rate"].as_f64() > Some(0.0), "{report}");
+    }
+}
+
+#[test]
 fn the_page_and_the_table_of_values_need_nothing_else() {
     let (directory, page) = file("report.html");
     let csv = directory.path().join("report.csv");
@@ -439,10 +480,9 @@ fn a_report_that_can_not_be_written_is_refused_before_the_run() {
 #[test]
 fn a_report_that_can_not_be_written_in_the_end_hides_nothing_else() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for (words, code, is_measured) in [
-        ("--fail-if p99>600s".to_owned(), 1, true),
-        (target(nobody), 3, false),
-    ] {
+    for (words, code, is_measured) in
+        [("--fail-if p99>600s".to_owned(), 1, true), (target(nobody), 3, false)]
+    {
         let (_directory, csv) = file("report.csv");
         let mut command = bench(&format!("fanout --members 5 {words}"));
         // It can be opened, and is always full.
