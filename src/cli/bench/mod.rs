@@ -54,7 +54,6 @@ mod vitals;
 pub(super) use args::BenchArgs;
 
 use crate::cli::bench::args::{CommonArgs, What};
-use crate::cli::bench::figures::{Figure, written};
 use crate::cli::bench::measure::Measurement;
 use crate::cli::bench::plan::Plan;
 use crate::cli::bench::report::{FORMAT, Report, Side};
@@ -142,7 +141,7 @@ fn tell(report: &Report, console: &mut Console) -> Result<(), Failure> {
     }
     for side in &report.sides {
         if !report.plan.sweep.is_empty() {
-            console.line(knee_words(report, side))?;
+            console.line(table::knee(&report.plan, side, report.is_partial))?;
         }
     }
     console.flush()
@@ -158,21 +157,6 @@ fn write_files(report: &Report, common: &CommonArgs) -> Vec<String> {
     let outcomes = files.map(|file| file.and_then(|(path, text)| write(path, &text)));
     let failures = outcomes.filter_map(Result::err);
     failures.filter_map(|failure| failure.sentence().map(str::to_owned)).collect()
-}
-
-fn knee_words(report: &Report, side: &Side) -> String {
-    let limit = written(report.plan.knee_p99_ns, Figure::P99.unit());
-    let (at, how) = match side.is_at_least {
-        true => ("", "; sweep higher rates to find it"),
-        false => ("at ", ""),
-    };
-    match side.knee_words() {
-        Some(knee) => format!(
-            "{}: the knee is {at}{knee} deliveries a second: p99 below {limit} and nothing lost{how}",
-            side.name
-        ),
-        None => format!("{}: not even the lowest rate was borne", side.name),
-    }
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
