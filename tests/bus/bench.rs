@@ -278,23 +278,29 @@ fn a_bus_that_dies_before_anything_is_measured_leaves_a_partial_report() {
 
 #[test]
 fn a_bus_that_hangs_is_told_and_nothing_counts_as_lost() {
-    let daemon = Daemon::start(&[]);
-    let words = format!("fanout --members 5 --duration 3 --timeout 1 {}", target(daemon.bus));
-    let (_directory, path) = file("report.json");
-    let mut command = bench(&words);
-    command.arg("--json").arg(&path);
-    let mut process = Process::spawn(command);
-    while !process.line().contains("measuring") {}
-    daemon.signal(Signal::STOP);
-    let ended = process.wait();
-    daemon.signal(Signal::CONT);
-    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("answers no more: for 1s nothing came"), "{ended:?}");
-    let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    assert_eq!(report["is_partial"], true, "{report}");
-    assert!(report["troubles"][0].as_str().unwrap().contains("answers no more"), "{report}");
-    assert_eq!(round(&report)["checks"]["lost"], 0, "{report}");
-    daemon.stop();
+    let silence = "a new connection got no answer within 1s";
+    for (words, why) in [
+        ("fanout --members 5", "answers no more: for 1s nothing came"),
+        ("idle --connections 5", "answers no more: a new connection"),
+    ] {
+        let daemon = Daemon::start(&[]);
+        let words = format!("{words} --duration 3 --timeout 1 {}", target(daemon.bus));
+        let (_directory, path) = file("report.json");
+        let mut command = bench(&words);
+        command.arg("--json").arg(&path);
+        let mut process = Process::spawn(command);
+        while !process.line().contains("measuring") {}
+        daemon.signal(Signal::STOP);
+        let ended = process.wait();
+        daemon.signal(Signal::CONT);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(why) && ended.stderr.contains(silence), "{ended:?}");
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(report["is_partial"], true, "{report}");
+        assert!(report["troubles"][0].as_str().unwrap().contains("answers no more"), "{report}");
+        assert_eq!(round(&report)["checks"]["lost"], 0, "{report}");
+        daemon.stop();
+    }
 }
 
 #[test]
