@@ -278,23 +278,29 @@ fn a_bus_that_dies_before_anything_is_measured_leaves_a_partial_report() {
 
 #[test]
 fn a_bus_that_hangs_is_told_and_nothing_counts_as_lost() {
-    let daemon = Daemon::start(&[]);
-    let words = format!("fanout --members 5 --duration 3 --timeout 1 {}", target(daemon.bus));
-    let (_directory, path) = file("report.json");
-    let mut command = bench(&words);
-    command.arg("--json").arg(&path);
-    let mut process = Process::spawn(command);
-    while !process.line().contains("measuring") {}
-    daemon.signal(Signal::STOP);
-    let ended = process.wait();
-    daemon.signal(Signal::CONT);
-    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-    assert!(ended.stderr.contains("answers no more: for 1s nothing came"), "{ended:?}");
-    let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
-    assert_eq!(report["is_partial"], true, "{report}");
-    assert!(report["troubles"][0].as_str().unwrap().contains("answers no more"), "{report}");
-    assert_eq!(round(&report)["checks"]["lost"], 0, "{report}");
-    daemon.stop();
+    let silence = "a new connection got no answer within 2s";
+    for (words, why) in [
+        ("fanout --members 5", "answers no more: for 2s nothing came"),
+        ("idle --connections 5", "answers no more: a new connection"),
+    ] {
+        let daemon = Daemon::start(&[]);
+        let words = format!("{words} --duration 3 --timeout 2 {}", target(daemon.bus));
+        let (_directory, path) = file("report.json");
+        let mut command = bench(&words);
+        command.arg("--json").arg(&path);
+        let mut process = Process::spawn(command);
+        while !process.line().contains("measuring") {}
+        daemon.signal(Signal::STOP);
+        let ended = process.wait();
+        daemon.signal(Signal::CONT);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(why) && ended.stderr.contains(silence), "{ended:?}");
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(report["is_partial"], true, "{report}");
+        assert!(report["troubles"][0].as_str().unwrap().contains("answers no more"), "{report}");
+        assert_eq!(round(&report)["checks"]["lost"], 0, "{report}");
+        daemon.stop();
+    }
 }
 
 #[test]
@@ -353,6 +359,47 @@ fn a_sweep_finds_the_highest_rate_that_is_borne() {
     let ended = run_command(hopeless, "");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("no rate of the sweep was borne"), "{ended:?}");
+}
+
+#[test]
+fn a_sweep_that_ends_early_keeps_what_was_measured() {
+    let in_first_try = ("--duration 60", "] measuring");
+    let in_second_try = ("--duration 1 --knee-p99 1ns", "not borne: p99 is");
+    for ((words, line), dies, code, why, failed) in [
+        (in_first_try, true, 3, "cannot connect", "ended"),
+        (in_first_try, false, 130, "", "it was stopped"),
+        (in_second_try, false, 130, "", "p99 is"),
+    ] {
+        let daemon = Daemon::start(&[]);
+        let words = format!("fanout --members 5 --rate-sweep 100,200 {words}");
+        let (_directory, path) = file("report.json");
+        let mut command = bench(&format!("{words} {}", target(daemon.bus)));
+        command.arg("--json").arg(&path);
+        let mut process = Process::spawn(command);
+        while !process.line().contains(line) {}
+        let ended = match dies {
+            // It is not there for the second try.
+            true => {
+                daemon.kill();
+                process.wait()
+            }
+            false => {
+                process.signal(Signal::INT);
+                let ended = process.wait();
+                daemon.stop();
+                ended
+            }
+        };
+        assert_eq!(ended.status.code(), Some(code), "{ended:?}");
+        assert!(ended.stderr.contains(why), "{ended:?}");
+        let report: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        assert_eq!(report["is_partial"], true, "{report}");
+        assert_eq!(report["sides"][0]["rounds"].as_array().unwrap().len(), 1, "{report}");
+        let step = &round(&report)["step"];
+        assert_eq!(step["rate"], 100.0, "{report}");
+        assert!(step["failed"].as_str().unwrap().contains(failed), "{report}");
+        assert!(round(&report)["figures"]["rate"].as_f64() > Some(0.0), "{report}");
+    }
 }
 
 #[test]
@@ -434,6 +481,26 @@ fn a_report_that_can_not_be_written_is_refused_before_the_run() {
     }
     assert_eq!(std::fs::read_to_string(&kept).unwrap(), "kept");
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
+}
+
+#[test]
+fn a_report_that_can_not_be_written_in_the_end_hides_nothing_else() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for (words, code, is_measured) in
+        [("--fail-if p99>600s".to_owned(), 1, true), (target(nobody), 3, false)]
+    {
+        let (_directory, csv) = file("report.csv");
+        let mut command = bench(&format!("fanout --members 5 {words}"));
+        // It can be opened, and is always full.
+        command.args(["--json", "/dev/full"]).arg("--csv").arg(&csv);
+        let ended = run_command(command, "");
+        assert_eq!(ended.status.code(), Some(code), "{words}: {ended:?}");
+        assert!(ended.stderr.contains("/dev/full can't be written"), "{words}: {ended:?}");
+        assert_eq!(ended.stderr.contains("cannot connect"), !is_measured, "{words}: {ended:?}");
+        assert_eq!(ended.stdout.contains("0 lost, 0 doubled"), is_measured, "{words}: {ended:?}");
+        let csv = std::fs::read_to_string(csv).unwrap_or_else(|error| panic!("{error}: {ended:?}"));
+        assert!(csv.starts_with("scenario,"), "{words}: {csv}");
+    }
 }
 
 #[test]

@@ -50,11 +50,11 @@ impl Measurement<'_> {
                     _ => format!("{} {number}/{all}", report.sides[side].name),
                 };
                 let (round, trouble) = self.play_one(&report.plan, side, label.clone(), console)?;
-                if all > 1 || report.sides.len() > 1 {
-                    console.line(format!("{label}: {}", table::in_short(&round)))?;
-                    console.flush()?;
-                }
+                let line = format!("{label}: {}", table::in_short(&round));
                 report.sides[side].rounds.push(round);
+                if all > 1 || report.sides.len() > 1 {
+                    show(&line, console)?;
+                }
                 console.reactor.check()?;
                 if let Some(trouble) = trouble {
                     return Err(trouble.into_failure());
@@ -77,7 +77,7 @@ impl Measurement<'_> {
                     continue;
                 };
                 has_more = true;
-                let (round, trouble) = self.play_step(report, side, rate, console)?;
+                let (round, failure) = self.play_step(report, side, rate, console)?;
                 let is_borne = round.step.as_ref().is_some_and(|step| step.failed.is_none());
                 search.note(rate, is_borne);
                 let one = &mut report.sides[side];
@@ -88,41 +88,54 @@ impl Measurement<'_> {
                     one.median = round.figures.clone();
                 }
                 one.rounds.push(round);
-                if let Some(trouble) = trouble {
-                    return Err(trouble.into_failure());
-                }
+                failure.map_or(Ok(()), Err)?;
             }
         }
         Ok(())
     }
 
     /// A rate that is not borne gets a second try: the machine may have been busy with something.
-    /// Gives also what ends the sweep.
+    /// Gives also what ends the sweep; fails only if nothing was measured at this rate.
     fn play_step(
         &mut self,
         report: &Report,
         side: usize,
         rate: f64,
         console: &mut Console,
-    ) -> Result<(Round, Option<Trouble>), Failure> {
-        let plan = report.plan.at_rate(rate, self.layout);
+    ) -> Result<(Round, Option<Failure>), Failure> {
         let label = format!("{} {:>9}", report.sides[side].name, grouped(rate));
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            let (mut round, trouble) = self.play_one(&plan, side, label.clone(), console)?;
-            console.reactor.check()?;
-            let failed = sweep::failure(&round, rate, plan.knee_p99_ns);
-            let is_borne = failed.is_none();
-            round.step = Some(Step { rate, failed });
-            console.line(format!("{label}: {}", table::in_short(&round)))?;
-            console.flush()?;
-            // Who can't even be loaded will not be at another rate.
-            let trouble = trouble.filter(|_| round.figures.get(Figure::Rate).is_none());
-            if is_borne || tries == 2 || trouble.is_some() {
-                return Ok((round, trouble));
-            }
+        let (first, failure) = self.try_rate(&report.plan, side, rate, &label, console)?;
+        let is_borne = first.step.as_ref().is_some_and(|step| step.failed.is_none());
+        if is_borne || failure.is_some() {
+            return Ok((first, failure));
         }
+        match self.try_rate(&report.plan, side, rate, &label, console) {
+            // A try that was stopped says less than one that was not.
+            Ok((_, Some(failure @ Failure::Stopped(_)))) | Err(failure) => {
+                Ok((first, Some(failure)))
+            }
+            second => second,
+        }
+    }
+
+    /// One try of a rate, and what ends the sweep.
+    fn try_rate(
+        &mut self,
+        plan: &Plan,
+        side: usize,
+        rate: f64,
+        label: &str,
+        console: &mut Console,
+    ) -> Result<(Round, Option<Failure>), Failure> {
+        let plan = plan.at_rate(rate, self.layout);
+        let (mut round, trouble) = self.play_one(&plan, side, label.to_owned(), console)?;
+        let failed = sweep::failure(&round, rate, plan.knee_p99_ns);
+        round.step = Some(Step { rate, failed });
+        let shown = show(&format!("{label}: {}", table::in_short(&round)), console);
+        // Who can't even be loaded will not be at another rate.
+        let trouble = trouble.filter(|_| round.figures.get(Figure::Rate).is_none());
+        let failure = console.reactor.check().and(shown).err();
+        Ok((round, failure.or(trouble.map(Trouble::into_failure))))
     }
 
     /// One round of one side, with a fresh server if it is not a target, and what ended it early. A
@@ -167,6 +180,11 @@ impl Measurement<'_> {
             trouble => Ok((round, trouble)),
         }
     }
+}
+
+fn show(line: &str, console: &mut Console) -> Result<(), Failure> {
+    console.line(line)?;
+    console.flush()
 }
 
 /// A relay counts its whole life, connecting and warming up included.

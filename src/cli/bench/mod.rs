@@ -54,7 +54,6 @@ mod vitals;
 pub(super) use args::BenchArgs;
 
 use crate::cli::bench::args::{CommonArgs, What};
-use crate::cli::bench::figures::{Figure, written};
 use crate::cli::bench::measure::Measurement;
 use crate::cli::bench::plan::Plan;
 use crate::cli::bench::report::{FORMAT, Report, Side};
@@ -100,15 +99,21 @@ pub(super) fn run(args: &BenchArgs, console: &mut Console) -> Result<(), Failure
     }
     report.sides.iter_mut().for_each(Side::settle);
     // A wrong command line is no run that could be reported.
-    if !matches!(outcome, Err(Failure::Usage(_))) {
-        write_files(&report, common)?;
-    }
+    let unwritten = match outcome {
+        Err(Failure::Usage(_)) => Vec::new(),
+        _ => write_files(&report, common),
+    };
     // Who could not even begin needs no figures.
-    if outcome.is_ok() || report.sides.iter().any(|side| !side.rounds.is_empty()) {
-        tell(&report, console)?;
-    }
+    let told = match outcome.is_ok() || report.sides.iter().any(|side| !side.rounds.is_empty()) {
+        true => tell(&report, console),
+        false => Ok(()),
+    };
+    unwritten.iter().for_each(|why| console.note(why));
+    // What became of the run counts before what became of its report.
     outcome?;
-    judge(&report, common, console)
+    told?;
+    judge(&report, common, console)?;
+    if unwritten.is_empty() { Ok(()) } else { Err(Failure::Incomplete) }
 }
 
 fn new_report(plan: Plan, common: &CommonArgs) -> Report {
@@ -136,39 +141,22 @@ fn tell(report: &Report, console: &mut Console) -> Result<(), Failure> {
     }
     for side in &report.sides {
         if !report.plan.sweep.is_empty() {
-            console.line(knee_words(report, side))?;
+            console.line(table::knee(&report.plan, side, report.is_partial))?;
         }
     }
     console.flush()
 }
 
-/// Writes the files that were asked for.
-fn write_files(report: &Report, common: &CommonArgs) -> Result<(), Failure> {
-    if let Some(path) = &common.json {
-        write(path, &report.to_json()?)?;
-    }
-    if let Some(path) = &common.csv {
-        write(path, &csv::render(report))?;
-    }
-    if let Some(path) = &common.html {
-        write(path, &html::render(report))?;
-    }
-    Ok(())
-}
-
-fn knee_words(report: &Report, side: &Side) -> String {
-    let limit = written(report.plan.knee_p99_ns, Figure::P99.unit());
-    let (at, how) = match side.is_at_least {
-        true => ("", "; sweep higher rates to find it"),
-        false => ("at ", ""),
-    };
-    match side.knee_words() {
-        Some(knee) => format!(
-            "{}: the knee is {at}{knee} deliveries a second: p99 below {limit} and nothing lost{how}",
-            side.name
-        ),
-        None => format!("{}: not even the lowest rate was borne", side.name),
-    }
+/// Writes the files that were asked for, each whatever becomes of the others; gives what is to be
+/// told of those that could not be written.
+fn write_files(report: &Report, common: &CommonArgs) -> Vec<String> {
+    let json = common.json.as_ref().map(|path| report.to_json().map(|text| (path, text)));
+    let csv = common.csv.as_ref().map(|path| Ok((path, csv::render(report))));
+    let html = common.html.as_ref().map(|path| Ok((path, html::render(report))));
+    let files = [json, csv, html].into_iter().flatten();
+    let outcomes = files.map(|file| file.and_then(|(path, text)| write(path, &text)));
+    let failures = outcomes.filter_map(Result::err);
+    failures.filter_map(|failure| failure.sentence().map(str::to_owned)).collect()
 }
 
 fn write(path: &Path, text: &str) -> Result<(), Failure> {

@@ -11,7 +11,7 @@ use crate::cli::bench::cpus::Cpus;
 use crate::cli::bench::figures::grouped;
 use crate::cli::bench::plan::{Act, Plan};
 use crate::cli::bench::progress::Progress;
-use crate::cli::bench::pulse::has_pulse;
+use crate::cli::bench::pulse::lack_of_pulse;
 use crate::cli::bench::report::Round;
 use crate::cli::bench::shared::{Shared, Sums, Trouble};
 use crate::cli::bench::summary::summarise;
@@ -198,13 +198,20 @@ fn run_dry(
         owed(&sums) == 0 && is_slow_dry || quiet > shared.timeout
     })?;
     let owed = owed(&shared.sums());
-    if owed > 0 && !shared.is_over.load(Relaxed) && !has_pulse(shared, console)? {
-        shared.raise(Trouble::Died(format!(
-            "{} answers no more: for {:?} nothing came, while {} messages were owed",
-            shared.site.host,
-            shared.timeout,
-            grouped(owed as f64)
-        )));
+    // Who need send nothing may hang unnoticed.
+    let is_asked = owed > 0 || stage.plan.act == Act::Idle;
+    if !is_asked || shared.is_over.load(Relaxed) {
+        return Ok(());
+    }
+    if let Some(lack) = lack_of_pulse(shared, console)? {
+        let (host, timeout, messages) = (&shared.site.host, shared.timeout, grouped(owed as f64));
+        shared.raise(Trouble::Died(match owed {
+            0 => format!("{host} answers no more: {lack}"),
+            _ => format!(
+                "{host} answers no more: for {timeout:?} nothing came, while {messages} messages were \
+                 owed, and {lack}"
+            ),
+        }));
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::cli::bench::figures::{Figure, Unit, grouped, written};
 use crate::cli::bench::ledger::Checks;
-use crate::cli::bench::plan::Load;
+use crate::cli::bench::plan::{Load, Plan};
 use crate::cli::bench::report::{Report, Round, Side};
 
 /// What the verdict says in words.
@@ -95,13 +95,28 @@ fn table(sides: &[Side]) -> Vec<String> {
         rows.push(row);
     }
     match sides.iter().any(is_swept) {
-        true if sides.iter().any(|side| side.is_at_least) => {
-            let head = "at the highest rate that was borne; the knee is at least there:";
-            [vec![head.to_owned()], aligned(&rows)].concat()
-        }
-        true => [vec!["at the knee:".to_owned()], aligned(&rows)].concat(),
+        true => [vec![head(sides)], aligned(&rows)].concat(),
         false => aligned(&rows),
     }
+}
+
+/// Where in a sweep the figures were measured.
+fn head(sides: &[Side]) -> String {
+    let place = |side: &Side| match side.knee {
+        None => "over the rates that were tried",
+        Some(_) if side.is_at_least => {
+            "at the highest rate that was borne, and the knee is at least there"
+        }
+        Some(_) => "at the knee",
+    };
+    let places: Vec<&str> = sides.iter().map(place).collect();
+    if let [first, rest @ ..] = &places[..]
+        && rest.iter().all(|place| place == first)
+    {
+        return format!("{first}:");
+    }
+    let each = sides.iter().zip(places).map(|(side, place)| format!("{} {place}", side.name));
+    each.collect::<Vec<_>>().join("; ") + ":"
 }
 
 fn spread(side: &Side, figure: Figure) -> String {
@@ -111,6 +126,27 @@ fn spread(side: &Side, figure: Figure) -> String {
             format!("{} to {}", written(least, figure.unit()), written(most, figure.unit()))
         }
         _ => String::new(),
+    }
+}
+
+/// The knee of a side, and why it is not known better; a partial sweep ended early.
+pub(super) fn knee(plan: &Plan, side: &Side, is_partial: bool) -> String {
+    let limit = written(plan.knee_p99_ns, Figure::P99.unit());
+    let is_highest = side.knee.is_some() && side.knee == plan.sweep.last().copied();
+    let (at, how) = match side.is_at_least {
+        true if is_highest => ("", "; sweep higher rates to find it"),
+        true => ("", "; the sweep ended early, so it may be higher"),
+        false => ("at ", ""),
+    };
+    match side.knee_words() {
+        Some(knee) => format!(
+            "{}: the knee is {at}{knee} deliveries a second: p99 below {limit} and nothing lost{how}",
+            side.name
+        ),
+        None if is_partial => {
+            format!("{}: no rate was borne before the sweep ended early", side.name)
+        }
+        None => format!("{}: not even the lowest rate was borne", side.name),
     }
 }
 
@@ -253,6 +289,45 @@ pub(super) fn in_short(round: &Round) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::bench::args::What;
+
+    #[test]
+    fn a_knee_says_why_it_is_not_known_better() {
+        let what = What::of_words("fanout --rate-sweep 100,200").unwrap();
+        let (plan, _) = Plan::of(&what, what.common().unwrap()).unwrap();
+        for (knee, is_at_least, is_partial, words) in [
+            (Some(200.0), true, false, "at least 200 deliveries"),
+            (Some(200.0), true, true, "; sweep higher rates to find it"),
+            (Some(100.0), true, true, "; the sweep ended early, so it may be higher"),
+            (Some(150.0), false, true, "the knee is at 150 deliveries"),
+            (None, false, true, "no rate was borne before the sweep ended early"),
+            (None, false, false, "not even the lowest rate was borne"),
+        ] {
+            let side = Side { knee, is_at_least, ..Side::new("arqonbus") };
+            let told = super::knee(&plan, &side, is_partial);
+            assert!(told.contains(words), "{told}");
+            let is_early = is_partial && (knee.is_none() || knee == Some(100.0));
+            assert_eq!(told.contains("ended early"), is_early, "{told}");
+        }
+    }
+
+    #[test]
+    fn each_side_is_told_where_it_was_measured() {
+        let at_least = "at the highest rate that was borne, and the knee is at least there";
+        for (bus, relay, words) in [
+            ((Some(1.0), false), (Some(2.0), false), "at the knee:".to_owned()),
+            ((Some(1.0), true), (Some(2.0), true), format!("{at_least}:")),
+            ((Some(1.0), false), (Some(2.0), true), format!("bus at the knee; relay {at_least}:")),
+            (
+                (None, false),
+                (Some(2.0), false),
+                "bus over the rates that were tried; relay at the knee:".to_owned(),
+            ),
+        ] {
+            let side = |name, (knee, is_at_least)| Side { knee, is_at_least, ..Side::new(name) };
+            assert_eq!(head(&[side("bus", bus), side("relay", relay)]), words);
+        }
+    }
 
     #[test]
     fn columns_are_aligned() {
