@@ -29,7 +29,9 @@ pub use ahead::AHEAD;
 
 use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ConnId, ShardId};
-use crate::base::limits::{LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME, RECORDS_STAGED_BYTES_MAX};
+use crate::base::limits::{
+    CLOSE_LINGER_MS, LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME, RECORDS_STAGED_BYTES_MAX,
+};
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::broker::census::ROWS_MAX;
@@ -233,7 +235,12 @@ impl Engine {
             (self.connections.len() - 1) as u32
         });
         let conn = ConnId { slot, generation: self.generations[slot as usize] };
-        let deadline_ms = now.mono_ms() + u64::from(self.limits.handshake_timeout_ms);
+        let patience_ms = match self.is_draining {
+            // It was accepted before the drain began, and nobody waits for it any more.
+            true => CLOSE_LINGER_MS,
+            false => u64::from(self.limits.handshake_timeout_ms),
+        };
+        let deadline_ms = now.mono_ms() + patience_ms;
         let mut connection = Connection::new(conn, peer, now.mono_ms(), deadline_ms);
         connection.turned_away = turned_away;
         self.connections[slot as usize] = Some(Box::new(connection));

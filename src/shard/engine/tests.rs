@@ -242,3 +242,18 @@ fn what_is_sent_behind_a_leave_comes_from_no_member() {
         assert_eq!(answers.count(), left.len(), "{joined:?} {left:?}");
     }
 }
+
+#[test]
+fn who_comes_behind_a_drain_is_not_waited_for() {
+    let limits = Limits { handshake_timeout_ms: 60_000, ..Limits::default() };
+    let mut bus = Bus::new(limits);
+    let mut drain = Some(Ask::Drain { window_ms: 6_000 });
+    bus.engine.take_asks(bus.now, 1, || drain.take());
+    // It was accepted before, but its shard hears of it only now, and it says nothing.
+    bus.engine.open(bus.now, None, None);
+    for _ in 0..2 {
+        bus.now = bus.now.after(Duration::from_millis(CLOSE_LINGER_MS + 10));
+        bus.settle();
+    }
+    assert_eq!(bus.engine.connection_count(), 0);
+}
