@@ -204,7 +204,8 @@ impl<T: Weigh> Entrance<T> {
     }
 
     /// Whether word was left that will be found. In an empty lane it would not be; who still finds no
-    /// room there has met the bytes of somebody whose message is just coming back to him.
+    /// room there has met bytes that are just being given back: of a message that a full lane refused, or
+    /// of the last one that was taken.
     fn is_awaited(&self) -> bool {
         self.load.is_awaited.load(SeqCst) && !self.sender.is_empty()
     }
@@ -322,7 +323,7 @@ mod tests {
     }
 
     /// Shards send far more than their lanes hold to one that sleeps whenever it hears nothing. Nobody has
-    /// a time to wake up at: a bell that does not ring is a sleep of ten seconds, and fails.
+    /// a time to wake up at: a bell that does not ring is a sleep of a minute, and fails.
     fn flood(senders: u16) {
         let poll = || {
             let poll = mio::Poll::new().unwrap();
@@ -342,7 +343,8 @@ mod tests {
             let turns = hear_all(&lanes, &inbox, u64::from(senders) * EACH, poll, &bell);
             for thread in sending {
                 let idle = thread.join().unwrap();
-                assert!(idle <= 2 * turns + 10, "{idle} turns for nothing beside {turns}");
+                // A turn may take word from each lane, and ring for what another sender said.
+                assert!(idle <= 3 * turns + 10, "{idle} turns for nothing beside {turns}");
             }
         });
     }
@@ -409,7 +411,7 @@ mod tests {
 
     fn sleep(poll: &mut mio::Poll) {
         let (started, mut events) = (std::time::Instant::now(), mio::Events::with_capacity(1));
-        poll.poll(&mut events, Some(std::time::Duration::from_secs(10))).unwrap();
-        assert!(started.elapsed().as_secs() < 9, "nobody rang");
+        poll.poll(&mut events, Some(std::time::Duration::from_secs(60))).unwrap();
+        assert!(started.elapsed().as_secs() < 59, "nobody rang");
     }
 }

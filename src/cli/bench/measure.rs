@@ -109,13 +109,17 @@ impl Measurement<'_> {
         if is_borne || failure.is_some() {
             return Ok((first, failure));
         }
-        match self.try_rate(&report.plan, side, rate, &label, console) {
-            // A try that was stopped says less than one that was not.
-            Ok((_, Some(failure @ Failure::Stopped(_)))) | Err(failure) => {
-                Ok((first, Some(failure)))
-            }
-            second => second,
-        }
+        let (second, failure) = match self.try_rate(&report.plan, side, rate, &label, console) {
+            Ok(second) => second,
+            Err(failure) => return Ok((first, Some(failure))),
+        };
+        let is_stopped = matches!(failure, Some(Failure::Stopped(_)));
+        // A try that was stopped or never measured says less than one that was not.
+        let round = match is_stopped || second.figures.get(Figure::Rate).is_none() {
+            true => first,
+            false => second,
+        };
+        Ok((round, failure))
     }
 
     /// One try of a rate, and what ends the sweep.

@@ -111,9 +111,8 @@ pub(super) fn run(args: &BenchArgs, console: &mut Console) -> Result<(), Failure
     unwritten.iter().for_each(|why| console.note(why));
     // What became of the run counts before what became of its report.
     outcome?;
-    told?;
     judge(&report, common, console)?;
-    if unwritten.is_empty() { Ok(()) } else { Err(Failure::Incomplete) }
+    if unwritten.is_empty() { told } else { Err(Failure::Incomplete) }
 }
 
 fn new_report(plan: Plan, common: &CommonArgs) -> Report {
