@@ -52,17 +52,18 @@ impl Engine {
 
     /// Sends every client away, spread over the window, each told when to come back.
     pub(super) fn drain(&mut self, now: Now, window_ms: u64) {
-        if mem::replace(&mut self.is_draining, true) {
+        if self.draining_until_ms.is_some() {
             return;
         }
+        // Who is about to shake hands still learns that it came too late; nobody waits for others.
+        let deadline_ms = now.mono_ms() + CLOSE_LINGER_MS.min(window_ms);
+        self.draining_until_ms = Some(deadline_ms);
         let clients: Vec<ConnId> = self.edge.clients().collect();
         let count = clients.len() as u64;
         for (place, conn) in clients.into_iter().enumerate() {
             let share_ms = window_ms * place as u64 / count.max(1);
             self.send_away(now, conn, now.mono_ms() + share_ms);
         }
-        // Who is about to shake hands still learns that it came too late; nobody waits for others.
-        let deadline_ms = now.mono_ms() + CLOSE_LINGER_MS.min(window_ms);
         let mut arriving = Vec::new();
         for connection in self.connections.iter_mut().flatten() {
             if let Stage::Handshake { deadline_ms: known_ms } = &mut connection.stage {

@@ -140,7 +140,7 @@ impl Engine {
 
     fn process_handshake(&mut self, now: Now, conn: ConnId, input: &[u8]) -> usize {
         let read = handshake::read(input, &self.handshakes);
-        let is_draining = self.is_draining;
+        let is_draining = self.draining_until_ms.is_some();
         let no_return = match &read {
             Handshake::Hello { hello, .. } => self.edge.refuses_return(&hello.identity),
             _ => None,

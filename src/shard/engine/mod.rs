@@ -29,9 +29,7 @@ pub use ahead::AHEAD;
 
 use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ConnId, ShardId};
-use crate::base::limits::{
-    CLOSE_LINGER_MS, LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME, RECORDS_STAGED_BYTES_MAX,
-};
+use crate::base::limits::{LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME, RECORDS_STAGED_BYTES_MAX};
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::broker::census::ROWS_MAX;
@@ -129,7 +127,8 @@ pub struct Engine {
     is_pressed: bool,
     /// Whether the shard's own tells go before those of other shards in this turn.
     own_tells_first: bool,
-    is_draining: bool,
+    /// While clients are sent away, until when the last handshakes are awaited.
+    draining_until_ms: Option<u64>,
     rng: fastrand::Rng,
 }
 
@@ -192,7 +191,7 @@ impl Engine {
             outbox_bytes: 0,
             is_pressed: false,
             own_tells_first: false,
-            is_draining: false,
+            draining_until_ms: None,
             placement,
             rng,
         }
@@ -235,12 +234,10 @@ impl Engine {
             (self.connections.len() - 1) as u32
         });
         let conn = ConnId { slot, generation: self.generations[slot as usize] };
-        let patience_ms = match self.is_draining {
-            // It was accepted before the drain began, and nobody waits for it any more.
-            true => CLOSE_LINGER_MS,
-            false => u64::from(self.limits.handshake_timeout_ms),
-        };
-        let deadline_ms = now.mono_ms() + patience_ms;
+        let deadline_ms = now.mono_ms() + u64::from(self.limits.handshake_timeout_ms);
+        // One that was accepted before a drain has no more time than those that came in before it.
+        let deadline_ms =
+            self.draining_until_ms.map_or(deadline_ms, |until| until.min(deadline_ms));
         let mut connection = Connection::new(conn, peer, now.mono_ms(), deadline_ms);
         connection.turned_away = turned_away;
         self.connections[slot as usize] = Some(Box::new(connection));

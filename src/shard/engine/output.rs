@@ -497,7 +497,7 @@ impl Engine {
         }
         self.tally.add(Counter::MessagesSent, 1);
         self.mark_dirty(conn);
-        if self.is_draining {
+        if self.draining_until_ms.is_some() {
             // It came while everybody else was told to go.
             self.send_away(now, conn, now.mono_ms());
         }
