@@ -8,6 +8,7 @@
 mod bench;
 mod command_line;
 mod commands;
+#[path = "../common/mod.rs"]
 mod common;
 mod connecting;
 mod control_plane;

@@ -59,9 +59,11 @@ pub(crate) fn serve_flags() -> Vec<&'static str> {
     ]
 }
 
-/// The program without whatever this machine's environment configures.
+/// The program without whatever this machine's environment configures. `ARQONBUS_TEST_PROGRAM` names
+/// another build of it to be tested, such as the release binary.
 pub(crate) fn program() -> Command {
-    without_environment(Command::new(PROGRAM))
+    let other = std::env::var_os("ARQONBUS_TEST_PROGRAM");
+    without_environment(Command::new(other.unwrap_or(PROGRAM.into())))
 }
 
 /// A command whose environment holds nothing that the program would read.
