@@ -9,3 +9,4 @@ pub mod limits;
 pub mod prefetch;
 pub mod quota;
 pub mod time;
+pub mod work;

@@ -19,6 +19,9 @@ pub struct Deliveries {
     pub telemetry: Vec<Event>,
     /// Refusals to be counted.
     pub faults: Vec<Fault>,
+    /// The units of work that the edge did beside what is listed here, such as rows it built; the engine
+    /// charges them to the turn ([`base::work`](crate::base::work)).
+    pub units: u64,
 }
 
 /// One thing to be done.
@@ -61,6 +64,9 @@ pub enum Delivery {
 impl Deliveries {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty() && self.telemetry.is_empty() && self.faults.is_empty()
+        self.list.is_empty()
+            && self.telemetry.is_empty()
+            && self.faults.is_empty()
+            && self.units == 0
     }
 }

@@ -35,6 +35,7 @@ use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::base::limits::Limits;
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
+use crate::base::work::Work;
 use crate::broker::acks::Acks;
 use crate::broker::channel::Channel;
 use crate::broker::directory::Directory;
@@ -83,6 +84,9 @@ pub struct Told {
     pub forgotten: u64,
     /// Acks that have to wait for the storage.
     pub ack_waits: u64,
+    /// The work of this turn: the home charges the members it walks and the rows it builds, and a long
+    /// job stops when it is spent. Only the engine begins a turn.
+    pub work: Work,
 }
 
 impl Told {
