@@ -3,6 +3,7 @@
 //! *Invariants*: nothing here names another module of the crate; nothing here reads a clock, a
 //! random source or the environment, they are handed in.
 
+pub mod budget;
 pub mod hash;
 pub mod ids;
 pub mod limits;

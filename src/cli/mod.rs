@@ -3,7 +3,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` `doctor` | a command each: what it takes, what it does |
+//! | `subscribe` `publish` `history` `status` `ping` `completions` `serve` `check_config` `budget` `doctor` | a command each: what it takes, what it does |
 //! | `bench` `tune` | a load generator, with clients of its own; what finds the best settings with it |
 //! | `follow` `stream` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
 //! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
@@ -14,11 +14,12 @@
 //!
 //! *Invariant*: every way a command can end has its exit code in the table of `failure`.
 //!
-//! *Not here*: shards and brokers. Only `serve`, `check-config`, `doctor` and `tune` reach into the daemon.
+//! *Not here*: shards and brokers. Only `serve`, `check-config`, `budget`, `doctor` and `tune` reach into the daemon.
 
 mod ask;
 mod asking;
 mod bench;
+mod budget;
 mod check_config;
 mod completions;
 mod compose;
@@ -139,6 +140,8 @@ Examples:
     Tune(Box<tune::TuneArgs>),
     /// Check a configuration file.
     CheckConfig(check_config::CheckConfigArgs),
+    /// Print what one client may cost: weights, bounds, what happens there, which metric tells.
+    Budget(budget::BudgetArgs),
     /// Say what on this machine will hurt a bus, and how to mend it.
     ///
     /// The machine is judged by what the daemon would run with: by the defaults, or by a
@@ -182,6 +185,7 @@ fn listen_to_signals(command: &Command, console: &Console) -> Result<(), Failure
     match command {
         Command::Serve(_)
         | Command::CheckConfig(_)
+        | Command::Budget(_)
         | Command::Doctor(_)
         | Command::Completions(_) => Ok(()),
         Command::Sub(_)
@@ -212,6 +216,7 @@ fn execute(command: Command, console: &mut Console) -> Result<(), Failure> {
     match command {
         Command::Serve(args) => serve::run(&args),
         Command::CheckConfig(args) => check_config::run(&args),
+        Command::Budget(args) => budget::run(&args, console),
         Command::Doctor(args) => doctor::run(&args, console),
         Command::Completions(args) => completions::run(&args, CommandLine::command(), console),
         Command::Sub(args) => subscribe::run(&args, console),

@@ -1,6 +1,8 @@
 //! What is made from the table: `--print-config`, `--help` and the reference in the README.
 
 use super::*;
+use crate::base::budget;
+use crate::base::limits::Limits;
 
 #[test]
 fn print_config_reads_back_to_the_same() {
@@ -93,4 +95,17 @@ fn the_readme_holds_the_reference_of_all_keys() {
     } else {
         assert_eq!(inside.trim(), table.trim(), "README.md is not up to date; {advice}");
     }
+}
+
+#[test]
+fn the_budget_page_is_what_the_table_says() {
+    let page = budget::page(&Limits::default());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/budget.md");
+    if std::env::var_os(WRITE_REFERENCE).is_some() {
+        fs::write(&path, page).unwrap();
+        return;
+    }
+    let advice = format!("`{WRITE_REFERENCE}=1 cargo test --lib the_budget_page` writes it");
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(written, page, "docs/budget.md is not up to date; {advice}");
 }
