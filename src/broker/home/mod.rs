@@ -232,9 +232,9 @@ impl Home {
         Some(self.rooms.get(room)?.id)
     }
 
-    /// How many client ids are taken; for the simulator.
+    /// How many client ids are held or claimed; for the simulator.
     pub fn client_id_count(&self) -> usize {
-        self.directory.len()
+        self.directory.held_count() + self.directory.pending_count()
     }
 
     /// How many connections are in some room; for the simulator.
@@ -343,6 +343,7 @@ impl Home {
         }
         assert_eq!(self.retention.total(), total, "what is held is counted right");
         self.check_kept();
+        self.directory.check();
         self.shared.iter().for_each(|shared| shared.check());
         for channel in self.channels.values() {
             channel.check();

@@ -42,7 +42,6 @@ pub(super) struct Shared {
     pub(super) idle: BTreeSet<ChannelId>,
     pub(super) elsewhere: Elsewhere,
     pub(super) tickets_given: u64,
-    pub(super) claims: Map<Name, ConnRef>,
     /// What is being deleted, and is not known to be gone.
     pub(super) deletions: BTreeMap<Arc<Address>, Vec<Deletion>>,
     due: BTreeMap<u64, Vec<Due>>,
@@ -72,7 +71,6 @@ impl Shared {
             idle: BTreeSet::new(),
             elsewhere: Elsewhere::new(hasher.clone()),
             tickets_given: 0,
-            claims: Map::with_hasher(hasher.clone()),
             deletions: BTreeMap::new(),
             due: BTreeMap::new(),
         }
@@ -164,16 +162,15 @@ impl Home {
     pub(super) fn go_on_alone(&mut self, now: Now, told: &mut Told) {
         let Some(shared) = &mut self.shared else { return };
         let awaited: Vec<ChannelId> = shared.awaited.iter().copied().collect();
-        let mut claims: Vec<(Name, ConnRef)> = shared.claims.drain().collect();
+        let claims = self.directory.undecided();
         let mut open: Vec<ChannelId> = shared
             .following
             .iter()
             .filter_map(|(id, following)| following.has_undelivered().then_some(*id))
             .collect();
-        claims.sort_unstable();
         open.sort_unstable();
         for (client_id, conn) in claims {
-            self.grant(&client_id, conn, told);
+            self.confirm(&client_id, conn, told);
         }
         self.give_up_deletions(told);
         awaited.into_iter().for_each(|id| self.go_alone(now, id, told));
@@ -204,13 +201,7 @@ impl Home {
                     Due::Attach(id) => self.attach_is_overdue(now, id, told),
                     Due::Idle(id) => self.end_idle(now, id, told),
                     Due::Ahead(id) => self.let_go_on(now, id, told),
-                    Due::Claim(client_id, conn) => {
-                        let Some(shared) = &mut self.shared else { return };
-                        if shared.claims.get(&client_id) == Some(&conn) {
-                            shared.claims.remove(&client_id);
-                            self.grant(&client_id, conn, told);
-                        }
-                    }
+                    Due::Claim(client_id, conn) => self.confirm(&client_id, conn, told),
                 }
             }
         }

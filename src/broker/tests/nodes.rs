@@ -1,6 +1,7 @@
 //! Homes of several nodes, over a storage that is played: it gives places and tells who is where,
 //! late or at once, and goes away.
 
+mod claims;
 mod deleting;
 mod listing;
 mod returning;

@@ -249,6 +249,28 @@ fn of_two_nodes_that_resume_a_session_at_once_one_has_it_and_the_other_is_told()
 }
 
 #[test]
+fn of_two_claims_of_one_session_the_later_has_the_id_and_the_earlier_is_refused() {
+    let mut kept = Kept::new(2);
+    let (old, token) = kept.connect(0, "ann");
+    kept.heard(0, &old);
+    kept.world.set_late(1, true);
+    let first = kept.knock(1, "ann", &token);
+    kept.trade();
+    let second = kept.knock(1, "ann", &token);
+    kept.trade();
+    assert_eq!(kept.heard(1, &first), [IN_USE], "its handshake is answered, and nothing closed");
+    assert_eq!(kept.heard(1, &second), [""; 0]);
+    kept.world.set_late(1, false);
+    kept.trade();
+    assert!(kept.heard(1, &second)[0].contains("welcome"));
+    assert_eq!(kept.heard(1, &first), [""; 0]);
+    assert_eq!(kept.heard(0, &old).last().unwrap(), CLOSED);
+    kept.end(0, &old);
+    let (bob, _) = kept.connect(0, "bob");
+    kept.reaches((0, &bob), (1, &second));
+}
+
+#[test]
 fn who_identifies_as_somebody_else_takes_nothing_over() {
     let mut kept = Kept::new(2);
     kept.connect(0, "ann");
