@@ -7,7 +7,7 @@ CLIENTS := target/test-clients
 SERVERS := target/test-servers
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-servers unit sim soak kills crossing lint bench relay perf perf-check profile doc clean \
+.PHONY: help run build test test-servers unit sim soak hostile soak-hostile kills crossing lint bench relay perf perf-check profile doc clean \
 	install-counters install-test-clients install-redis
 
 help: ## list the targets
@@ -45,6 +45,14 @@ sim: ## replay one seed of the simulator: make sim SEED=7 (TRACE=1 prints every 
 
 soak: ## run many seeds of the simulator: make soak SEEDS=20000 FIRST=1
 	SIM_SEEDS=$(or $(SEEDS),20000) SIM_FIRST=$(or $(FIRST),1) $(CARGO) test --release --test sim -- --nocapture
+
+hostile: build ## attack the release binary in every way; others may wait 2 ms (p50) and 20 ms (p99)
+	ARQONBUS_TEST_PROGRAM=$(abspath target/release/arqonbus) \
+	  $(CARGO) test --test hostile strict::what_others_wait -- --ignored --nocapture
+
+soak-hostile: build install-redis ## hostile and ordinary load together, for MINUTES on one node and on three
+	ARQONBUS_TEST_PROGRAM=$(abspath target/release/arqonbus) HOSTILE_MINUTES=$(or $(MINUTES),60) \
+	  $(CARGO) test --test hostile soak::run -- --nocapture --test-threads 1
 
 kills: install-redis ## kill the bus, nodes of it and Redis under load and print the ledgers: make kills KILLS=50
 	DURABLE_KILLS=$(or $(KILLS),50) $(CARGO) test --test bus -- --nocapture what_was_acknowledged

@@ -1,0 +1,300 @@
+//! The ordinary clients of a soak: publishers that send until they are acknowledged, members that follow
+//! and recover, auditors that read the history.
+
+use super::ledger::Ledger;
+use super::nodes::Whereabouts;
+use crate::common::{Client, eventually};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+use std::time::Duration;
+
+/// How many entries a publisher has under way, and how long it rests between such lots.
+const UNDER_WAY: usize = 10;
+const REST: Duration = Duration::from_millis(20);
+/// How long an auditor rests.
+const BETWEEN_AUDITS: Duration = Duration::from_millis(1_500);
+/// The entries that a member remembers.
+const REMEMBERED: usize = 20_000;
+
+fn id_of(number: u64) -> String {
+    format!("arq_entry-{number}")
+}
+
+fn number_of(message: &Value) -> Option<u64> {
+    message["id"].as_str()?.strip_prefix("arq_entry-")?.parse().ok()
+}
+
+/// Connects as soon as a node lets it; nothing if it is over.
+fn connect(whereabouts: &Whereabouts, id: &str, is_over: &AtomicBool) -> Option<Client> {
+    while !is_over.load(SeqCst) {
+        if let Some(client) = Client::try_connect(whereabouts.bus(), &format!("client_id={id}")) {
+            return Some(client);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+/// Asks something of a bus that may die meanwhile.
+fn try_ask(client: &mut Client, command: &str, parameters: Value) -> Option<Value> {
+    let mut envelope = client.envelope("command", "ledger:*", json!({}));
+    envelope["payload"] = json!({"command": command, "parameters": parameters});
+    let id = envelope["id"].as_str()?.to_owned();
+    client.try_send_text(envelope.to_string()).ok()?;
+    loop {
+        let message = client.try_next().ok()?;
+        if message["payload"]["request_id"] == id {
+            return Some(message["payload"].clone());
+        }
+    }
+}
+
+/// Sends each entry again and again until it is acknowledged.
+pub(super) struct Publisher<'a> {
+    ledger: &'a Ledger,
+    waiting: Vec<u64>,
+    given: u64,
+}
+
+impl Publisher<'_> {
+    pub(super) fn new(ledger: &Ledger) -> Publisher<'_> {
+        Publisher { ledger, waiting: Vec::new(), given: 0 }
+    }
+
+    /// Goes on until it is over and everything is acknowledged.
+    pub(super) fn run(mut self, whereabouts: &Whereabouts, is_over: &AtomicBool) {
+        let never = AtomicBool::new(false);
+        let name = format!("publisher-{}", self.ledger.channel.replace(':', "-"));
+        while let Some(mut client) = connect(whereabouts, &name, &never) {
+            if self.in_one_life(&mut client, is_over).is_some() {
+                return;
+            }
+        }
+    }
+
+    /// Nothing if the connection ended before all was done.
+    fn in_one_life(&mut self, client: &mut Client, is_over: &AtomicBool) -> Option<()> {
+        let joined = try_ask(client, "join_channel", json!({"channel": self.ledger.channel}))?;
+        assert_eq!(joined["status"], "success", "{joined}");
+        loop {
+            while self.waiting.len() < UNDER_WAY && !is_over.load(SeqCst) {
+                self.given += 1;
+                self.waiting.push(self.given);
+            }
+            if self.waiting.is_empty() {
+                return Some(());
+            }
+            for &number in &self.waiting {
+                let mut event = client.envelope("event", self.ledger.channel, json!({}));
+                event["id"] = id_of(number).into();
+                event["metadata"] = json!({"ack": true});
+                client.try_send_text(event.to_string()).ok()?;
+            }
+            for _ in 0..self.waiting.len() {
+                self.take_ack(client)?;
+            }
+            thread::sleep(REST);
+        }
+    }
+
+    fn take_ack(&mut self, client: &mut Client) -> Option<()> {
+        let reply = loop {
+            let message = client.try_next().ok()?;
+            if message["type"] == "command_response" {
+                break message["payload"].clone();
+            }
+        };
+        let number = reply["request_id"].as_str().and_then(|id| id.strip_prefix("arq_entry-"));
+        let number: u64 = number.and_then(|n| n.parse().ok()).expect("an ack says of what");
+        if reply["status"] == "success" {
+            self.waiting.retain(|waiting| *waiting != number);
+            self.ledger.acknowledge(number, reply["result"]["sequence"].as_u64().expect("where"));
+        } else if reply["error"] == "STORAGE_LOST" {
+            // It will never be stored, and nobody was told that it is.
+            self.waiting.retain(|waiting| *waiting != number);
+        } else {
+            assert_eq!(reply["error"], "STORAGE_UNAVAILABLE", "{reply}");
+        }
+        Some(())
+    }
+}
+
+/// Follows the channel over all its connections, and sees that nothing is doubled, missing or reordered.
+pub(super) struct Member<'a> {
+    ledger: &'a Ledger,
+    name: String,
+    /// The epoch and the sequence of what it has seen last.
+    known: Option<(String, u64)>,
+    /// The number of each entry since it last began anew, by its sequence.
+    run: BTreeMap<u64, u64>,
+}
+
+impl Member<'_> {
+    pub(super) fn new(ledger: &Ledger, name: String) -> Member<'_> {
+        Member { ledger, name, known: None, run: BTreeMap::new() }
+    }
+
+    pub(super) fn run(mut self, whereabouts: &Whereabouts, is_over: &AtomicBool) {
+        while let Some(mut client) = connect(whereabouts, &self.name, is_over) {
+            let _ = self.in_one_life(&mut client, is_over);
+        }
+    }
+
+    fn in_one_life(&mut self, client: &mut Client, is_over: &AtomicBool) -> Option<()> {
+        let mut parameters = json!({"channel": self.ledger.channel});
+        if let Some((epoch, sequence)) = &self.known {
+            parameters["recover"] = json!({"epoch": epoch, "sequence": sequence});
+        }
+        let joined = try_ask(client, "join_channel", parameters)?;
+        if joined["status"] != "success" {
+            assert_eq!(joined["code"], 503, "{joined}");
+            thread::sleep(Duration::from_millis(50));
+            return None;
+        }
+        let joined = &joined["result"];
+        let epoch = joined["epoch"].as_str().expect("a channel has an epoch").to_owned();
+        match (joined["recovered"] == true, self.known.as_mut()) {
+            (true, Some(known)) => {
+                self.ledger.recovered();
+                known.0 = epoch;
+            }
+            (_, known) => {
+                if known.is_some() {
+                    self.ledger.began_anew();
+                }
+                self.run.clear();
+                let sequence = joined["sequence"].as_u64().expect("a channel has a sequence");
+                self.known = Some((epoch, sequence));
+            }
+        }
+        self.follow(client, is_over)
+    }
+
+    fn follow(&mut self, client: &mut Client, is_over: &AtomicBool) -> Option<()> {
+        // Whether the order is another one since a notice said so.
+        let mut is_other = false;
+        while !is_over.load(SeqCst) {
+            let message = client.try_next().ok()?;
+            if message["type"] == "event" {
+                let number = number_of(&message);
+                self.take(message.sequence(), number, std::mem::take(&mut is_other));
+                continue;
+            }
+            let payload = &message["payload"];
+            let epoch = || payload["epoch"].as_str().map(str::to_owned);
+            match payload["event"].as_str() {
+                Some("epoch_changed") => {
+                    if let (Some(epoch), Some(known)) = (epoch(), self.known.as_mut()) {
+                        known.0 = epoch;
+                    }
+                }
+                Some("gap") if payload["reason"] == "order_changed" => {
+                    self.ledger.began_anew();
+                    self.run.clear();
+                    is_other = true;
+                    if let (Some(epoch), Some(known)) = (epoch(), self.known.as_mut()) {
+                        known.0 = epoch;
+                    }
+                }
+                // It was too slow for once: what it missed it gets by coming back.
+                Some("gap") => return None,
+                _ => {}
+            }
+        }
+        Some(())
+    }
+
+    fn take(&mut self, sequence: u64, number: Option<u64>, is_other: bool) {
+        let Some((_, last)) = &mut self.known else { return };
+        if sequence != *last + 1 && !is_other {
+            let what = format!("{} was given {sequence} after {last}", self.name);
+            self.ledger.member_reordered(what);
+        }
+        *last = sequence;
+        self.ledger.delivered(1);
+        let Some(number) = number else { return };
+        if let Some((before, _)) =
+            self.run.iter().rev().take(1_000).find(|entry| *entry.1 == number)
+        {
+            let what = format!("{} was given {number} at {before} and at {sequence}", self.name);
+            self.ledger.member_doubled(what);
+        }
+        self.run.insert(sequence, number);
+        if self.run.len() > REMEMBERED {
+            self.run.pop_first();
+        }
+    }
+}
+
+/// Reads the whole history from time to time, and holds it against the ledger.
+pub(super) struct Auditor<'a> {
+    ledger: &'a Ledger,
+}
+
+impl Auditor<'_> {
+    pub(super) fn new(ledger: &Ledger) -> Auditor<'_> {
+        Auditor { ledger }
+    }
+
+    pub(super) fn run(self, whereabouts: &Whereabouts, is_over: &AtomicBool) {
+        let name = format!("auditor-{}", self.ledger.channel.replace(':', "-"));
+        while let Some(mut client) = connect(whereabouts, &name, is_over) {
+            let parameters = json!({"channel": self.ledger.channel});
+            if try_ask(&mut client, "join_channel", parameters).is_some() {
+                let promised = self.ledger.acknowledged();
+                if let Some(rows) = read_history(&mut client, self.ledger.channel) {
+                    self.ledger.audit(&rows, &promised, false);
+                }
+            }
+            for _ in 0..50 {
+                if is_over.load(SeqCst) {
+                    return;
+                }
+                thread::sleep(BETWEEN_AUDITS / 50);
+            }
+        }
+    }
+}
+
+/// The sequences and numbers of a history, oldest first; nothing if it can't be read to its end.
+fn read_history(client: &mut Client, channel: &str) -> Option<Vec<(u64, u64)>> {
+    let (mut rows, mut after) = (Vec::new(), 0);
+    loop {
+        let parameters = json!({"channel": channel, "after": after, "limit": 1000});
+        let page = try_ask(client, "history", parameters)?;
+        let page = (page["status"] == "success").then(|| page["result"].clone())?;
+        for message in page["messages"].as_array()? {
+            after = message["metadata"]["sequence"].as_u64()?;
+            rows.push((after, number_of(message).unwrap_or(u64::MAX - after)));
+        }
+        if page["more"] != true {
+            return Some(rows);
+        }
+    }
+}
+
+/// Publishes once more, so that members that wait for an event see that it is over.
+pub(super) fn wake(ledger: &Ledger, whereabouts: &Whereabouts) {
+    let never = AtomicBool::new(false);
+    if let Some(mut client) = connect(whereabouts, "waker", &never) {
+        client.join(ledger.channel);
+        client.publish_acked(ledger.channel, json!({}));
+    }
+}
+
+/// The last audit, when nothing is published any more: everything that was acknowledged is there.
+pub(super) fn last_audit(ledger: &Ledger, whereabouts: &Whereabouts) {
+    let never = AtomicBool::new(false);
+    let promised = ledger.acknowledged();
+    let last = promised.values().max().copied().unwrap_or_default();
+    eventually("the history can be read to its end", || {
+        let mut client = connect(whereabouts, "last-auditor", &never)?;
+        try_ask(&mut client, "join_channel", json!({"channel": ledger.channel}))?;
+        let rows = read_history(&mut client, ledger.channel)?;
+        // A node that was behind hears of the rest by and by.
+        let is_whole = rows.last().is_some_and(|row| row.0 >= last);
+        is_whole.then(|| ledger.audit(&rows, &promised, true))
+    });
+}

@@ -1,0 +1,153 @@
+//! The nodes of a soak, and what happens to them besides.
+
+use crate::attack::Target;
+use crate::common::{Daemon, eventually};
+use crate::redis::sentinel::Watched;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long nothing happens to the nodes but attacks, between two things that do.
+const QUIET: Duration = Duration::from_secs(7);
+
+/// What every node has: histories longer than an outage, channels that go when nobody is in them.
+const FLAGS: [&str; 16] = [
+    "--shards",
+    "2",
+    "--history-size",
+    "10000",
+    "--history-bytes-total",
+    "134217728",
+    "--empty-channel-ttl-ms",
+    "2000",
+    "--slow-grace-ms",
+    "1000",
+    "--ack-timeout-ms",
+    "10000",
+    "--drain-timeout-ms",
+    "500",
+    "--log-level",
+    "error,arqonbus=info",
+];
+
+/// The nodes, and their Redis if they have one.
+pub(super) struct Nodes {
+    daemons: Vec<Daemon>,
+    whereabouts: Whereabouts,
+    redis: Option<Watched>,
+    started: usize,
+}
+
+/// Where the nodes are now: each moves with each life of its daemon.
+#[derive(Clone, Default)]
+pub(super) struct Whereabouts(Arc<Mutex<Vec<Target>>>);
+
+impl Whereabouts {
+    /// One of the nodes.
+    pub(super) fn pick(&self, rng: &mut fastrand::Rng) -> Target {
+        let nodes = self.0.lock().expect("nobody panicked over the addresses");
+        nodes[rng.usize(..nodes.len())]
+    }
+
+    /// The bus port of one of the nodes.
+    pub(super) fn bus(&self) -> SocketAddr {
+        self.pick(&mut fastrand::Rng::new()).bus
+    }
+
+    fn set(&self, daemons: &[Daemon]) {
+        let targets = daemons.iter().map(crate::withstanding::target).collect();
+        *self.0.lock().expect("nobody panicked over the addresses") = targets;
+    }
+}
+
+impl Nodes {
+    /// One node that keeps everything in its memory.
+    pub(super) fn one() -> Nodes {
+        Nodes::of(vec![Daemon::start(&FLAGS)], None)
+    }
+
+    /// Three nodes, whose events are acknowledged when a replica of their Redis has them.
+    pub(super) fn three() -> Nodes {
+        let redis = Watched::start();
+        let daemons = (0..3).map(|number| node(&redis, number)).collect();
+        Nodes::of(daemons, Some(redis))
+    }
+
+    fn of(daemons: Vec<Daemon>, redis: Option<Watched>) -> Nodes {
+        let whereabouts = Whereabouts::default();
+        whereabouts.set(&daemons);
+        Nodes { started: daemons.len(), daemons, whereabouts, redis }
+    }
+
+    pub(super) fn whereabouts(&self) -> Whereabouts {
+        self.whereabouts.clone()
+    }
+
+    pub(super) fn pids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.daemons.iter().map(Daemon::pid)
+    }
+
+    /// Lets some time pass, no longer than to `end`; then, with a Redis, one thing happens.
+    pub(super) fn disturb(&mut self, rng: &mut fastrand::Rng, end: Instant) {
+        let until = (Instant::now() + QUIET).min(end);
+        while Instant::now() < until {
+            thread::sleep(Duration::from_millis(50));
+        }
+        if self.redis.is_none() || Instant::now() >= end {
+            return;
+        }
+        match rng.u32(..4) {
+            0 | 1 => self.fail_over(),
+            2 => self.change(),
+            _ => self.kill_a_node(rng),
+        }
+    }
+
+    /// The master dies, its replica takes its place, and it comes back as the replica.
+    fn fail_over(&mut self) {
+        let Some(redis) = &mut self.redis else { return };
+        redis.fail_over();
+        redis.bring_back();
+        self.await_calm();
+    }
+
+    /// Master and replica change places.
+    fn change(&mut self) {
+        let Some(redis) = &mut self.redis else { return };
+        redis.change();
+        self.await_calm();
+    }
+
+    /// A node dies, and another one comes.
+    fn kill_a_node(&mut self, rng: &mut fastrand::Rng) {
+        let Some(redis) = &self.redis else { return };
+        self.daemons.swap_remove(rng.usize(..self.daemons.len())).kill();
+        self.whereabouts.set(&self.daemons);
+        self.daemons.push(node(redis, self.started));
+        self.started += 1;
+        self.whereabouts.set(&self.daemons);
+    }
+
+    /// Waits until every node stores again.
+    pub(super) fn await_calm(&self) {
+        for daemon in self.daemons.iter().filter(|_| self.redis.is_some()) {
+            eventually("the node stores again", || {
+                (daemon.get("/status").json()["storage_state"]["state"] == "ok").then_some(())
+            });
+        }
+    }
+
+    /// Stops the nodes, each of which must end well.
+    pub(super) fn stop(self) {
+        self.daemons.into_iter().for_each(|daemon| _ = daemon.stop());
+    }
+}
+
+fn node(redis: &Watched, number: usize) -> Daemon {
+    let (url, name) = (redis.url(), format!("node-{number}"));
+    let shared =
+        ["--storage", "redis", "--redis-url", &url, "--node", &name, "--many-nodes", "true"];
+    let replicas = ["--replicas", "1", "--replicas-timeout-ms", "1000"];
+    Daemon::start(&[&FLAGS[..], &shared, &replicas].concat())
+}
