@@ -162,19 +162,35 @@ impl Home {
     }
 
     /// A connection is gone: it joins nothing any more.
-    pub(super) fn forget_parked(&mut self, conn: ConnRef) {
+    pub(super) fn forget_parked(&mut self, conn: ConnRef, told: &mut Told) {
         let Some(shared) = &mut self.shared else { return };
+        let mut unneeded = Vec::new();
         for id in &shared.behind {
             if let Some(following) = shared.following.get_mut(id) {
+                let was_needed = following.is_needed();
                 following.ahead.retain(|(_, ask)| is_not_of(ask, conn));
+                unneeded.extend((was_needed && !following.is_needed()).then_some(*id));
             }
         }
         for id in &shared.awaited {
-            let following = shared.following.get_mut(id);
-            if let Some(Following { state: State::Awaited { parked }, made_for, .. }) = following {
+            let Some(following) = shared.following.get_mut(id) else { continue };
+            let was_needed = following.is_needed();
+            if let Following { state: State::Awaited { parked }, made_for, .. } = following {
                 parked.edit(|asks| asks.retain(|ask| is_not_of(ask, conn)));
                 made_for.take_if(|maker| *maker == conn);
             }
+            unneeded.extend((was_needed && !following.is_needed()).then_some(*id));
+        }
+        unneeded.into_iter().for_each(|id| self.remove_room_if_unneeded(id, told));
+    }
+
+    /// The order of a room is not needed any more: if that was all that kept the room, it goes.
+    pub(super) fn remove_room_if_unneeded(&mut self, id: ChannelId, told: &mut Told) {
+        if let Some(name) = self.whole_rooms.get(&id)
+            && self.is_abandoned(name)
+        {
+            let name = name.clone();
+            self.remove_room(&name, told);
         }
     }
 
@@ -273,6 +289,7 @@ impl Home {
             }
         }
         self.note_idle(now, id);
+        self.remove_room_if_unneeded(id, told);
     }
 
     /// Notes that a channel without members needs not be followed for long.

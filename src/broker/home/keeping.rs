@@ -255,7 +255,11 @@ impl Home {
         if let Some(durable) = &history.durable {
             self.acks.forget(id, told);
             self.unrecorded.remove(&id);
-            told.forgotten += durable.open(history.last());
+            // Of what is shared the storage says what became of each submission, also of a channel that is
+            // gone by then.
+            if !durable.is_shared {
+                told.forgotten += durable.open(history.last());
+            }
             told.records.push(gone);
         }
     }

@@ -104,7 +104,7 @@ impl Home {
 
     /// A connection is gone: it leaves every channel of every room, without an answer.
     pub(super) fn gone(&mut self, now: Now, conn: ConnRef, told: &mut Told) {
-        self.forget_parked(conn);
+        self.forget_parked(conn, told);
         for name in self.presence.get(&conn).cloned().unwrap_or_default() {
             let Some(room) = self.rooms.get_mut(&name) else { continue };
             let Some(person) = room.people.get_mut(&conn) else { continue };

@@ -175,6 +175,7 @@ impl Home {
         {
             self.tell_new_order(now, id, base + 1, told);
         }
+        self.remove_room_if_unneeded(id, told);
     }
 
     /// Submissions will never get a place.
@@ -189,6 +190,7 @@ impl Home {
         if let Some(following) = self.following_mut(id) {
             following.open.retain(|open| !(first..=last).contains(&open.ticket));
         }
+        self.remove_room_if_unneeded(id, told);
     }
 
     /// The next events of a channel.
@@ -229,6 +231,7 @@ impl Home {
             }
         }
         self.let_go_on(now, id, told);
+        self.remove_room_if_unneeded(id, told);
         self.shed(told);
     }
 

@@ -689,3 +689,33 @@ fn a_join_does_not_wait_for_ever_and_who_is_gone_joins_nothing() {
         (&json!(1), &json!(1))
     );
 }
+
+#[test]
+fn a_room_that_was_kept_only_for_who_waited_goes_with_them() {
+    let mut world = World::new(1);
+    let ann = world.nodes[0].connect(0, "ann");
+    let home = world.nodes[0].placement.of_room("r");
+    let limits = Limits { empty_channel_ttl_ms: 20, ..Limits::default() };
+    world.nodes[0].ask(home, Ask::Reconfigure(limits.into()));
+    world.set_late(0, true);
+    let payload = json!({"command": "join_channel", "parameters": {}});
+    world.nodes[0].say(&ann, "command", "r:c", payload, json!({}));
+    world.settle();
+    // It is known how the channel stands, but not how its room does; then the channel goes.
+    let of_channel = |(_, news): &(To, StorageNews)| match news {
+        StorageNews::Peer(PeerNews::Attached { kept, .. }) => {
+            !kept.record.address.channel.is_every()
+        }
+        _ => false,
+    };
+    let news: Vec<_> = world.store.borrow_mut().nodes[0].news.drain(..).collect();
+    for (to, news) in news.iter().filter(|news| of_channel(news)) {
+        world.nodes[0].hear_news(to, news);
+    }
+    world.pass(100);
+    assert!(world.nodes[0].homes[home.index()].channel("r", "c").is_none());
+    assert!(world.nodes[0].homes[home.index()].whole_room("r").is_some(), "ann waits for it");
+    world.nodes[0].disconnect(&ann);
+    world.settle();
+    assert!(world.nodes[0].homes[home.index()].whole_room("r").is_none());
+}
