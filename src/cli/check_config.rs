@@ -2,6 +2,7 @@
 //!
 //! *Not here*: what a configuration is; that is the daemon's.
 
+use crate::cli::console;
 use crate::cli::failure::Failure;
 use crate::daemon::config::check_file;
 use clap::Args;
@@ -23,7 +24,7 @@ pub(super) fn run(args: &CheckConfigArgs) -> Result<(), Failure> {
         }
         Err(mistakes) => {
             for mistake in &mistakes {
-                eprintln!("{mistake}");
+                console::tell(mistake);
             }
             Err(Failure::Incomplete)
         }

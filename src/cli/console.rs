@@ -4,6 +4,7 @@
 
 use crate::cli::failure::Failure;
 use crate::cli::reactor::Reactor;
+use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -74,6 +75,12 @@ impl Console {
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         self.out.flush().map_err(|error| Failure::of_output(&error))
     }
+}
+
+/// Tells the person something where there is no console. (`eprintln!` panics where standard error has
+/// been closed.)
+pub(super) fn tell(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// Appends `text` with its control characters escaped, so that no peer's words can move a

@@ -8,6 +8,7 @@
 //! | `follow` `stream` `window` `session` `asking` `compose` | pure machines: what was seen, what was accepted, when to come back, what is asked, what is sent |
 //! | `dial` `handshake` `wire` `ask` | connections: again, opened, used, for one question |
 //! | `reactor` `console` `input` `source` `printer` | waiting, telling, reading lines, making messages of them, writing lines |
+//! | `child` | what a process that was started here says |
 //! | `place` | whether a file can be written where it is wanted |
 //! | `machine` | what the machine is that all this runs on |
 //! | `target` `words` `failure` `trace` | where the bus is, what is said, why it failed, which way it went |
@@ -21,6 +22,7 @@ mod asking;
 mod bench;
 mod budget;
 mod check_config;
+mod child;
 mod completions;
 mod compose;
 mod console;
@@ -169,7 +171,7 @@ pub fn run() -> ExitCode {
     let reactor = match Reactor::new() {
         Ok(reactor) => reactor,
         Err(error) => {
-            eprintln!("arqonbus: cannot wait for sockets: {error}");
+            console::tell(format_args!("arqonbus: cannot wait for sockets: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -206,8 +208,9 @@ fn conclude(outcome: Result<(), Failure>, console: &mut Console) -> u8 {
     let Err(failure) = outcome else {
         return 0;
     };
-    if let Some(sentence) = failure.sentence() {
-        console.note(sentence);
+    // What another program said may have several lines.
+    for line in failure.sentence().into_iter().flat_map(str::lines) {
+        console.note(line);
     }
     failure.exit_code()
 }

@@ -2,6 +2,7 @@
 //!
 //! *Not here*: everything a bus is; that is the daemon's.
 
+use crate::cli::console;
 use crate::cli::failure::Failure;
 use crate::daemon::config::{self, Mistake, ServeArgs};
 use crate::daemon::serve::{ServeError, serve};
@@ -25,7 +26,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
 /// Tells every mistake in a line of its own, as `check-config` does.
 fn told(mistakes: &[Mistake]) -> Failure {
     for mistake in mistakes {
-        eprintln!("arqonbus: {mistake}");
+        console::tell(format_args!("arqonbus: {mistake}"));
     }
     Failure::Misconfigured
 }

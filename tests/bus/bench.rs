@@ -227,7 +227,7 @@ fn a_run_that_measured_nothing_leaves_partial_reports_too() {
         ("pairs --pairs 30", target(nobody), 3, 0, "cannot connect"),
         ("idle --connections 60", target(full.bus), 1, 1, "refuses the load"),
         (sweep, target(full.bus), 1, 1, "refuses the load"),
-        (sweep, "--serve-arg=--nonsense".to_owned(), 1, 0, "did not say where it listens"),
+        (sweep, "--serve-arg=--nonsense".to_owned(), 1, 0, "refuses what --serve-arg gives it"),
     ] {
         let (directory, csv) = file("report.csv");
         let page = directory.path().join("report.html");
@@ -513,12 +513,28 @@ fn presets_are_listed() {
 
 #[test]
 fn a_server_that_can_not_be_started_is_told() {
-    for (words, why) in [
-        ("fanout --members 5 --serve-arg=--nonsense", "did not say where it listens"),
-        ("fanout --members 5 --rounds 1 --relay /nonexistent/relay", "cannot start"),
+    for (words, parts) in [
+        (
+            // All of what the daemon says, and who is to blame.
+            "fanout --members 5 --serve-arg=--nonsense",
+            &["refuses what --serve-arg gives it, `--nonsense`", "unexpected argument", "Usage:"][..],
+        ),
+        (
+            "fanout --members 5 --serve-arg=--shards=0 --serve-arg=--pin=off",
+            &["refuses what --serve-arg gives it, `--shards=0 --pin=off`", "must be 1 to 256"],
+        ),
+        (
+            "fanout --members 5 --serve-arg=--listen=127.0.0.1:0",
+            &["refuses what --serve-arg gives it", "'--listen <ADDRESS>' cannot be used multiple"],
+        ),
+        ("fanout --members 5 --rounds 1 --relay /nonexistent/relay", &["cannot start"]),
+        ("fanout --members 5 --rounds 1 --relay /bin/false", &["/bin/false could not start"]),
     ] {
         let ended = run_command(bench(words), "");
         assert_eq!(ended.status.code(), Some(1), "{words}: {ended:?}");
-        assert!(ended.stderr.contains(why), "{words}: {ended:?}");
+        for part in parts {
+            assert!(ended.stderr.contains(part), "{words}: {part} in {ended:?}");
+        }
+        assert!(ended.stderr.lines().all(|line| line.starts_with("arqonbus:")), "{ended:?}");
     }
 }

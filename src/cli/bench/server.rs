@@ -5,19 +5,22 @@
 
 use crate::cli::bench::cpus::Cpus;
 use crate::cli::bench::site::{Dialect, Site};
+use crate::cli::child::Words;
 use crate::cli::failure::Failure;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to say where it listens.
 const START: Duration = Duration::from_secs(10);
+/// How long one that says nothing any more may take to end, before it is taken for one that hangs.
+const LAST: Duration = Duration::from_secs(1);
+/// The exit code of the daemon where its command line or configuration is wrong.
+const WRONG_USAGE: i32 = 2;
 /// How long it may take to end by itself.
 const END: Duration = Duration::from_secs(5);
 
@@ -25,7 +28,7 @@ const END: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Server {
     child: Child,
-    lines: Receiver<String>,
+    words: Words,
     /// Where it is.
     pub(super) site: Site,
     /// Where its counters are.
@@ -62,13 +65,12 @@ impl Server {
         }
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = spawn(command, "the daemon")?;
-        let lines = lines_of(child.stderr.take());
-        let (bus, http) = match await_line(&lines, listening) {
-            Ok(addresses) => addresses,
-            Err(said) => return Err(end_unheard(child, "the daemon", &said)),
+        let words = Words::of(child.stderr.take());
+        let Some((bus, http)) = words.find(Instant::now() + START, listening) else {
+            return Err(end_unheard(child, "the daemon", &words, args));
         };
         let site = Site::local(Dialect::Bus, bus);
-        Server { child, lines, site, http: Some(http) }.on_cpus(cpus)
+        Server { child, words, site, http: Some(http) }.on_cpus(cpus)
     }
 
     /// A bare relay.
@@ -76,14 +78,13 @@ impl Server {
         let mut command = Command::new(program);
         command.args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped());
         let mut child = spawn(command, &program.display().to_string())?;
-        let lines = lines_of(child.stdout.take());
+        let words = Words::of(child.stdout.take());
         let address = |line: &str| line.strip_prefix("listening ")?.trim().parse().ok();
-        let address: SocketAddr = match await_line(&lines, address) {
-            Ok(address) => address,
-            Err(said) => return Err(end_unheard(child, "the relay", &said)),
+        let Some(address) = words.find::<SocketAddr>(Instant::now() + START, address) else {
+            return Err(end_unheard(child, &program.display().to_string(), &words, &[]));
         };
         let site = Site::local(Dialect::Relay, address);
-        Server { child, lines, site, http: None }.on_cpus(cpus)
+        Server { child, words, site, http: None }.on_cpus(cpus)
     }
 
     fn on_cpus(self, cpus: Option<&Cpus>) -> Result<Server, Failure> {
@@ -103,15 +104,13 @@ impl Server {
     /// How it ended, if it has.
     pub(super) fn has_ended(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok()??;
-        let last = self.lines.try_iter().last();
-        let said = last.map(|line| format!("; it said last: {line}")).unwrap_or_default();
-        Some(format!("the server ended by itself ({status}){said}"))
+        Some(format!("the server ended by itself ({status}); {}", self.words.told()))
     }
 
     /// Ends it; gives what a relay counted.
     pub(super) fn stop(mut self) -> Option<RelayCounts> {
         self.end();
-        self.lines.iter().filter_map(|line| serde_json::from_str(&line).ok()).last()
+        self.words.last(Instant::now() + END, |line| serde_json::from_str(line).ok())
     }
 
     fn end(&mut self) {
@@ -153,39 +152,29 @@ fn listening(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     Some((address("listen")?, address("http_listen")?))
 }
 
-/// Reads lines until one means something; else gives what was said last.
-fn await_line<T>(
-    lines: &Receiver<String>,
-    meaning: impl Fn(&str) -> Option<T>,
-) -> Result<T, String> {
-    let until = Instant::now() + START;
-    let mut last = String::new();
-    while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
-        if let Some(found) = meaning(&line) {
-            return Ok(found);
-        }
-        last = line;
+/// Why a server that did not say where it listens did not, and who is to blame for it. `args` are what
+/// the person gave it.
+fn end_unheard(mut child: Child, name: &str, words: &Words, args: &[String]) -> Failure {
+    // One that has closed its stream is about to end.
+    let until = Instant::now() + LAST;
+    while Instant::now() < until && matches!(child.try_wait(), Ok(None)) {
+        std::thread::sleep(Duration::from_millis(5));
     }
-    Err(last)
-}
-
-fn end_unheard(mut child: Child, name: &str, said: &str) -> Failure {
+    let ended = child.try_wait().ok().flatten();
     let _ = child.kill();
     let _ = child.wait();
-    let said = if said.is_empty() { "nothing" } else { said };
-    Failure::Refused(format!("{name} did not say where it listens; it said {said}"))
-}
-
-/// A thread that reads to the end, so that the server is never stopped by a full pipe.
-fn lines_of(stream: Option<impl Read + Send + 'static>) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    if let Some(stream) = stream {
-        std::thread::spawn(move || {
-            for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                // Who is not listened to any more is still read.
-                let _ = sender.send(line);
-            }
-        });
+    let told = words.told();
+    match ended {
+        Some(status) if status.code() == Some(WRONG_USAGE) && !args.is_empty() => {
+            let args = args.join(" ");
+            Failure::Refused(format!("{name} refuses what --serve-arg gives it, `{args}`; {told}"))
+        }
+        Some(status) => Failure::Refused(format!("{name} could not start ({status}); {told}")),
+        None => {
+            let seconds = START.as_secs();
+            Failure::Refused(format!(
+                "{name} did not say within {seconds} s where it listens, and was ended; {told}"
+            ))
+        }
     }
-    receiver
 }

@@ -13,7 +13,7 @@
 mod checks;
 mod finding;
 
-use crate::cli::console::Console;
+use crate::cli::console::{self, Console};
 use crate::cli::doctor::checks::Case;
 use crate::cli::doctor::finding::{Finding, Severity};
 use crate::cli::failure::Failure;
@@ -68,7 +68,7 @@ fn case(facts: Facts, args: &DoctorArgs) -> Result<Case, Failure> {
     let host = Host { cores: facts.cpu.for_daemon(), descriptors: None, ..Host::anywhere() };
     let loaded = config::load_on(&host, &typed, config::environment).map_err(|mistakes| {
         for mistake in &mistakes {
-            eprintln!("arqonbus: {mistake}");
+            console::tell(format_args!("arqonbus: {mistake}"));
         }
         Failure::Misconfigured
     })?;

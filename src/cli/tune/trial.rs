@@ -4,6 +4,7 @@
 //!
 //! *Invariant*: a process that was started is ended, however the trial ends.
 
+use crate::cli::child::Words;
 use crate::cli::console::Console;
 use crate::cli::failure::Failure;
 use crate::cli::tune::goal::{Figures, Goal, Trial};
@@ -107,11 +108,12 @@ impl<'c> Trials<'c> {
         // A bus that the person's shell names is not the one to be tuned.
         command.env_remove("ARQONBUS_URL").env_remove("ARQONBUS_TOKEN");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let child = command.spawn().map_err(|error| {
+        let mut child = command.spawn().map_err(|error| {
             Failure::Refused(format!("the load generator can't be started: {error}"))
         })?;
+        let words = Words::of(child.stderr.take());
         let limit = Duration::from_secs_f64(self.load.seconds + self.load.warmup) + SPARE;
-        let ended = Generator(child).wait(self.console, Instant::now() + limit)?;
+        let ended = Generator { child, words }.wait(self.console, Instant::now() + limit)?;
         let report = fs::read_to_string(&self.report);
         // It may not be there, if the generator failed early.
         let _ = fs::remove_file(&self.report);
@@ -182,56 +184,48 @@ impl Track for Trials<'_> {
 }
 
 /// A generator that runs.
-struct Generator(Child);
+struct Generator {
+    child: Child,
+    words: Words,
+}
 
 impl Generator {
     /// Waits for its end; gives what it said if it failed.
     fn wait(mut self, console: &mut Console, until: Instant) -> Result<Option<String>, Failure> {
         loop {
             console.reactor.sleep(Instant::now() + LOOK)?;
-            let status = self.0.try_wait().map_err(|error| {
+            let status = self.child.try_wait().map_err(|error| {
                 Failure::Refused(format!("the load generator was lost: {error}"))
             })?;
             match status {
                 Some(status) if status.success() => return Ok(None),
-                Some(status) => return Ok(Some(self.last_words(&status.to_string()))),
+                Some(status) => {
+                    let told = self.words.told();
+                    return Ok(Some(format!("the load generator failed ({status}); {told}")));
+                }
                 None if Instant::now() > until => {
-                    return Ok(Some("the load generator did not end".to_owned()));
+                    let told = self.words.told();
+                    return Ok(Some(format!("the load generator did not end in time; {told}")));
                 }
                 None => {}
             }
         }
-    }
-
-    fn last_words(&mut self, status: &str) -> String {
-        let mut said = String::new();
-        if let Some(stream) = &mut self.0.stderr {
-            // What can't be read is not told.
-            let _ = std::io::Read::read_to_string(stream, &mut said);
-        }
-        // A wrong command line is explained at the beginning, and a failure at the end.
-        let usage = said.lines().find_map(|line| line.strip_prefix("error: "));
-        let failure = || said.lines().rev().find_map(|line| line.strip_prefix("arqonbus: "));
-        usage.or_else(failure).map_or_else(
-            || format!("the load generator ended with {status}"),
-            |why| format!("the load generator said: {why}"),
-        )
     }
 }
 
 impl Drop for Generator {
     /// It ends its own daemon when it is told to stop.
     fn drop(&mut self) {
-        if matches!(self.0.try_wait(), Ok(Some(_))) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         let until = Instant::now() + END;
-        while Instant::now() < until && matches!(self.0.try_wait(), Ok(None)) {
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(LOOK);
         }
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
