@@ -11,6 +11,7 @@ use arqonbus::broker::delivery::{Deliveries, Delivery};
 use arqonbus::broker::edge::{Edge, Flow};
 use arqonbus::broker::home::{Home, Told};
 use arqonbus::broker::lane::Asks;
+use arqonbus::broker::policy::Role;
 use arqonbus::protocol::command::{Address, Identity};
 use arqonbus::protocol::decode::decode;
 use arqonbus::protocol::envelope::Envelope;
@@ -50,7 +51,7 @@ impl Pair {
             let address = Address { room: Name::fixed("science"), channel: Name::fixed("general") };
             let client_id = Name::parse(&client_id(slot)).ok();
             let identity = Identity { client_id, join: vec![address], ..Identity::default() };
-            pair.edge.connect(START, conn, None, identity, &mut pair.asks);
+            pair.edge.connect(START, conn, (None, Role::User), identity, &mut pair.asks);
             pair.route();
             pair.edge.run_errands(conn, &mut pair.asks);
             pair.route();

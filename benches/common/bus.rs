@@ -12,7 +12,7 @@ use arqonbus::base::limits::{LANE_SLOTS, Limits};
 use arqonbus::base::quota::NodeQuotas;
 use arqonbus::base::time::Now;
 use arqonbus::broker::edge::Facts;
-use arqonbus::broker::policy::{PublishAnywhere, Role};
+use arqonbus::broker::policy::{Access, PublishAnywhere, Role, Roles};
 use arqonbus::protocol::origin::Origins;
 use arqonbus::shard::driver::poll_with_bell;
 use arqonbus::shard::engine::{AHEAD, Engine, Plan};
@@ -66,7 +66,7 @@ impl Bus {
             // A benchmark's clock runs as it likes: silence means nothing to it.
             limits: Arc::new(Limits { heartbeat_ms: u32::MAX, ..limits.clone() }),
             facts: facts.clone(),
-            origins: Origins::loopback(),
+            access: Access { origins: Origins::loopback(), roles: Roles::Everybody(Role::Admin) },
             rooms: Arc::new(Vec::new()),
             on_node: NodeQuotas::default(),
             seed: 1,
@@ -208,7 +208,6 @@ pub(crate) fn facts() -> Arc<Facts> {
         version: "0",
         started_ns: 0,
         storage: "memory",
-        default_role: Role::Admin,
         publish_anywhere: PublishAnywhere::default(),
     })
 }

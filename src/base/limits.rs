@@ -126,6 +126,15 @@ pub const TELEMETRY_SEND_TIMEOUT_MS: u64 = 10_000;
 pub const TELEMETRY_MESSAGES_MAX: u32 = 120;
 /// The longest message a telemetry reader may send, in bytes.
 pub const TELEMETRY_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// The bytes of log lines that may wait for standard error; later lines are dropped and counted.
+pub const LOG_QUEUE_BYTES: usize = 1024 * 1024;
+/// The log lines that may wait for standard error.
+pub const LOG_QUEUE_LINES: usize = 8_192;
+/// How long the end of the process waits for the last lines of the log.
+pub const LOG_FLUSH_MS: u64 = 1_000;
+/// How many times in a row, a second apart, a shard may be seen without having ended a turn before the
+/// node says that it is stuck.
+pub const STUCK_SAMPLES: u32 = 5;
 /// How full, in percent, a lane may be before the node calls itself overloaded.
 pub const LANE_FULL_PERCENT: u64 = 90;
 

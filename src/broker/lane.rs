@@ -7,7 +7,7 @@ use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};
 use crate::broker::channel::Seen;
 use crate::broker::peers::Peer;
-use crate::broker::policy::{ClientCard, Role};
+use crate::broker::policy::{Access, ClientCard, Role};
 use crate::broker::record::StorageNews;
 use crate::broker::returning::Stake;
 use crate::broker::staged::Staged;
@@ -15,7 +15,6 @@ use crate::protocol::command::{Address, CreateChannel, HistoryQuery, Join, RoomC
 use crate::protocol::fault::Refusal;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::names::Name;
-use crate::protocol::origin::Origins;
 use crate::protocol::reply::Question;
 use crate::protocol::views::{
     ChannelLine, ChannelView, ClientRow, Counts, HistoryView, JoinView, RoomView,
@@ -54,7 +53,7 @@ pub enum Ask {
     /// New limits.
     Reconfigure(Arc<Limits>),
     /// Other web pages may connect.
-    AllowOrigins(Box<Origins>),
+    Admit(Box<Access>),
     /// Send every client away; the shard spreads the closes over this many milliseconds.
     Drain {
         /// The window over which the closes are spread.

@@ -3,6 +3,7 @@
 use crate::protocol::command::{ChannelType, ClientType, Publishers, RoomConfig};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::names::Name;
+use crate::protocol::origin::Origins;
 use serde::Serialize;
 use std::fmt;
 
@@ -40,6 +41,45 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Which role a client has while nobody proves who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Roles {
+    /// Admin for clients of this machine, user for all others.
+    ByAddress,
+    /// The same for everybody.
+    Everybody(Role),
+}
+
+impl Roles {
+    /// The role of a client. `is_local` says that its connection comes from this machine, and that
+    /// nothing in its handshake says otherwise.
+    pub fn role_of(self, is_local: bool) -> Role {
+        match self {
+            Roles::ByAddress if is_local => Role::Admin,
+            Roles::ByAddress => Role::User,
+            Roles::Everybody(role) => role,
+        }
+    }
+}
+
+impl fmt::Display for Roles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Roles::ByAddress => f.write_str("by_address"),
+            Roles::Everybody(role) => role.fmt(f),
+        }
+    }
+}
+
+/// Whom a shard lets connect, and as what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// The web pages that may connect.
+    pub origins: Origins,
+    /// The roles of clients.
+    pub roles: Roles,
 }
 
 /// Which roles may publish without being joined.

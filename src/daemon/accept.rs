@@ -7,18 +7,23 @@
 //! be told why (close code 1013); a bounded number of such guests are there at once, and beyond
 //! that a socket is closed without a word.
 //!
-//! *Invariant*: a socket is counted when it is given to a shard and uncounted when the shard says
-//! that it is gone.
+//! The thread never ends by a failure: it says that it can't accept ([`Health`]), and tries again.
+//!
+//! *Invariants*: a socket is counted when it is given to a shard and uncounted when the shard says
+//! that it is gone; the addresses of one IPv6 network of 64 bits, which is what one customer has,
+//! count as one.
 
 use crate::base::hash::{Map, seeded};
 use crate::base::ids::ShardId;
+use crate::daemon::control::Facts;
+use crate::daemon::control::health::Component;
 use crate::protocol::close::CloseReason;
-use crate::shard::driver::Arrival;
+use crate::shard::driver::{Arrival, Clock};
 use crate::shard::lanes::Lanes;
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -26,8 +31,10 @@ use std::time::Duration;
 
 /// Connections beyond the limit that may be told why they are turned away.
 const GUESTS_MAX: u32 = 256;
-/// How long accepting pauses when the process has no file descriptor left.
-const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long accepting pauses when it has failed, as it does when no file descriptor is left.
+const FAILED_PAUSE: Duration = Duration::from_millis(100);
+/// The bits of an IPv6 address that tell one customer's network from another's.
+const NETWORK_BITS: u32 = 64;
 
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
@@ -37,7 +44,7 @@ const STOP: Token = Token(1);
 pub struct Admission {
     /// Connections on this node.
     pub connections_max: AtomicU32,
-    /// Connections from one address; 0 is no limit.
+    /// Connections from one IPv4 address or one IPv6 network; 0 is no limit.
     pub per_address_max: AtomicU32,
 }
 
@@ -75,6 +82,10 @@ pub struct AcceptParts {
     pub admission: Arc<Admission>,
     /// What is counted.
     pub counts: Arc<AcceptCounts>,
+    /// Where it says whether it can accept.
+    pub facts: Arc<Facts>,
+    /// The clock of the node.
+    pub clock: Clock,
 }
 
 /// The accepting thread.
@@ -102,6 +113,7 @@ impl Acceptor {
             parts,
             stop: stop.clone(),
             of_address: Map::with_hasher(seeded(fastrand::u64(..))),
+            is_told: true,
         };
         let thread = thread::Builder::new().name("accept".to_owned()).spawn(|| doorman.run())?;
         Ok(Acceptor { stop, waker, thread })
@@ -124,6 +136,8 @@ struct Doorman {
     parts: AcceptParts,
     stop: Arc<AtomicBool>,
     of_address: Map<IpAddr, u32>,
+    /// Whether the poll tells when somebody has come.
+    is_told: bool,
 }
 
 impl Doorman {
@@ -131,31 +145,49 @@ impl Doorman {
         let mut events = Events::with_capacity(16);
         while !self.stop.load(Relaxed) {
             match self.poll.poll(&mut events, None) {
-                Ok(()) => self.accept_all(),
+                Ok(()) => {
+                    self.is_told = true;
+                    self.accept_all();
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // Without being told that somebody has come, it looks by itself.
                 Err(error) => {
-                    tracing::error!(%error, "waiting for connections failed; none are accepted any more");
-                    return;
+                    self.is_told = false;
+                    self.accept_all();
+                    self.fail(&error);
                 }
             }
         }
     }
 
+    /// Says that it can't accept, and waits before it is tried again.
+    fn fail(&self, error: &io::Error) {
+        self.parts.counts.failures.fetch_add(1, Relaxed);
+        let now = (self.parts.clock)();
+        self.parts.facts.health().fail(Component::Accept, now, &error.to_string());
+        thread::sleep(FAILED_PAUSE);
+    }
+
+    fn succeed(&self) {
+        if !self.is_told {
+            return;
+        }
+        self.parts.facts.health().succeed(Component::Accept, (self.parts.clock)());
+    }
+
     fn accept_all(&mut self) {
         while !self.stop.load(Relaxed) {
             match self.parts.listener.accept() {
-                Ok((stream, address)) => self.admit(stream, address),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Ok((stream, address)) => {
+                    self.succeed();
+                    self.admit(stream, address);
+                }
+                // The kernel finds a descriptor before it looks whether somebody waits.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.succeed(),
                 // The peer was gone before it was accepted.
                 Err(error) if error.kind() == ErrorKind::ConnectionAborted => {}
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let failures = self.parts.counts.failures.fetch_add(1, Relaxed);
-                    if failures.is_multiple_of(100) {
-                        tracing::warn!(%error, failures, "a connection could not be accepted; see limits.max_connections and `ulimit -n`");
-                    }
-                    thread::sleep(EXHAUSTED_PAUSE);
-                }
+                Err(error) => self.fail(&error),
             }
         }
     }
@@ -170,7 +202,7 @@ impl Doorman {
             return;
         }
         let per_address_max = self.parts.admission.per_address_max.load(Relaxed);
-        let of_address = self.of_address.entry(peer).or_insert(0);
+        let of_address = self.of_address.entry(network(peer)).or_insert(0);
         let turned_away = if open >= max {
             Some(CloseReason::Full)
         } else if per_address_max > 0 && *of_address >= per_address_max {
@@ -201,12 +233,47 @@ impl Doorman {
 
     fn count_departures(&mut self) {
         for peer in self.parts.departures.try_iter() {
+            let peer = network(peer);
             if let Some(count) = self.of_address.get_mut(&peer) {
                 *count -= 1;
                 if *count == 0 {
                     self.of_address.remove(&peer);
                 }
             }
+        }
+    }
+}
+
+/// What counts as one address: of IPv6, the whole network, for its owner has 2^64 addresses to choose
+/// from.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer {
+        IpAddr::V4(_) => peer,
+        IpAddr::V6(address) => {
+            let bits = address.to_bits() >> (Ipv6Addr::BITS - NETWORK_BITS);
+            Ipv6Addr::from_bits(bits << (Ipv6Addr::BITS - NETWORK_BITS)).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_one_ipv6_network_are_one() {
+        let same = |one: &str, other: &str| {
+            let [one, other] = [one, other].map(|text| network(text.parse().unwrap()));
+            one == other
+        };
+        for (one, other, expected) in [
+            ("2001:db8:1:2::1", "2001:db8:1:2:ffff:ffff:ffff:ffff", true),
+            ("2001:db8:1:2::1", "2001:db8:1:3::1", false),
+            ("2001:db8:1:2::1", "2001:db8:1:2::1", true),
+            ("192.0.2.1", "192.0.2.2", false),
+            ("192.0.2.1", "192.0.2.1", true),
+        ] {
+            assert_eq!(same(one, other), expected, "{one} {other}");
         }
     }
 }

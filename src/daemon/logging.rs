@@ -1,10 +1,22 @@
 //! What the daemon says about itself, on standard error: for people, or as JSON lines.
 //!
+//! Nobody who logs waits: lines go through a bounded queue to a thread that writes (`queue`). So
+//! whatever ends the process on purpose calls [`flush`] before.
+//!
 //! *Invariants*: a [`Filter`] that exists can be parsed; colour goes to terminals only; the filter
 //! can change while the daemon runs, the format can't.
 
+mod queue;
+
+pub use queue::LogCounts;
+
+use crate::base::limits::LOG_FLUSH_MS;
+use queue::LogQueue;
 use std::fmt;
 use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -91,12 +103,52 @@ impl Logging {
     }
 }
 
+/// The queue of this process's log.
+static QUEUE: OnceLock<LogQueue> = OnceLock::new();
+
 /// Sets up the log of this process, once.
 pub fn init(format: Format, filter: &Filter) -> Result<Logging, LoggingError> {
+    let failed = |error: io::Error| LoggingError(error.to_string());
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let (subscriber, logging) = build(format, filter, colour, io::stderr)?;
+    // A descriptor of its own: the lock of `io::stderr` would be held for as long as a write lasts.
+    let out = io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
+    let queue = queue::start(queue::Blocking(out), tell_of_dropped).map_err(failed)?;
+    let (subscriber, logging) = build(format, filter, colour, queue.clone())?;
     subscriber.try_init().map_err(|error| LoggingError(error.to_string()))?;
+    let _ = QUEUE.set(queue);
     Ok(logging)
+}
+
+fn tell_of_dropped(lines: u64) {
+    tracing::warn!(
+        lines,
+        "log lines were dropped: standard error was not read fast enough; read it, or lower `log_level`"
+    );
+}
+
+/// Waits until everything that was logged is written, for a second at most.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(Duration::from_millis(LOG_FLUSH_MS));
+    }
+}
+
+/// Ends the process as a crash, after what it has logged is written.
+pub fn abort() -> ! {
+    flush();
+    std::process::abort()
+}
+
+/// Writes a line whatever the filter says: for what ends the process.
+pub fn put_line(line: &str) {
+    if let Some(queue) = QUEUE.get() {
+        queue.put(format!("{line}\n").as_bytes());
+    }
+}
+
+/// What became of the lines of this process's log.
+pub fn counts() -> Arc<LogCounts> {
+    QUEUE.get().map(|queue| Arc::clone(queue.counts())).unwrap_or_default()
 }
 
 fn build<W>(
@@ -109,7 +161,11 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let (filter, handle) = reload::Layer::new(filter.directives()?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(colour)
+        // The library would print them on standard error by itself, and wait there.
+        .log_internal_errors(false);
     let lines = match format {
         Format::Text => lines.boxed(),
         Format::Json => lines

@@ -1,6 +1,7 @@
 //! The daemon around the bus: what it was told, the machine it runs on, and what it says.
 
 pub mod accept;
+mod broadcast;
 pub mod cgroup;
 pub mod clock;
 pub mod config;
@@ -11,4 +12,5 @@ pub mod node;
 pub mod pinning;
 pub mod scaling;
 pub mod serve;
+mod signals;
 pub mod storage;

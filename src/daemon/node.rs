@@ -11,8 +11,12 @@ use crate::broker::home::Bootstrap;
 use crate::broker::lane::{Ask, Publish, Target};
 use crate::broker::policy::{PublishAnywhere, Role};
 use crate::daemon::accept::{AcceptCounts, AcceptParts, Acceptor, Admission, Berth};
-use crate::daemon::config::Config;
-use crate::daemon::control::{self, About, Control, ControlThread, Facts, Phase, Publication};
+use crate::daemon::broadcast::Broadcast;
+use crate::daemon::config::{self, Config};
+use crate::daemon::control::{
+    self, About, Control, ControlThread, Facts, Phase, PortOrigins, Publication,
+};
+use crate::daemon::logging;
 use crate::daemon::pinning::{self, Pinning};
 use crate::daemon::storage::{Courier, Notice, StorageSeam, no_sink};
 use crate::protocol::origin::Origins;
@@ -48,8 +52,7 @@ pub struct Listeners {
 
 /// A running node.
 pub struct Node {
-    lanes: Lanes,
-    placement: Placement,
+    broadcast: Broadcast,
     shards: Vec<JoinHandle<()>>,
     loads: Vec<Arc<AtomicU32>>,
     stop: Arc<AtomicBool>,
@@ -174,9 +177,13 @@ impl Node {
             meters,
             storage: storage_meters,
             accepts: counts.clone(),
+            log: logging::counts(),
             events: events_in,
             publish: publisher(lanes.clone(), placement.clone()),
-            allows_origin: origin_rule(origins.clone()),
+            origins: PortOrigins {
+                telemetry: origins_at(&origins, config.telemetry_listen),
+                http: origins_at(&origins, config.http_listen),
+            },
             clock: Box::new({
                 let clock = clock.clone();
                 move || clock()
@@ -191,11 +198,12 @@ impl Node {
             lanes: lanes.clone(),
             admission: admission.clone(),
             counts,
+            facts: facts.clone(),
+            clock: clock.clone(),
         })?;
         facts.set_phase(Phase::Ready);
         Ok(Node {
-            lanes,
-            placement,
+            broadcast: Broadcast::new(lanes, placement),
             shards,
             loads,
             stop,
@@ -209,18 +217,19 @@ impl Node {
     }
 
     /// Puts other limits in force.
-    pub fn set_limits(&self, limits: Limits) {
+    pub fn set_limits(&mut self, limits: Limits) {
         self.admission.connections_max.store(limits.max_connections, Relaxed);
         self.admission.per_address_max.store(limits.max_connections_per_address, Relaxed);
         self.facts.set_limits(limits.clone());
         let limits = Arc::new(limits);
-        self.ask_all(|| Ask::Reconfigure(limits.clone()));
+        self.broadcast.ask(|| Ask::Reconfigure(limits.clone()));
     }
 
-    /// Lets other web pages in.
-    pub fn set_origins(&self, origins: Origins) {
-        *self.origins.write().unwrap_or_else(PoisonError::into_inner) = origins.clone();
-        self.ask_all(|| Ask::AllowOrigins(Box::new(origins.clone())));
+    /// Lets other web pages in, or gives other roles.
+    pub fn admit(&mut self, config: &Config) {
+        let origins = config.allowed_origins.clone();
+        *self.origins.write().unwrap_or_else(PoisonError::into_inner) = origins;
+        self.broadcast.ask(|| Ask::Admit(Box::new(config.access())));
     }
 
     /// Takes no clients any more and sends those that are here away, within `timeout`. Ends when
@@ -234,9 +243,10 @@ impl Node {
         // The last closes need a moment to be written and answered.
         let window_ms = timeout.as_millis() as u64 * 6 / 10;
         if !timeout.is_zero() {
-            self.ask_all(|| Ask::Drain { window_ms });
+            self.broadcast.ask(|| Ask::Drain { window_ms });
         }
         loop {
+            self.broadcast.offer();
             let left: u32 = self.loads.iter().map(|load| load.load(Relaxed)).sum();
             if left == 0 || Instant::now() >= deadline || is_urgent() {
                 return left;
@@ -251,9 +261,7 @@ impl Node {
             acceptor.stop();
         }
         self.stop.store(true, Relaxed);
-        for shard in self.placement.all() {
-            self.lanes.ring(shard);
-        }
+        self.broadcast.ring();
         for shard in self.shards.drain(..) {
             if shard.join().is_err() {
                 tracing::error!("a shard panicked");
@@ -274,15 +282,9 @@ impl Node {
         }
     }
 
-    /// Asks something of every shard. A full lane empties in a moment, for nobody waits with it.
-    fn ask_all(&self, ask: impl Fn() -> Ask) {
-        for shard in self.placement.all() {
-            let mut ask = ask();
-            while let Err(unsent) = self.lanes.ask(shard, ask) {
-                ask = unsent;
-                thread::sleep(Duration::from_millis(1));
-            }
-        }
+    /// Offers the shards again what they had no room for; gives how long to wait before the next time.
+    pub fn offer(&mut self) -> Duration {
+        self.broadcast.offer()
     }
 }
 
@@ -307,7 +309,6 @@ fn plans(config: &Config, placement: &Placement, now: Now) -> Vec<Plan> {
         version: VERSION,
         started_ns: now.mono_ns,
         storage: config.storage.as_str(),
-        default_role: config.default_role(),
         publish_anywhere: PublishAnywhere {
             user: anywhere.contains(&Role::User),
             admin: anywhere.contains(&Role::Admin),
@@ -326,7 +327,7 @@ fn plans(config: &Config, placement: &Placement, now: Now) -> Vec<Plan> {
         placement: placement.clone(),
         limits: limits.clone(),
         facts: facts.clone(),
-        origins: config.allowed_origins.clone(),
+        access: config.access(),
         rooms: Arc::clone(&rooms),
         on_node: on_node.clone(),
         seed,
@@ -343,7 +344,7 @@ fn spawn_shard(shard: ShardId, parts: Parts, core: Option<usize>) -> io::Result<
         }
         if let Err(error) = Driver::new(parts).run() {
             tracing::error!(%shard, %error, "the shard's poll failed; the process ends");
-            std::process::abort();
+            logging::abort();
         }
     })
 }
@@ -359,11 +360,10 @@ fn publisher(lanes: Lanes, placement: Placement) -> Box<dyn Fn(Publication) -> b
     })
 }
 
-fn origin_rule(origins: Arc<RwLock<Origins>>) -> Box<control::OriginRule> {
-    Box::new(move |origin| match origin {
-        Some(origin) => origins.read().unwrap_or_else(PoisonError::into_inner).allows(origin),
-        None => true,
-    })
+/// The pages that a port of the control plane lets in, as they are at the moment of asking.
+fn origins_at(origins: &Arc<RwLock<Origins>>, port: SocketAddr) -> Box<control::OriginSource> {
+    let (origins, is_loopback) = (origins.clone(), config::is_loopback(port));
+    Box::new(move || origins.read().unwrap_or_else(PoisonError::into_inner).for_port(is_loopback))
 }
 
 /// Opens a listening socket that may take over a port whose last owner has just gone.

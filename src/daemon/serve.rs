@@ -5,9 +5,9 @@ use crate::daemon::config::{self, Config, Loaded, Mistake, Reload, ServeArgs};
 use crate::daemon::logging::{self, Logging, LoggingError};
 use crate::daemon::node::{Listeners, Node, VERSION, listen};
 use crate::daemon::pinning::{self, Pinning};
+use crate::daemon::signals::{self, Order};
 use crate::daemon::storage;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -72,24 +72,31 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
-/// Runs a node until a signal ends it.
+/// Runs a node until a signal ends it. What it has logged is written when this returns, if standard
+/// error takes it.
 ///
 /// # Errors
 /// If the node could not start; each error says what to do.
 pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
+    let outcome = run(args);
+    logging::flush();
+    outcome
+}
+
+fn run(args: &ServeArgs) -> Result<(), ServeError> {
     let loaded = config::load(args, config::environment).map_err(ServeError::Config)?;
     let mut config = loaded.config.clone();
     let logging =
         logging::init(config.log_format, &config.log_level).map_err(ServeError::Logging)?;
     end_on_panic();
-    for warning in &loaded.warnings {
+    for warning in loaded.warnings.iter().chain(&config::unread_variables()) {
         tracing::warn!("{warning}");
     }
     let clock = clock::start();
     // Before the signals are taken, so that one may end a start that waits for Redis.
     let storage = storage::open(&config, clock()).map_err(ServeError::Storage)?;
     // Before the first thread of the node, so that none is ended by a signal that nobody expects yet.
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(ServeError::Start)?;
+    let orders = signals::listen(config.drain_timeout_ms).map_err(ServeError::Start)?;
     let listeners = open_ports(&config)?;
     let pinning = pinning::decide(config.pin, config.shards, loaded.host.cores);
     let addresses = addresses(&listeners).map_err(ServeError::Start)?;
@@ -97,23 +104,29 @@ pub fn serve(args: &ServeArgs) -> Result<(), ServeError> {
         Node::start(&config, listeners, &pinning, clock, storage).map_err(ServeError::Start)?;
     announce(&loaded, &pinning, addresses);
 
-    for signal in signals.forever() {
-        if signal != SIGHUP {
-            tracing::info!(signal = name(signal), "draining; a second signal ends at once");
-            break;
-        }
-        match config::reload(&config, args, config::environment) {
-            Ok(reload) => config = apply(&node, &logging, reload),
-            Err(mistakes) => {
-                for mistake in mistakes {
-                    tracing::error!("the new configuration is refused whole: {mistake}");
-                }
+    loop {
+        match orders.next(node.offer()) {
+            Some(Order::End(signal)) => {
+                let signal = signals::name(signal);
+                tracing::info!(signal, "draining; a second signal ends at once");
+                break;
             }
+            Some(Order::Reload) => {
+                match config::reload(&config, args, config::environment) {
+                    Ok(reload) => config = apply(&mut node, &logging, reload),
+                    Err(mistakes) => {
+                        for mistake in mistakes {
+                            tracing::error!("the new configuration is refused whole: {mistake}");
+                        }
+                    }
+                }
+                orders.set_drain_timeout_ms(config.drain_timeout_ms);
+            }
+            None => {}
         }
     }
     let timeout = Duration::from_millis(u64::from(config.drain_timeout_ms));
-    let is_urgent = || signals.pending().any(|signal| signal != SIGHUP);
-    let left = node.drain(timeout, is_urgent);
+    let left = node.drain(timeout, || orders.is_urgent());
     if left > 0 {
         tracing::warn!(connections = left, "the drain ended with connections left");
     }
@@ -177,16 +190,7 @@ fn announce(
         rate_commands = limits.rate_commands,
         "limits"
     );
-    let role = config.default_role();
-    let why = match role {
-        crate::broker::policy::Role::Admin => {
-            "no authentication is configured and only this machine can connect: every client is admin"
-        }
-        crate::broker::policy::Role::User => {
-            "no authentication is configured and other machines can connect: nobody is admin"
-        }
-    };
-    tracing::info!(role = %role, "{why}");
+    announce_roles(config);
     tracing::info!(
         listen = %bus,
         telemetry_listen = telemetry.map(tracing::field::display),
@@ -195,7 +199,13 @@ fn announce(
     );
 }
 
-fn apply(node: &Node, logging: &Logging, reload: Reload) -> Config {
+/// Says which rule gives clients their roles.
+fn announce_roles(config: &Config) {
+    let (roles, why) = config.roles_in_force();
+    tracing::info!(role = %roles, allowed_origins = %config.origins_at(config.listen), "{why}");
+}
+
+fn apply(node: &mut Node, logging: &Logging, reload: Reload) -> Config {
     for warning in &reload.warnings {
         tracing::warn!("{warning}");
     }
@@ -210,9 +220,11 @@ fn apply(node: &Node, logging: &Logging, reload: Reload) -> Config {
             Err(error) => tracing::error!("log_level was not changed: {error:?}"),
         }
     }
-    if let Some(origins) = reload.allowed_origins {
-        node.set_origins(origins);
-        applied.push("allowed_origins");
+    if reload.allowed_origins.is_some() || reload.roles.is_some() {
+        node.admit(&reload.config);
+        applied.extend(reload.allowed_origins.is_some().then_some("allowed_origins"));
+        applied.extend(reload.roles.is_some().then_some("policy.role"));
+        announce_roles(&reload.config);
     }
     if reload.drain_timeout_ms.is_some() {
         applied.push("drain_timeout_ms");
@@ -228,14 +240,16 @@ fn apply(node: &Node, logging: &Logging, reload: Reload) -> Config {
 /// A thread that panicked has lost its part of the truth: the process ends, and whoever watches
 /// over it starts a clean one. The release profile does that by itself; this does it in any.
 fn end_on_panic() {
-    let report = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        report(panic);
-        tracing::error!("a thread panicked; the process ends");
-        std::process::abort();
+    std::panic::set_hook(Box::new(|panic| {
+        // Not by the standard hook, which writes to standard error and waits if nobody reads it.
+        let current = std::thread::current();
+        let thread = current.name().unwrap_or("unnamed");
+        logging::put_line(&format!("thread '{thread}' {panic}"));
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            logging::put_line(&backtrace.to_string());
+        }
+        tracing::error!(thread, "a thread panicked; the process ends");
+        logging::abort();
     }));
-}
-
-fn name(signal: i32) -> &'static str {
-    signal_hook::low_level::signal_name(signal).unwrap_or("unknown")
 }

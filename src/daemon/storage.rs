@@ -271,7 +271,7 @@ impl Notice {
             _ => return,
         };
         if let Some(events) = &self.events {
-            // As with all telemetry: what finds no room is not told.
+            // What finds no room is counted there, and told of.
             let _ = events.offer(Telemetry { at_us: (self.clock)().wall_us, event });
         }
     }

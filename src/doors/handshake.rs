@@ -12,7 +12,7 @@ use crate::base::limits::{HANDSHAKE_BYTES_MAX, HANDSHAKE_HEADERS_MAX};
 use crate::doors::{query, refusal};
 use crate::protocol::command::Identity;
 use crate::protocol::fault::{Fault, Refusal};
-use crate::protocol::origin::Origins;
+use crate::protocol::origin::{self, Origins};
 use std::borrow::Cow;
 use tungstenite::handshake::derive_accept_key;
 
@@ -57,6 +57,9 @@ pub struct Hello {
     pub identity: Identity,
     /// The web page's origin, if the client is a browser.
     pub origin: Option<String>,
+    /// Whether nothing in the request says that it comes from elsewhere than this machine: its
+    /// `Host` is a loopback name, no proxy has forwarded it, and a page that sent it is this machine's.
+    pub is_local: bool,
     /// The proof that the request was understood.
     accept_key: String,
     /// Whether the client offered [`SUBPROTOCOL`].
@@ -131,7 +134,8 @@ fn hello(input: &[u8], policy: &HandshakePolicy) -> Result<Option<(usize, Hello)
         query::add_token(&mut identity, token)?;
     }
     let has_subprotocol = subprotocols.has_ours;
-    Ok(Some((used, Hello { identity, origin, accept_key, has_subprotocol })))
+    let is_local = is_local(request.path.unwrap_or_default(), &headers, origin.as_deref());
+    Ok(Some((used, Hello { identity, origin, is_local, accept_key, has_subprotocol })))
 }
 
 /// The request asks for WebSocket 13 over HTTP/1.1.
@@ -206,6 +210,12 @@ fn split_target(target: &str) -> (&str, &str) {
     }
 }
 
+/// Host and port of an absolute request target.
+fn authority(target: &str) -> Option<&str> {
+    let (_, rest) = target.split_once("://").filter(|(scheme, _)| !scheme.contains(['/', '?']))?;
+    Some(&rest[..rest.find(['/', '?']).unwrap_or(rest.len())])
+}
+
 /// The answer to the client's key, which must be 16 bytes in base64.
 fn accept_key(headers: &Headers<'_>) -> Result<String, Refusal> {
     const NAME: &str = "Sec-WebSocket-Key";
@@ -231,14 +241,29 @@ fn check_origin(
     };
     let origin = String::from_utf8_lossy(origin);
     if !policy.allowed_origins.allows(&origin) {
-        let origin = echo(&origin);
-        let why = format!(
-            "web pages of the origin `{origin}` may not connect; add it to the server's allowed \
-             origins if they should"
-        );
+        let why = origin::refusal(&origin);
         return Err(Refusal::of_field(Fault::OriginForbidden, "Origin", why));
     }
     Ok(Some(origin.into_owned()))
+}
+
+/// Whether the request says nothing of another machine. A proxy that adds no header and asks for a
+/// loopback name can't be told from a program of this machine.
+fn is_local(target: &str, headers: &Headers<'_>, origin: Option<&str>) -> bool {
+    let host = headers.all("Host").next().unwrap_or_default();
+    let is_of_here = |host: &str| origin::is_loopback_host(host);
+    std::str::from_utf8(host).is_ok_and(is_of_here)
+        && authority(target).is_none_or(is_of_here)
+        && origin.is_none_or(|origin| Origins::loopback().allows(origin))
+        && !headers.0.iter().any(|header| is_added_by_proxies(header.name))
+}
+
+/// Whether proxies add that header to what they forward.
+fn is_added_by_proxies(name: &str) -> bool {
+    const FORWARDED: &str = "X-Forwarded-";
+    let is_prefixed = name.get(..FORWARDED.len());
+    is_prefixed.is_some_and(|prefix| prefix.eq_ignore_ascii_case(FORWARDED))
+        || ["Forwarded", "Via", "X-Real-IP"].iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// The token in `Authorization: Bearer`. Other schemes are meant for a proxy in front, and passed
@@ -553,6 +578,39 @@ mod tests {
         }
         let long = refused(&with(&format!("Origin: http://{}", "é".repeat(2_000)))).2;
         assert!(long["message"].as_str().unwrap().len() < 300);
+    }
+
+    #[test]
+    fn whatever_names_another_machine_is_not_local() {
+        let local = |host: &str, more: &str| {
+            let text = String::from_utf8(with(more)).unwrap().replace("Host: bus", host);
+            accept(text.as_bytes()).is_local
+        };
+        for (host, more, expected) in [
+            ("Host: 127.0.0.1:9100", "X: y", true),
+            ("Host: localhost", "X: y", true),
+            ("Host: [::1]:9100", "Origin: http://localhost:3000", true),
+            ("Host: bus", "X: y", false),
+            ("Host: evil.example:9100", "X: y", false),
+            ("Host: localhost", "Forwarded: for=192.0.2.1", false),
+            ("Host: localhost", "x-forwarded-for: 192.0.2.1", false),
+            ("Host: localhost", "X-Forwarded-Proto: https", false),
+            ("Host: localhost", "X-Real-IP: 192.0.2.1", false),
+            ("Host: localhost", "Via: 1.1 proxy", false),
+            ("Host: localhost", "Viable: yes", true),
+        ] {
+            assert_eq!(local(host, more), expected, "{host}, {more}");
+        }
+        let foreign = HandshakePolicy { allowed_origins: Origins::any() };
+        let page = with("Origin: https://a.org");
+        let page = String::from_utf8(page).unwrap().replace("Host: bus", "Host: localhost");
+        let Handshake::Hello { hello, .. } = read(page.as_bytes(), &foreign) else { panic!() };
+        assert!(!hello.is_local, "an allowed page is not of this machine for that");
+        for (target, expected) in [("ws://localhost/", true), ("ws://bus/", false)] {
+            let bytes = get(target);
+            let text = String::from_utf8(bytes).unwrap().replace("Host: bus", "Host: localhost");
+            assert_eq!(accept(text.as_bytes()).is_local, expected, "{target}");
+        }
     }
 
     proptest! {

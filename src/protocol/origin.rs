@@ -4,7 +4,12 @@
 //! and only tells the server which page it is. Without this check every page that a person visits
 //! could drive the bus on their machine. What is no browser sends no `Origin`, and a page can't
 //! leave it out, so its absence is no reason to refuse.
+//!
+//! *Invariants*: what a refusal advises to add is a rule that [`Origin::parse`] takes and that lets
+//! the refused page in; [`Origin::Auto`] never lets in more than [`Origin::Loopback`] before it is
+//! resolved for a port.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -12,13 +17,20 @@ use std::net::IpAddr;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origins(pub Vec<Origin>);
 
+/// The longest origin that a refusal repeats. (A host name has at most 253 characters.)
+const ECHO_BYTES_MAX: usize = 300;
+
 /// One rule of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
+    /// `auto`: `loopback` on a port that only this machine can reach, `*` on any other.
+    Auto,
     /// `*`: every origin.
     Any,
     /// `loopback`: pages that this machine itself serves.
     Loopback,
+    /// `null`: pages without an origin of their own, such as files and sandboxed frames.
+    Null,
     /// This one: scheme, host and port, in lower case, without the scheme's own port.
     Exact(String),
 }
@@ -27,6 +39,11 @@ impl Origins {
     /// Every origin.
     pub fn any() -> Origins {
         Origins(vec![Origin::Any])
+    }
+
+    /// What each port's own address calls for.
+    pub fn auto() -> Origins {
+        Origins(vec![Origin::Auto])
     }
 
     /// Only pages of this machine.
@@ -39,28 +56,101 @@ impl Origins {
         &self.0
     }
 
+    /// The rules for one port: `auto` becomes what the port's address calls for.
+    pub fn for_port(&self, is_loopback: bool) -> Origins {
+        let resolve = |rule: &Origin| match rule {
+            Origin::Auto if is_loopback => Origin::Loopback,
+            Origin::Auto => Origin::Any,
+            other => other.clone(),
+        };
+        Origins(self.0.iter().map(resolve).collect())
+    }
+
+    /// Whether only pages that this machine serves are let in.
+    pub fn are_local(&self) -> bool {
+        self.0.iter().all(|rule| match rule {
+            Origin::Auto | Origin::Loopback => true,
+            Origin::Any | Origin::Null => false,
+            Origin::Exact(origin) => is_loopback(origin),
+        })
+    }
+
     /// Whether a page of that `Origin` header is let in.
     pub fn allows(&self, header: &str) -> bool {
         self.0.iter().any(|rule| match rule {
             Origin::Any => true,
-            Origin::Loopback => is_loopback(header),
+            Origin::Auto | Origin::Loopback => is_loopback(header),
+            Origin::Null => header == "null",
             Origin::Exact(origin) => normal(header) == *origin,
         })
+    }
+
+    /// Whether a rule other than `*` lets a page of that `Origin` header in.
+    pub fn name(&self, header: &str) -> bool {
+        let without_any = self.0.iter().filter(|rule| **rule != Origin::Any).cloned();
+        Origins(without_any.collect()).allows(header)
+    }
+
+    /// Whether the `Host` header of a request names this machine, or a host whose pages are let in.
+    /// Any other name leads here only because somebody's DNS says so (DNS rebinding).
+    pub fn allow_host(&self, host: &str) -> bool {
+        is_loopback_host(host)
+            || self.allows(&format!("http://{host}"))
+            || self.allows(&format!("https://{host}"))
+    }
+}
+
+/// Why a page of that `Origin` header is refused, and what lets it in.
+pub fn refusal(header: &str) -> Cow<'static, str> {
+    if header == "null" {
+        return "pages without an origin (files, sandboxed frames) may not connect; serve the page \
+                over HTTP and add its origin to the server's `allowed_origins`, or add `null`, which \
+                lets in the sandboxed frames of every website"
+            .into();
+    }
+    if header.len() > ECHO_BYTES_MAX || Origin::parse(header).is_err() {
+        return "the Origin header holds no origin such as a browser sends; leave the header out if \
+                the client is no browser"
+            .into();
+    }
+    format!(
+        "web pages of the origin `{header}` may not connect; if they should, add `{header}` to the \
+         server's `allowed_origins`"
+    )
+    .into()
+}
+
+/// Whether a `Host` header names this machine: `localhost`, a name below it, or a loopback address,
+/// with or without a port.
+pub fn is_loopback_host(host: &str) -> bool {
+    host_and_port(host).is_some_and(|(host, _)| is_loopback_name(&host.to_ascii_lowercase()))
+}
+
+impl fmt::Display for Origins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, rule) in self.0.iter().enumerate() {
+            write!(f, "{}{rule}", if number == 0 { "" } else { "," })?;
+        }
+        Ok(())
     }
 }
 
 impl Origin {
-    /// A rule: `*`, `loopback`, or an origin such as `https://app.example.org`.
+    /// A rule: `auto`, `*`, `loopback`, `null`, or an origin such as `https://app.example.org`.
     pub fn parse(text: &str) -> Result<Origin, String> {
         match text {
+            "auto" => return Ok(Origin::Auto),
             "*" => return Ok(Origin::Any),
             "loopback" => return Ok(Origin::Loopback),
+            "null" => return Ok(Origin::Null),
+            // What some web views send for a page that is a file.
+            "file://" => return Ok(Origin::Exact(text.to_owned())),
             _ => {}
         }
         let wrong = |why: &str| {
             Err(format!(
                 "`{text}` is no origin, {why}; give scheme://host or scheme://host:port, \
-                 `loopback`, or `*` for every origin"
+                 `loopback`, `null`, `auto`, or `*` for every origin"
             ))
         };
         let Some((scheme, rest)) = text.split_once("://") else {
@@ -87,8 +177,10 @@ impl Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Origin::Auto => "auto",
             Origin::Any => "*",
             Origin::Loopback => "loopback",
+            Origin::Null => "null",
             Origin::Exact(origin) => origin,
         })
     }
@@ -113,9 +205,11 @@ fn is_loopback(origin: &str) -> bool {
     let Some(("http" | "https", rest)) = origin.split_once("://") else {
         return false;
     };
-    let Some((host, _)) = host_and_port(rest) else {
-        return false;
-    };
+    host_and_port(rest).is_some_and(|(host, _)| is_loopback_name(host))
+}
+
+/// Whether a host in lower case, without a port, is this machine.
+fn is_loopback_name(host: &str) -> bool {
     if host == "localhost" || host.ends_with(".localhost") {
         return true;
     }
@@ -147,7 +241,10 @@ mod tests {
     fn rules_are_origins_and_nothing_more() {
         for (good, shown) in [
             ("*", "*"),
+            ("auto", "auto"),
             ("loopback", "loopback"),
+            ("null", "null"),
+            ("file://", "file://"),
             ("https://App.Example.org", "https://app.example.org"),
             ("https://a.org:443", "https://a.org"),
             ("http://a.org:443", "http://a.org:443"),
@@ -159,7 +256,7 @@ mod tests {
         for bad in [
             "",
             "a.org",
-            "null",
+            "NULL",
             "https://",
             "https://a.org/",
             "https://a.org/path",
@@ -236,5 +333,80 @@ mod tests {
         }
         assert!(Origins::any().allows("null"));
         assert!(!Origins(Vec::new()).allows("https://a.org"));
+    }
+
+    #[test]
+    fn auto_is_decided_by_each_ports_own_address() {
+        let page = "https://a.org";
+        let rules = Origins(vec![Origin::Auto, Origin::parse("https://b.org").unwrap()]);
+        assert!(!rules.for_port(true).allows(page) && rules.for_port(false).allows(page));
+        assert!(rules.for_port(true).allows("https://b.org"));
+        assert!(!rules.allows(page), "not before it is resolved");
+    }
+
+    #[test]
+    fn only_rules_for_this_machine_are_local() {
+        for (rule, is_local) in [
+            ("loopback", true),
+            ("http://localhost:3000", true),
+            ("http://[::1]", true),
+            ("*", false),
+            ("null", false),
+            ("https://a.org", false),
+            ("tauri://localhost", false),
+        ] {
+            let rules = Origins(vec![Origin::Loopback, Origin::parse(rule).unwrap()]);
+            assert_eq!(rules.are_local(), is_local, "{rule}");
+        }
+        assert!(Origins::auto().for_port(true).are_local());
+        assert!(!Origins::auto().for_port(false).are_local());
+    }
+
+    #[test]
+    fn what_a_refusal_advises_lets_the_page_in() {
+        let long = format!("https://{}.example", "a".repeat(240));
+        for header in [
+            "null",
+            "https://App.example.org:8443",
+            "chrome-extension://abcdefgh",
+            "capacitor://localhost",
+            "file://",
+            "http://[2001:db8::1]:80",
+            &long,
+        ] {
+            assert!(!Origins::loopback().allows(header), "{header}");
+            let advice = refusal(header);
+            assert!(advice.contains(&format!("add `{header}`")), "{advice}");
+            let rule = Origin::parse(header).unwrap();
+            assert!(Origins(vec![rule]).allows(header), "{header}");
+        }
+        let longer = format!("https://{}.example", "é".repeat(2_000));
+        for header in ["", "a.org", "https://a.org/path", "https://*.a.org", &longer] {
+            let advice = refusal(header);
+            assert!(advice.contains("leave the header out") && advice.len() < 300, "{advice}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_this_machine_or_allowed_origins() {
+        let rules = Origins(vec![Origin::parse("https://bus.example.org").unwrap()]);
+        for (host, expected) in [
+            ("localhost", true),
+            ("LOCALHOST:9102", true),
+            ("app.localhost", true),
+            ("127.0.0.1:9102", true),
+            ("[::1]:9102", true),
+            ("bus.example.org", true),
+            ("bus.example.org:443", true),
+            ("bus.example.org:9102", false),
+            ("evil.example", false),
+            ("localhost.evil.example", false),
+            ("192.168.0.1:9102", false),
+            ("", false),
+            ("127.0.0.1@evil.example", false),
+        ] {
+            assert_eq!(rules.allow_host(host), expected, "{host}");
+        }
+        assert!(Origins::any().allow_host("evil.example"));
     }
 }

@@ -55,7 +55,7 @@ fn every_endpoint_says_what_it_is_for() {
         ("DELETE", "/metrics", 405, "METHOD_NOT_ALLOWED"),
     ] {
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: bus\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
         );
         let answer = http::exchange(daemon.http, request.as_bytes());
         let body = answer.json();

@@ -523,8 +523,15 @@ fn origins_change_while_the_bus_runs() {
     for address in [bus.daemon.bus, bus.daemon.telemetry] {
         assert!(!comes_in(address));
     }
+    assert_eq!(bus.daemon.client("ann").welcome["role"], "admin");
     let line = bus.reload("allowed_origins = ['https://app.example.org']\n");
     assert_eq!(line["applied"], "allowed_origins");
+    let mut tries = 0;
+    eventually("nobody to be admin beside a foreign page", || {
+        tries += 1;
+        let client = bus.daemon.client(&format!("bob-{tries}"));
+        (client.welcome["role"] == "user").then_some(())
+    });
     for address in [bus.daemon.bus, bus.daemon.telemetry] {
         eventually("the origin to be let in", || comes_in(address).then_some(()));
     }

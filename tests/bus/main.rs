@@ -12,6 +12,7 @@ mod commands;
 mod common;
 mod connecting;
 mod control_plane;
+mod degraded;
 mod durable;
 mod envelope;
 mod events;

@@ -296,9 +296,10 @@ fn who_is_admin_is_said_and_so() {
         let line = daemon.log().line("no authentication is configured");
         (line["role"].clone(), line["message"].clone())
     };
-    let local = Daemon::with_shards(1);
+    // What the other ports are open to changes nothing on this one.
+    let local = Daemon::start_over(&["--shards", "1", "--http-listen", "0.0.0.0:0"]);
     let (role, why) = role_of(&local);
-    assert_eq!(role, "admin");
+    assert_eq!(role, "by_address");
     assert!(why.as_str().unwrap().contains("only this machine"), "{why}");
     assert_eq!(local.client("ann").welcome["role"], "admin");
 
@@ -310,6 +311,52 @@ fn who_is_admin_is_said_and_so() {
     assert_eq!(client.welcome["role"], "user");
     let refused = client.refused("list_clients", json!({}));
     assert_eq!(refused.what(), (403, "ADMIN_REQUIRED"));
+}
+
+/// The role that a handshake with these headers gets, or the status of its refusal.
+fn role_with(daemon: &Daemon, headers: &[(&'static str, &str)]) -> Result<Value, u16> {
+    let mut request = request(daemon.bus, "");
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    match knock(request, daemon.bus) {
+        Knock::Open(mut socket, _) => {
+            let welcome = socket.read().unwrap().into_text().unwrap();
+            let welcome: Value = serde_json::from_str(welcome.as_str()).unwrap();
+            Ok(welcome["payload"]["role"].clone())
+        }
+        Knock::Refused(status, _) => Err(status),
+    }
+}
+
+#[test]
+fn what_says_that_it_comes_from_elsewhere_is_no_admin() {
+    // The HTTP port is for Prometheus, and opens the bus to no page.
+    let daemon = Daemon::start_over(&["--shards", "1", "--http-listen", "0.0.0.0:0"]);
+    let (admin, user) = (Ok(json!("admin")), Ok(json!("user")));
+    for (headers, expected) in [
+        (&[][..], &admin),
+        (&[("host", "localhost")], &admin),
+        (&[("origin", "http://localhost:3000")], &admin),
+        (&[("host", "bus.example.org")], &user),
+        (&[("x-forwarded-for", "192.0.2.1")], &user),
+        (&[("forwarded", "for=192.0.2.1")], &user),
+        (&[("via", "1.1 proxy")], &user),
+        (&[("x-real-ip", "192.0.2.1")], &user),
+        (&[("origin", "https://evil.example")], &Err(403)),
+        (&[("origin", "null")], &Err(403)),
+    ] {
+        assert_eq!(role_with(&daemon, headers), *expected, "{headers:?}");
+    }
+    for flags in [&["--allowed-origins", "*"][..], &["--role", "user"]] {
+        let daemon = Daemon::start(&[&["--shards", "1"], flags].concat());
+        assert_eq!(role_with(&daemon, &[]), user, "{flags:?}");
+    }
+    // What the refusal advises lets the page in.
+    let daemon = Daemon::start(&["--shards", "1", "--allowed-origins", "auto,null"]);
+    assert_eq!(role_with(&daemon, &[("origin", "null")]), user);
+    assert_eq!(role_with(&daemon, &[("origin", "http://localhost")]), user);
+    assert_eq!(role_with(&daemon, &[("origin", "https://evil.example")]), Err(403));
 }
 
 #[test]

@@ -41,7 +41,7 @@ impl Answer {
 /// Asks and reads the whole answer.
 #[track_caller]
 pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: bus\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     exchange(address, request.as_bytes())
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn header(first: u8, length: u64) -> Vec<u8> {
 /// A request for a WebSocket; `more` are further header lines, each with its line break.
 pub(crate) fn handshake(target: &str, more: &str) -> Vec<u8> {
     format!(
-        "GET {target} HTTP/1.1\r\nHost: bus\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET {target} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{more}\r\n"
     )
     .into_bytes()

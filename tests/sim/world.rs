@@ -18,6 +18,7 @@ use arqonbus::broker::durable::of_homes;
 use arqonbus::broker::edge::Facts;
 use arqonbus::broker::lane::{Ask, Tell};
 use arqonbus::broker::late::Renumbering;
+use arqonbus::broker::policy::{Access, Roles};
 use arqonbus::broker::record::{Record, Snapshot};
 use arqonbus::protocol::close::CloseReason;
 use arqonbus::protocol::command::Address;
@@ -146,7 +147,6 @@ impl World {
                 version: "0",
                 started_ns: now.mono_ns,
                 storage: "memory",
-                default_role: self.setup.roles[shard.index()],
                 publish_anywhere: self.setup.publish_anywhere,
             };
             let plan = Plan {
@@ -154,7 +154,10 @@ impl World {
                 placement: self.placement.clone(),
                 limits: limits.clone(),
                 facts: Arc::new(facts),
-                origins: Origins::loopback(),
+                access: Access {
+                    origins: Origins::loopback(),
+                    roles: Roles::Everybody(self.setup.roles[shard.index()]),
+                },
                 rooms: rooms.clone(),
                 on_node: quota.clone(),
                 seed,

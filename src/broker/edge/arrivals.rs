@@ -12,7 +12,7 @@ use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::commands::join_limit;
 use crate::broker::edge::{Edge, Flow};
 use crate::broker::lane::{Ask, Asks, Claim, JoinAsk};
-use crate::broker::policy::ClientCard;
+use crate::broker::policy::{ClientCard, Role};
 use crate::broker::returning::Subscription;
 use crate::broker::session::{Claiming, Errands, Joining, Phase, RefusedJoin, Session};
 use crate::broker::telemetry::Event;
@@ -27,12 +27,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 impl Edge {
-    /// A client knocks: its id is claimed, and the answer will be a tell.
+    /// A client knocks, from an address and with the role that its connection gives it: its id is
+    /// claimed, and the answer will be a tell.
     pub fn connect(
         &mut self,
         now: Now,
         conn: ConnId,
-        address: Option<IpAddr>,
+        (address, role): (Option<IpAddr>, Role),
         identity: Identity,
         asks: &mut Asks,
     ) -> Flow {
@@ -45,7 +46,7 @@ impl Edge {
         if !returns && !asks.has_room(home) {
             return Flow::Blocked(home);
         }
-        let card = Arc::new(self.card(client_id.clone(), &identity, None));
+        let card = Arc::new(card(client_id.clone(), role, &identity, None));
         let mut session = Session::new(conn, card, address, now);
         if returns {
             self.recall(now, &mut session, identity);
@@ -121,7 +122,8 @@ impl Edge {
         }
         let Some(session) = self.session(conn) else { return };
         let before = session.card.clone();
-        let card = self.card(client_id, &identity, identify.as_ref().map(|_| &*before));
+        let known = identify.as_ref().map(|_| &*before);
+        let card = card(client_id, before.role, &identity, known);
         let Identity { avatar, personality, join, .. } = identity;
         let max = self.limits.max_joins_per_client;
         let mut join = joins(subscriptions, join);
@@ -351,29 +353,29 @@ impl Edge {
         })
     }
 
-    /// Who a client will be: what it says, else what it was, else what everyone is.
-    fn card(
-        &self,
-        client_id: Name,
-        identity: &Identity,
-        before: Option<&ClientCard>,
-    ) -> ClientCard {
-        let known_type = before.map(|card| card.client_type).unwrap_or_default();
-        let known_name = before.and_then(|card| card.screen_name.clone());
-        ClientCard {
-            client_id,
-            client_type: identity.client_type.unwrap_or(known_type),
-            screen_name: identity.screen_name.clone().or(known_name),
-            role: self.facts.default_role,
-        }
-    }
-
     fn new_client_id(&mut self, now: Now) -> Name {
         let id = format!("arq_client_{}", self.stamp(now).ulid);
         match Name::parse(&id) {
             Ok(name) => name,
             Err(error) => unreachable!("the server's own client id {id} {error}"),
         }
+    }
+}
+
+/// Who a client will be: what it says, else what it was.
+fn card(
+    client_id: Name,
+    role: Role,
+    identity: &Identity,
+    before: Option<&ClientCard>,
+) -> ClientCard {
+    let known_type = before.map(|card| card.client_type).unwrap_or_default();
+    let known_name = before.and_then(|card| card.screen_name.clone());
+    ClientCard {
+        client_id,
+        client_type: identity.client_type.unwrap_or(known_type),
+        screen_name: identity.screen_name.clone().or(known_name),
+        role,
     }
 }
 

@@ -27,7 +27,7 @@ use crate::broker::home::stamp;
 use crate::broker::lane::{Ask, Asks, ClientsPart, PendingRef, Survey, Topic, TraceReport};
 use crate::broker::peers::PeerClients;
 use crate::broker::pending::{Gathers, PendingTable};
-use crate::broker::policy::{ClientCard, PublishAnywhere, Role};
+use crate::broker::policy::{ClientCard, PublishAnywhere};
 use crate::broker::session::{Phase, Session};
 use crate::broker::telemetry::{Event, Place};
 use crate::protocol::close::CloseReason;
@@ -55,8 +55,6 @@ pub struct Facts {
     pub started_ns: u64,
     /// Where history is kept.
     pub storage: &'static str,
-    /// The role of a client without a token.
-    pub default_role: Role,
     /// Who may publish without being joined.
     pub publish_anywhere: PublishAnywhere,
 }

@@ -285,7 +285,7 @@ impl Home {
             Ask::Disconnect(ask) => self.disconnect(*ask, told),
             Ask::Storage(news) => self.on_storage(now, *news, told),
             Ask::Reconfigure(limits) => self.reconfigure(limits, told),
-            Ask::Survey(_) | Ask::Traced(_) | Ask::Drain { .. } | Ask::AllowOrigins(_) => {
+            Ask::Survey(_) | Ask::Traced(_) | Ask::Drain { .. } | Ask::Admit(_) => {
                 unreachable!("what concerns the whole shard does not reach its home")
             }
         }

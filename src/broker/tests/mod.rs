@@ -85,7 +85,6 @@ impl Bus {
                 version: "0",
                 started_ns: 0,
                 storage: "memory",
-                default_role: if shard.0 == 0 { Role::Admin } else { Role::User },
                 publish_anywhere,
             };
             let (hasher, rng) =
@@ -129,7 +128,8 @@ impl Bus {
         let (shard, conn) = (ShardId(shard), ConnId { slot: self.slots, generation: 0 });
         self.slots += 1;
         let (edge, asks) = (&mut self.edges[shard.index()], &mut self.asks[shard.index()]);
-        assert_eq!(edge.connect(self.now, conn, None, identity, asks), Flow::Done);
+        let role = if shard.0 == 0 { Role::Admin } else { Role::User };
+        assert_eq!(edge.connect(self.now, conn, (None, role), identity, asks), Flow::Done);
         self.settle();
         Client { shard, conn, id }
     }

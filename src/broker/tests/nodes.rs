@@ -16,7 +16,7 @@ use crate::broker::durable::{Durability, of_homes};
 use crate::broker::home::Told;
 use crate::broker::lane::Ask;
 use crate::broker::peers::{PeerId, PeerNews, To};
-use crate::broker::policy::PublishAnywhere;
+use crate::broker::policy::{PublishAnywhere, Role};
 use crate::broker::record::StorageNews;
 use crate::protocol::command::Persist;
 use crate::protocol::names::Name;
@@ -503,7 +503,7 @@ fn a_claim_is_granted_when_nobody_answers_and_taken_back_when_another_has_it() {
         let bus = &mut world.nodes[1];
         let conn = crate::base::ids::ConnId { slot: 900 + u32::from(how == "late"), generation: 0 };
         let (edge, asks) = (&mut bus.edges[0], &mut bus.asks[0]);
-        edge.connect(bus.now, conn, None, identity, asks);
+        edge.connect(bus.now, conn, (None, Role::Admin), identity, asks);
         bus.settle();
         let client = Client { shard: ShardId(0), conn, id };
         if how == "late" {

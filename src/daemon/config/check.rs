@@ -1,6 +1,7 @@
 //! What no key can be wrong about alone: values that contradict each other, and values that ask
 //! for more than the machine gives. Each sentence names every key it is about.
 
+use crate::broker::policy::{Role, Roles};
 use crate::daemon::config::meaning::{Config, Storage};
 use crate::protocol::origin::Origin;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Contradiction> {
     found.extend(outbox(config));
     found.extend(history(config));
     found.extend(origins(config));
+    found.extend(roles(config));
     found.extend(storage(config));
     found.extend(many_nodes(config));
     found.extend(backlog(config));
@@ -58,8 +60,13 @@ fn are_in_conflict(one: SocketAddr, other: SocketAddr) -> bool {
     overlap && one.port() == other.port() && one.port() != 0
 }
 
+/// The least that an outbox must hold where messages may be so long.
+pub fn outbox_needed(max_message_bytes: u32) -> u32 {
+    max_message_bytes.saturating_add(OUTBOX_SPARE_BYTES)
+}
+
 fn outbox(config: &Config) -> Option<Contradiction> {
-    let needed = config.limits.max_message_bytes.saturating_add(OUTBOX_SPARE_BYTES);
+    let needed = outbox_needed(config.limits.max_message_bytes);
     (config.limits.outbox_bytes < needed).then(|| Contradiction {
         keys: vec!["limits.outbox_bytes", "limits.max_message_bytes"],
         sentence: format!(
@@ -89,6 +96,19 @@ fn origins(config: &Config) -> Option<Contradiction> {
     (rules.len() > 1 && rules.contains(&Origin::Any)).then(|| Contradiction {
         keys: vec!["allowed_origins"],
         sentence: "`*` lets in every origin; give it alone, or leave it out".to_owned(),
+    })
+}
+
+/// Every page that may connect could do what an admin may, on behalf of whoever visits it.
+fn roles(config: &Config) -> Option<Contradiction> {
+    let is_open = config.roles == Roles::Everybody(Role::Admin)
+        && !config.origins_at(config.listen).are_local();
+    is_open.then(|| Contradiction {
+        keys: vec!["policy.role", "allowed_origins", "listen"],
+        sentence:
+            "`policy.role` is admin, but `allowed_origins` lets pages of other websites connect \
+                   to `listen`; give `allowed_origins` = [\"loopback\"], or leave `policy.role` out"
+                .to_owned(),
     })
 }
 

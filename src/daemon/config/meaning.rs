@@ -5,7 +5,7 @@
 
 use crate::base::limits::{Limits, TurnLimits};
 use crate::broker::durable::Durability;
-use crate::broker::policy::Role;
+use crate::broker::policy::{Access, Role, Roles};
 use crate::broker::returning::SessionPlan;
 use crate::daemon::config::check;
 use crate::daemon::config::rooms::{self, RoomSpec};
@@ -39,7 +39,7 @@ pub struct Config {
     pub redis_url: Option<RedisUrl>,
     /// What is kept there.
     pub persistence: Persistence,
-    /// The web pages that may connect.
+    /// The web pages that may connect; each port reads it for itself ([`Config::origins_at`]).
     pub allowed_origins: Origins,
     /// Whether telemetry is published, and listened for.
     pub telemetry: bool,
@@ -53,6 +53,8 @@ pub struct Config {
     pub log_level: logging::Filter,
     /// Whether the room `science` is there from the start.
     pub bootstrap: bool,
+    /// What clients are while nobody proves who it is; what holds is in [`Config::access`].
+    pub roles: Roles,
     /// The roles that may publish without being joined.
     pub publish_anywhere: Vec<Role>,
     /// What one turn of a shard may take.
@@ -171,13 +173,14 @@ impl Config {
             storage: Storage::default(),
             redis_url: None,
             persistence: Persistence::default(),
-            allowed_origins: Origins::loopback(),
+            allowed_origins: Origins::auto(),
             telemetry: true,
             stats_interval_ms: 10_000,
             drain_timeout_ms: 10_000,
             log_format: logging::Format::default(),
             log_level: logging::Filter::default(),
             bootstrap: true,
+            roles: Roles::ByAddress,
             publish_anywhere: Vec::new(),
             turn: TurnLimits::default(),
             limits: Limits::default(),
@@ -190,10 +193,43 @@ impl Config {
         check::descriptors_needed(self.limits.max_connections, self.shards)
     }
 
-    /// What a client is while no authentication is configured: an admin if only this machine can
-    /// reach the bus.
-    pub fn default_role(&self) -> Role {
-        if is_loopback(self.listen) { Role::Admin } else { Role::User }
+    /// Whom the bus lets connect, and as what.
+    pub fn access(&self) -> Access {
+        Access { origins: self.origins_at(self.listen), roles: self.roles_in_force().0 }
+    }
+
+    /// The pages that a port lets in. Each port decides by its own address: what one is open to
+    /// opens no other.
+    pub fn origins_at(&self, port: SocketAddr) -> Origins {
+        self.allowed_origins.for_port(is_loopback(port))
+    }
+
+    /// What clients are while no authentication is configured, and why. Nobody is an admin by
+    /// address where another machine, or a page that another machine serves, may connect.
+    pub fn roles_in_force(&self) -> (Roles, &'static str) {
+        let everybody = Roles::Everybody(Role::User);
+        match self.roles {
+            Roles::Everybody(Role::User) => (everybody, "`policy.role` is user: nobody is admin"),
+            Roles::ByAddress if !is_loopback(self.listen) => (
+                everybody,
+                "no authentication is configured and other machines can connect: nobody is admin",
+            ),
+            // A reload may meet a port that is still open to more than the file now says.
+            _ if !self.origins_at(self.listen).are_local() => (
+                everybody,
+                "no authentication is configured and pages of other websites may connect: nobody is \
+                 admin",
+            ),
+            Roles::Everybody(Role::Admin) => {
+                (self.roles, "`policy.role` is admin: whoever can connect may do everything")
+            }
+            Roles::ByAddress => (
+                self.roles,
+                "no authentication is configured and only this machine can connect: its programs and \
+                 pages are admin, what a proxy forwards is user; behind a proxy that adds no header \
+                 set `policy.role` to user",
+            ),
+        }
     }
 
     /// Each port that will be open: its key and its address.
@@ -202,40 +238,51 @@ impl Config {
         let http = ("http_listen", self.http_listen);
         [("listen", self.listen)].into_iter().chain(telemetry).chain([http])
     }
-
-    /// The origins to let in if nobody says which: this machine's own if nothing else can reach
-    /// the daemon anyway, otherwise any, for nobody can know what pages a public bus is for.
-    pub(super) fn default_origins(&self) -> Origins {
-        if self.listeners().all(|(_, address)| is_loopback(address)) {
-            Origins::loopback()
-        } else {
-            Origins::any()
-        }
-    }
 }
 
-fn is_loopback(address: SocketAddr) -> bool {
+/// Whether only this machine can reach what listens there.
+pub fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::origin::Origin;
 
     #[test]
     fn only_a_bus_that_nobody_else_can_reach_makes_admins() {
-        for (listen, role) in [
-            ("127.0.0.1:9100", Role::Admin),
-            ("127.9.9.9:1", Role::Admin),
-            ("[::1]:9100", Role::Admin),
-            ("[::ffff:127.0.0.1]:9100", Role::Admin),
-            ("0.0.0.0:9100", Role::User),
-            ("[::]:9100", Role::User),
-            ("192.168.1.5:9100", Role::User),
+        let everybody = Roles::Everybody(Role::User);
+        for (listen, roles) in [
+            ("127.0.0.1:9100", Roles::ByAddress),
+            ("127.9.9.9:1", Roles::ByAddress),
+            ("[::1]:9100", Roles::ByAddress),
+            ("[::ffff:127.0.0.1]:9100", Roles::ByAddress),
+            ("0.0.0.0:9100", everybody),
+            ("[::]:9100", everybody),
+            ("192.168.1.5:9100", everybody),
         ] {
             let mut config = Config::defaults(&Host::anywhere());
             config.listen = listen.parse().unwrap();
-            assert_eq!(config.default_role(), role, "{listen}");
+            assert_eq!(config.access().roles, roles, "{listen}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_admin_by_address_where_foreign_pages_may_connect() {
+        for (rule, roles) in [
+            ("auto", Roles::ByAddress),
+            ("loopback", Roles::ByAddress),
+            ("http://localhost:3000", Roles::ByAddress),
+            ("*", Roles::Everybody(Role::User)),
+            ("null", Roles::Everybody(Role::User)),
+            ("https://app.example.org", Roles::Everybody(Role::User)),
+        ] {
+            let mut config = Config::defaults(&Host::anywhere());
+            config.allowed_origins = Origins(vec![Origin::parse(rule).unwrap()]);
+            // The other ports have no say.
+            config.http_listen = "0.0.0.0:9102".parse().unwrap();
+            assert_eq!(config.access().roles, roles, "{rule}");
         }
     }
 }

@@ -10,6 +10,7 @@
 //! *Not here*: what the parts of the daemon do with their values.
 
 mod check;
+mod environment;
 mod field;
 mod file;
 mod meaning;
@@ -26,7 +27,9 @@ mod typed;
 #[cfg(test)]
 mod tests;
 
-pub use meaning::{Config, Persistence, Pin, Storage};
+pub use check::outbox_needed;
+pub use environment::{environment, unread_variables};
+pub use meaning::{Config, Persistence, Pin, Storage, is_loopback};
 pub use mistake::{Mistake, Position, Source};
 pub use print::{markdown_table, print_config};
 pub use reload::{Reload, reload};
@@ -82,11 +85,6 @@ pub fn load_on(
     warnings.extend(crowding(&resolved.config, host));
     let Resolved { config, sources } = resolved;
     Ok(Loaded { config, file, warnings, host: host.clone(), sources })
-}
-
-/// A variable of this process's environment. Text that is not UTF-8 becomes text that no key takes.
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
 
 /// Everything but the fit to the machine's descriptors.

@@ -5,6 +5,7 @@
 //! is in force, however often one reloads.
 
 use crate::base::limits::Limits;
+use crate::broker::policy::Roles;
 use crate::daemon::config::meaning::Config;
 use crate::daemon::config::mistake::Mistake;
 use crate::daemon::config::table::KEYS;
@@ -25,6 +26,8 @@ pub struct Reload {
     pub log_level: Option<Filter>,
     /// The origins to let in, if they changed.
     pub allowed_origins: Option<Origins>,
+    /// What clients are, if that changed.
+    pub roles: Option<Roles>,
     /// How long a drain may take, if that changed.
     pub drain_timeout_ms: Option<u32>,
     /// The keys that changed and stay as they were until a restart.
@@ -39,6 +42,7 @@ impl Reload {
         self.limits.is_none()
             && self.log_level.is_none()
             && self.allowed_origins.is_none()
+            && self.roles.is_none()
             && self.drain_timeout_ms.is_none()
             && self.needs_restart.is_empty()
     }
@@ -64,11 +68,7 @@ pub(super) fn reload_on(
 }
 
 fn compare(current: &Config, loaded: Loaded) -> Reload {
-    let mut next = loaded.config.clone();
-    // The default depends on where the daemon listens, and that is where it still listens.
-    if loaded.source("allowed_origins").precedence() == 0 {
-        next.allowed_origins = current.default_origins();
-    }
+    let next = loaded.config;
     let mut config = current.clone();
     let mut needs_restart = Vec::new();
     for key in KEYS {
@@ -89,6 +89,7 @@ fn compare(current: &Config, loaded: Loaded) -> Reload {
         log_level: (config.log_level != current.log_level).then(|| config.log_level.clone()),
         allowed_origins: (config.allowed_origins != current.allowed_origins)
             .then(|| config.allowed_origins.clone()),
+        roles: (config.roles != current.roles).then_some(config.roles),
         drain_timeout_ms: (config.drain_timeout_ms != current.drain_timeout_ms)
             .then_some(config.drain_timeout_ms),
         config,

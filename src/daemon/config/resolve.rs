@@ -52,9 +52,6 @@ pub(super) fn resolve(typed: Typed<'_>, host: &Host) -> Result<Resolved, Vec<Mis
     if mistakes.len() > known {
         doubtful.insert("rooms");
     }
-    if !sources.contains_key("allowed_origins") {
-        config.allowed_origins = config.default_origins();
-    }
     // A value that could not be read can't contradict another.
     let found = contradictions(&config).into_iter();
     mistakes.extend(
@@ -100,11 +97,14 @@ pub(super) fn fit_connections(
     let needed = descriptors_needed(wanted, shards);
     let source = resolved.sources.get(CONNECTIONS);
     if let Some(source) = source {
-        let sentence = format!(
+        let mut sentence = format!(
             "{wanted} connections and {shards} `shards` need {needed} file descriptors, but this \
              process may hold {descriptors}; raise the limit (`ulimit -n {needed}`, or \
-             `LimitNOFILE={needed}` in a systemd unit), or ask for at most {allowed}"
+             `LimitNOFILE={needed}` in a systemd unit)"
         );
+        if allowed > 0 {
+            sentence += &format!(", or ask for at most {allowed}");
+        }
         return Err(Mistake::new(source.clone(), CONNECTIONS, sentence));
     }
     if allowed == 0 {

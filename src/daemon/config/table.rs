@@ -8,7 +8,7 @@
 //! *Not here*: what depends on two keys at once (`check`); the rooms (`rooms`).
 
 use crate::base::limits::{HISTORY_SIZE_MAX, LANE_SLOTS, MAX_VIOLATIONS_MAX, SHARDS_MAX};
-use crate::broker::policy::Role;
+use crate::broker::policy::{Role, Roles};
 use crate::daemon::config::field::{Field, List, Number, Switch, Word, at};
 use crate::daemon::config::meaning::{Config, Pin, Storage};
 use crate::daemon::config::redis_url::RedisUrlField;
@@ -253,12 +253,14 @@ pub(super) static KEYS: &[Key] = &[
         flag: "allowed-origins",
         path: "allowed_origins",
         doc: "The web origins whose pages may connect: `loopback` is any page of this machine, \
-              `*` any page at all; programs that are no browsers always may.",
-        default: Some("loopback if every listener is on loopback, otherwise *"),
+              `*` any page at all, `null` pages without an origin (files, the sandboxed frames of every \
+              website), and `auto` is `loopback` for a port that listens on loopback and `*` for any \
+              other; programs that are no browsers always may.",
+        default: None,
         is_live: true,
         field: &List {
             at: at!(Config, allowed_origins.0),
-            accepts: "a list of origins, `loopback` or `*`",
+            accepts: "a list of origins, `auto`, `loopback`, `null` or `*`",
             parse: Origin::parse,
             show: Origin::to_string,
         },
@@ -339,6 +341,23 @@ pub(super) static KEYS: &[Key] = &[
         field: &Switch { at: at!(Config, bootstrap) },
     },
     Key {
+        flag: "role",
+        path: "policy.role",
+        doc: "What clients are while no authentication is configured. `by_address` makes admins of this \
+              machine's own programs and pages, while `listen` is on loopback and no page of another \
+              website may connect; all others are users. Set `user` behind a proxy on the same machine.",
+        default: None,
+        is_live: true,
+        field: &Word {
+            at: at!(Config, roles),
+            accepts: "by_address, user or admin",
+            value_name: "ROLE",
+            options: &["by_address", "user", "admin"],
+            parse: parse_roles,
+            show: Roles::to_string,
+        },
+    },
+    Key {
         flag: "publish-anywhere",
         path: "policy.publish_anywhere",
         doc: "The roles that may publish in channels they have not joined.",
@@ -417,7 +436,7 @@ pub(super) static KEYS: &[Key] = &[
     limit!(max_connections "max-connections" from 1 to 10_000_000:
         "Connections on this node; the default is lowered to what the file descriptor limit allows."),
     limit!(max_connections_per_address "max-connections-per-address" from 0 to 10_000_000, 0 is "no limit":
-        "Connections from one address."),
+        "Connections from one IPv4 address, or from one IPv6 network of 64 bits."),
     limit!(max_rooms "max-rooms" from 1 to 10_000_000:
         "Rooms on this node."),
     limit!(max_channels "max-channels" from 1 to 10_000_000:
@@ -517,6 +536,15 @@ fn show_format(format: &Format) -> String {
         Format::Json => "json",
     }
     .to_owned()
+}
+
+fn parse_roles(text: &str) -> Result<Roles, String> {
+    match text {
+        "by_address" => Ok(Roles::ByAddress),
+        _ => Role::parse(text)
+            .map(Roles::Everybody)
+            .ok_or_else(|| format!("must be by_address, user or admin, but is `{text}`")),
+    }
 }
 
 fn parse_role(text: &str) -> Result<Role, String> {

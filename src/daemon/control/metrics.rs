@@ -9,6 +9,7 @@ mod storage;
 
 use super::Shared;
 use super::exposition::{Exposition, Family, Kind, Labels, seconds};
+use super::health::Component;
 use super::status::{Totals, resident_bytes};
 use crate::protocol::close::CloseReason;
 use crate::protocol::fault::Fault;
@@ -109,8 +110,31 @@ fn control(text: &mut Exposition, shared: &Shared) {
         "Telemetry readers that are connected",
     )
     .sample(&[], shared.reader_count());
+    let health = shared.facts.health();
+    let degradations = health.degradations();
+    let help = "Whether a part of the daemon can't do its work now: 1 if so";
+    let mut family = text.family("arqonbus_degraded", Kind::Gauge, help);
+    for &component in Component::ALL {
+        let is_degraded = degradations.iter().any(|(degraded, _)| *degraded == component);
+        family.sample(&[("component", component.label())], u64::from(is_degraded));
+    }
+    let help = "Times that a part of the daemon could not do its work";
+    let mut family = text.family("arqonbus_failures_total", Kind::Counter, help);
+    for &component in Component::ALL {
+        family.sample(&[("component", component.label())], health.failures(component));
+    }
     for (name, help, count) in [
+        (
+            "arqonbus_log_lines_dropped_total",
+            "Lines of the log that standard error did not take in time",
+            &shared.log.dropped,
+        ),
         ("arqonbus_telemetry_events_total", "Telemetry events spread", &counts.events),
+        (
+            "arqonbus_telemetry_lost_total",
+            "Telemetry events that the control plane was too slow for",
+            &counts.lost,
+        ),
         (
             "arqonbus_telemetry_missed_total",
             "Telemetry events that a reader was too slow for",

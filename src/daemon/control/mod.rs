@@ -9,6 +9,7 @@
 //! | `serve` | accepts on both ports: bounds, timeouts, one task for each connection |
 //! | `http` | the endpoints of the HTTP port |
 //! | `status` | what is told of the node in JSON, and whether it is ready |
+//! | `health` | which parts of the daemon can't do their work, since when and why |
 //! | `metrics`, `exposition` | what is told of it to Prometheus |
 //! | `telemetry` | events become envelopes, for the readers and for the bus |
 //! | `backlog` | the envelopes that wait for readers: one ring, a cursor for each reader |
@@ -22,6 +23,7 @@
 
 mod backlog;
 mod exposition;
+pub mod health;
 mod http;
 pub mod intake;
 mod metrics;
@@ -37,14 +39,16 @@ use crate::base::limits::{
     TELEMETRY_READERS_MAX, TELEMETRY_SEND_TIMEOUT_MS, TELEMETRY_SOCKETS_MAX,
 };
 use crate::base::time::Now;
-
 use crate::daemon::accept::AcceptCounts;
+use crate::daemon::logging::LogCounts;
 use crate::protocol::close::CloseReason;
 use crate::protocol::command::Address;
 use crate::protocol::frame::Draft;
+use crate::protocol::origin::Origins;
 use crate::shard::meters::Meters;
 use crate::storage;
 use backlog::Backlog;
+use health::{Component, Health};
 use status::Load;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -66,12 +70,14 @@ pub struct Control {
     pub storage: Option<Arc<storage::Meters>>,
     /// What the acceptor counts.
     pub accepts: Arc<AcceptCounts>,
+    /// What became of the lines of the log.
+    pub log: Arc<LogCounts>,
     /// What the shards tell. Bounded; a shard that finds it full drops the event and counts it.
     pub events: intake::Outlet,
     /// Puts a message into the bus without waiting; `false` if the lane to its home is full.
     pub publish: Box<dyn Fn(Publication) -> bool + Send>,
-    /// Whether a web page of this origin (`None`: no web page) may connect.
-    pub allows_origin: Box<OriginRule>,
+    /// Which web pages may connect.
+    pub origins: PortOrigins,
     /// The clock of the shards: publications are dated with it.
     pub clock: Box<dyn Fn() -> Now + Send + Sync>,
     /// What is known of the node.
@@ -80,8 +86,17 @@ pub struct Control {
     pub stats_interval_ms: u32,
 }
 
-/// Says of a web page's origin whether it may connect.
-pub type OriginRule = dyn Fn(Option<&str>) -> bool + Send + Sync;
+/// The origins of the web pages that each port lets in. Each port has its own: what one is open to
+/// opens no other.
+pub struct PortOrigins {
+    /// Those of the telemetry port.
+    pub telemetry: Box<OriginSource>,
+    /// Those of the HTTP port.
+    pub http: Box<OriginSource>,
+}
+
+/// Gives the origins that are let in now.
+pub type OriginSource = dyn Fn() -> Origins + Send + Sync;
 
 /// A message of the control plane's, for one channel of the bus.
 #[derive(Debug)]
@@ -99,6 +114,7 @@ pub struct Facts {
     about: About,
     limits: RwLock<Limits>,
     outage: RwLock<Option<Outage>>,
+    health: Health,
     phase: AtomicU8,
 }
 
@@ -148,7 +164,8 @@ impl Facts {
     /// The facts of a process that is [`Phase::Starting`].
     pub fn new(about: About, limits: Limits) -> Facts {
         let (limits, outage) = (RwLock::new(limits), RwLock::default());
-        Facts { about, limits, outage, phase: AtomicU8::new(Phase::Starting as u8) }
+        let (health, phase) = (Health::default(), AtomicU8::new(Phase::Starting as u8));
+        Facts { about, limits, outage, health, phase }
     }
 
     /// What never changes.
@@ -164,6 +181,11 @@ impl Facts {
     /// Puts other limits in force.
     pub fn set_limits(&self, limits: Limits) {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Which parts of the daemon can do their work.
+    pub fn health(&self) -> &Health {
+        &self.health
     }
 
     /// Since when nothing can be stored, if that is so.
@@ -213,6 +235,9 @@ pub fn spawn(control: Control) -> io::Result<ControlThread> {
     spawn_at(control, Bounds::default())
 }
 
+/// How often the shards and the log are looked at.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long things may take and how many there may be; tests are content with less.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
@@ -224,6 +249,8 @@ struct Bounds {
     send: Duration,
     /// For a peer to take the end of a connection.
     linger: Duration,
+    /// Between two looks at the shards and the log.
+    sample: Duration,
     /// TCP connections of the HTTP port.
     http_sockets: usize,
     /// TCP connections of the telemetry port.
@@ -239,6 +266,7 @@ impl Default for Bounds {
             connection: Duration::from_millis(HTTP_CONNECTION_MS_MAX),
             send: Duration::from_millis(TELEMETRY_SEND_TIMEOUT_MS),
             linger: Duration::from_millis(CLOSE_LINGER_MS),
+            sample: SAMPLE_INTERVAL,
             http_sockets: HTTP_CONNECTIONS_MAX,
             telemetry_sockets: TELEMETRY_SOCKETS_MAX,
             readers: TELEMETRY_READERS_MAX,
@@ -251,9 +279,10 @@ struct Shared {
     meters: Vec<Arc<Meters>>,
     storage: Option<Arc<storage::Meters>>,
     accepts: Arc<AcceptCounts>,
+    log: Arc<LogCounts>,
     facts: Arc<Facts>,
     clock: Box<dyn Fn() -> Now + Send + Sync>,
-    allows_origin: Box<OriginRule>,
+    origins: PortOrigins,
     backlog: Backlog,
     counts: Counts,
     load: Load,
@@ -275,6 +304,8 @@ struct Counts {
     events: AtomicU64,
     /// Envelopes that some reader missed because it was behind.
     missed: AtomicU64,
+    /// Events that found the queue from the shards full.
+    lost: AtomicU64,
     /// Publications that found their lane full.
     unpublished: AtomicU64,
     /// HTTP requests answered.
@@ -310,9 +341,10 @@ fn spawn_at(control: Control, bounds: Bounds) -> io::Result<ControlThread> {
         meters: control.meters,
         storage: control.storage,
         accepts: control.accepts,
+        log: control.log,
         facts: control.facts,
         clock: control.clock,
-        allows_origin: control.allows_origin,
+        origins: control.origins,
         backlog: Backlog::default(),
         counts: Counts::default(),
         bounds,
@@ -326,12 +358,21 @@ fn spawn_at(control: Control, bounds: Bounds) -> io::Result<ControlThread> {
     let stats_interval = Duration::from_millis(u64::from(control.stats_interval_ms));
     let events = control.events;
     let all = async move {
-        let sockets = Arc::clone(&shared.http_sockets);
-        tokio::spawn(serve::serve(http, http::router(&shared), sockets, Arc::clone(&shared)));
-        if let Some(telemetry) = telemetry {
-            let sockets = Arc::clone(&shared.telemetry_sockets);
-            let router = reader::router(&shared);
-            tokio::spawn(serve::serve(telemetry, router, sockets, Arc::clone(&shared)));
+        let port = serve::Port {
+            component: Component::Http,
+            listener: http,
+            router: http::router(&shared),
+            sockets: Arc::clone(&shared.http_sockets),
+        };
+        tokio::spawn(serve::serve(port, Arc::clone(&shared)));
+        if let Some(listener) = telemetry {
+            let port = serve::Port {
+                component: Component::Telemetry,
+                listener,
+                router: reader::router(&shared),
+                sockets: Arc::clone(&shared.telemetry_sockets),
+            };
+            tokio::spawn(serve::serve(port, Arc::clone(&shared)));
         }
         spreader.run(events, stats_interval, told_to_stop).await;
         // Nobody listens if every connection is gone already.

@@ -16,7 +16,7 @@ use axum::Router;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
 use axum::extract::{Request, State};
-use axum::http::header::{CONNECTION, HeaderMap, ORIGIN, RETRY_AFTER, UPGRADE};
+use axum::http::header::{CONNECTION, HeaderMap, RETRY_AFTER, UPGRADE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use axum::routing::get;
@@ -53,11 +53,8 @@ async fn join(
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Response {
-    // An origin that is not text is that of no page anyone could have allowed.
-    let origin = headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or("null"));
-    if !(shared.allows_origin)(origin) {
-        let message = "this web page's origin may not connect; ask the operator to allow it";
-        return http::refusal(StatusCode::FORBIDDEN, "ORIGIN_FORBIDDEN", message);
+    if let Some(refusal) = http::forbidden_origin(&headers, &(shared.origins.telemetry)()) {
+        return refusal;
     }
     let upgrade = match upgrade {
         Ok(upgrade) => upgrade,
@@ -202,7 +199,7 @@ impl Reader {
         let missed = self.shared.backlog.take(&mut self.cursor, &mut self.batch);
         if missed > 0 {
             self.shared.counts.missed.fetch_add(missed, Relaxed);
-            self.batch.insert(0, telemetry::gap(missed, (self.shared.clock)().wall_us));
+            self.batch.insert(0, telemetry::gap(missed, "too_slow", (self.shared.clock)().wall_us));
         }
         let (socket, batch) = (&mut self.socket, &mut self.batch);
         let all = async {

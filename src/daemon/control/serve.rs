@@ -4,13 +4,14 @@
 //! *Invariants*: a connection holds a permit for as long as its socket speaks HTTP; a full port
 //! answers 503 and closes at once, so the queue of the kernel never fills with the hopeless.
 
+use super::health::Component;
 use super::{Shared, stopped};
 use crate::base::limits::HTTP_HEAD_BYTES_MAX;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -30,13 +31,22 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     connection: close\r\n\r\n\
     {\"status\":\"error\",\"code\":503,\"error\":\"CONNECTION_LIMIT\",\"message\":\"too many connections; try again later\"}";
 
+/// A port of the control plane.
+pub(super) struct Port {
+    /// What it is called where it can't accept.
+    pub(super) component: Component,
+    /// The socket.
+    pub(super) listener: TcpListener,
+    /// What is there.
+    pub(super) router: Router,
+    /// A permit for each connection.
+    pub(super) sockets: Arc<Semaphore>,
+}
+
 /// Serves a port until the control plane stops.
-pub(super) async fn serve(
-    listener: TcpListener,
-    router: Router,
-    sockets: Arc<Semaphore>,
-    shared: Arc<Shared>,
-) {
+pub(super) async fn serve(port: Port, shared: Arc<Shared>) {
+    let Port { component, listener, router, sockets } = port;
+    let health = shared.facts.health();
     let mut stopping = shared.stopping.clone();
     loop {
         let accepted = tokio::select! {
@@ -44,9 +54,14 @@ pub(super) async fn serve(
             accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok((stream, _)) => {
+                health.succeed(component, (shared.clock)());
+                stream
+            }
+            // The peer was gone before it was accepted.
+            Err(error) if error.kind() == ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                tracing::warn!(%error, "the control plane can't accept a connection");
+                health.fail(component, (shared.clock)(), &error.to_string());
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -56,9 +71,9 @@ pub(super) async fn serve(
             refuse(stream);
             continue;
         };
-        let (router, shared) = (router.clone(), Arc::clone(&shared));
+        let (router, sharing) = (router.clone(), Arc::clone(&shared));
         tokio::spawn(async move {
-            connection(stream, router, &shared).await;
+            connection(stream, router, &sharing).await;
             drop(permit);
         });
     }

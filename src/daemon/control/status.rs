@@ -3,11 +3,14 @@
 //! Everything is read from the meters at the moment of asking; the one thing kept is [`Load`], for
 //! a share of time needs two readings.
 
+use super::health::{self, Component};
 use super::{Phase, Shared};
-use crate::base::limits::{LANE_FULL_PERCENT, LANE_SLOTS};
+use crate::base::limits::{LANE_FULL_PERCENT, LANE_SLOTS, STUCK_SAMPLES};
+use crate::daemon::logging::LogCounts;
 use crate::protocol::views::{StorageView, Time};
 use crate::shard::meters::{Counter, Gauge, Meters};
 use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The sums over all shards.
@@ -42,6 +45,8 @@ impl Totals {
 pub(super) enum Readiness {
     Starting,
     Ready,
+    /// With the part that can't do its work, and why.
+    Degraded(String),
     /// With the reason as a sentence.
     Overloaded(String),
     Draining,
@@ -54,10 +59,15 @@ impl Readiness {
         match shared.facts.phase() {
             Phase::Starting => Readiness::Starting,
             Phase::Draining => Readiness::Draining,
-            Phase::Ready => match overload(shared) {
-                Some(reason) => Readiness::Overloaded(reason),
-                None => Readiness::Ready,
-            },
+            Phase::Ready => {
+                let degradations = shared.facts.health().degradations();
+                let hinders = |(component, _): &&(Component, _)| component.is_needed_by_clients();
+                if let Some((component, degradation)) = degradations.iter().find(hinders) {
+                    let reason = format!("{}: {}", component.label(), degradation.cause);
+                    return Readiness::Degraded(reason);
+                }
+                overload(shared).map_or(Readiness::Ready, Readiness::Overloaded)
+            }
         }
     }
 
@@ -66,6 +76,7 @@ impl Readiness {
         match self {
             Readiness::Starting => "starting",
             Readiness::Ready => "ready",
+            Readiness::Degraded(_) => "degraded",
             Readiness::Overloaded(_) => "overloaded",
             Readiness::Draining => "draining",
         }
@@ -76,7 +87,7 @@ impl Readiness {
         match self {
             Readiness::Starting => Some("not all shards run yet"),
             Readiness::Ready => None,
-            Readiness::Overloaded(reason) => Some(reason),
+            Readiness::Degraded(reason) | Readiness::Overloaded(reason) => Some(reason),
             Readiness::Draining => Some("the server is going away"),
         }
     }
@@ -101,10 +112,34 @@ fn overload(shared: &Shared) -> Option<String> {
     None
 }
 
+/// Looks how the shards and the log do. Called about once a second.
+pub(super) fn sample(shared: &Shared) {
+    let (now, health) = ((shared.clock)(), shared.facts.health());
+    match shared.load.sample(now.mono_ns, &shared.meters) {
+        Some(shard) => {
+            let cause = format!("shard {shard} does not end its turn");
+            health.fail(Component::Shards, now, &cause);
+        }
+        None => health.succeed(Component::Shards, now),
+    }
+    match shared.load.lines_dropped(&shared.log) {
+        0 if shared.log.failed_write().is_none() => health.succeed(Component::Log, now),
+        // Nothing was logged, so nobody knows.
+        0 => {}
+        _ => {
+            let full = || "standard error is full".to_owned();
+            let cause = shared.log.failed_write().unwrap_or_else(full);
+            health.fail(Component::Log, now, &cause);
+        }
+    }
+}
+
 /// How busy each shard is: the share of the time between the last two samples that it worked.
 #[derive(Debug)]
 pub(super) struct Load {
     shards: Mutex<Vec<Sample>>,
+    /// The lines that the log had dropped at the last look.
+    lines_dropped: AtomicU64,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -112,16 +147,23 @@ struct Sample {
     at_ns: u64,
     busy_ns: u64,
     share: f64,
+    turns: u64,
+    /// How many samples in a row found no turn ended. (One that sleeps ends two a second.)
+    standing: u32,
 }
 
 impl Load {
     /// No sample yet, for so many shards.
     pub(super) fn new(shards: usize) -> Load {
-        Load { shards: Mutex::new(vec![Sample::default(); shards]) }
+        Load {
+            shards: Mutex::new(vec![Sample::default(); shards]),
+            lines_dropped: AtomicU64::new(0),
+        }
     }
 
-    /// Takes a sample. Called about once a second.
-    pub(super) fn sample(&self, mono_ns: u64, meters: &[Arc<Meters>]) {
+    /// Takes a sample; gives a shard that is stuck. Samples are counted, not seconds, so that a process
+    /// that was stopped for a while is not taken for one with stuck shards.
+    fn sample(&self, mono_ns: u64, meters: &[Arc<Meters>]) -> Option<usize> {
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
         for (last, meters) in shards.iter_mut().zip(meters) {
             let busy_ns = meters.counter(Counter::BusyNanoseconds);
@@ -129,8 +171,18 @@ impl Load {
             let worked = busy_ns.saturating_sub(last.busy_ns);
             // A turn counts when it ends, and may have begun before the last sample.
             let share = (worked as f64 / passed as f64).min(1.0);
-            *last = Sample { at_ns: mono_ns, busy_ns, share };
+            let turns = meters.counter(Counter::Turns);
+            let is_standing = turns > 0 && turns == last.turns;
+            let standing = if is_standing { last.standing.saturating_add(1) } else { 0 };
+            *last = Sample { at_ns: mono_ns, busy_ns, share, turns, standing };
         }
+        shards.iter().position(|shard| shard.standing >= STUCK_SAMPLES)
+    }
+
+    /// How many lines the log has dropped since the last call.
+    fn lines_dropped(&self, log: &LogCounts) -> u64 {
+        let dropped = log.dropped.load(Relaxed);
+        dropped - self.lines_dropped.swap(dropped, Relaxed)
     }
 
     /// The share of each shard, from 0 to 1.
@@ -162,6 +214,7 @@ pub(super) fn status(shared: &Shared) -> Value {
         "messages_sent": totals.messages_sent,
         "telemetry_connections": shared.reader_count(),
         "memory_bytes": resident_bytes(),
+        "degraded": health::rows(&shared.facts.health().degradations()),
         "storage": about.storage,
         "storage_state": storage_state(shared),
         "listen": {

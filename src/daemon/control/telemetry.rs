@@ -4,12 +4,16 @@
 //! Events are gathered for a few milliseconds and spread together: a burst then costs one wake-up
 //! and one turn for many events, and an event is still out long before anyone could miss it.
 //!
+//! What could not be spread is told of: an event that found no room in the queue from the shards to
+//! all readers and to its channel, one that found no room in the lane to its channel to that.
+//!
 //! *Invariants*: the order of the events is the order of the envelopes, for each reader and for
-//! the bus; an envelope's time never goes back; `agent_activity` goes to the dashboard channel and
+//! the bus; no event is missing for anybody without a notice, but for one that has not found room yet; an envelope's time never goes back; `agent_activity` goes to the dashboard channel and
 //! everything else to the telemetry channel, each to one of them once.
 
-use super::intake::Outlet;
-use super::status::{Totals, resident_bytes};
+use super::backlog::Entry;
+use super::intake::{Lost, Outlet};
+use super::status::{self, Totals, resident_bytes};
 use super::{Publication, Shared};
 use crate::base::limits::TELEMETRY_GATHER_MS;
 use crate::base::time::Now;
@@ -34,19 +38,23 @@ use ulid::Ulid;
 /// The events taken at once before other tasks have their turn.
 const BATCH: usize = 256;
 
-/// How often the load of the shards is sampled.
-const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Makes envelopes and spreads them.
 pub(super) struct Spreader {
     shared: Arc<Shared>,
     publish: Box<dyn Fn(Publication) -> bool + Send>,
-    stream: Address,
-    dashboard: Address,
+    stream: Stream,
+    dashboard: Stream,
     /// The time of the last envelope, in microseconds since 1970.
     last_us: u64,
     /// What the last `stats` were made from.
     last_totals: (Now, Totals),
+}
+
+/// A channel of the bus that is published to.
+struct Stream {
+    address: Address,
+    /// Events that its members miss, and were not told of.
+    missed: u64,
 }
 
 /// An envelope, and where it is published.
@@ -70,8 +78,8 @@ impl Spreader {
         let room = Name::fixed(TELEMETRY_ROOM);
         let now = (shared.clock)();
         Spreader {
-            stream: Address { room: room.clone(), channel: Name::fixed(TELEMETRY_CHANNEL) },
-            dashboard: Address { room, channel: Name::fixed(DASHBOARD_CHANNEL) },
+            stream: Stream::new(room.clone(), TELEMETRY_CHANNEL),
+            dashboard: Stream::new(room, DASHBOARD_CHANNEL),
             last_us: 0,
             last_totals: (now, Totals::read(&shared.meters)),
             shared,
@@ -91,7 +99,7 @@ impl Spreader {
         let stats_interval = stats_interval.max(Duration::from_millis(1));
         let mut stats = interval_at(Instant::now() + stats_interval, stats_interval);
         stats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut samples = interval_at(Instant::now(), SAMPLE_INTERVAL);
+        let mut samples = interval_at(Instant::now(), self.shared.bounds.sample);
         samples.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
         let mut has_senders = true;
@@ -100,7 +108,7 @@ impl Spreader {
                 _ = &mut stopped => break,
                 count = events.take_many(&mut batch, BATCH), if has_senders => {
                     has_senders = count > 0;
-                    self.spread(&mut batch);
+                    self.spread(&mut batch, &events);
                     if count < BATCH {
                         sleep(Duration::from_millis(TELEMETRY_GATHER_MS)).await;
                     } else {
@@ -109,20 +117,59 @@ impl Spreader {
                 }
                 _ = stats.tick(), if tells_stats => self.spread_stats(),
                 _ = samples.tick() => {
-                    self.shared.load.sample((self.shared.clock)().mono_ns, &self.shared.meters);
+                    status::sample(&self.shared);
+                    self.tell_of_lost(&events);
                 }
             }
         }
         while let Some(event) = events.take() {
             batch.push(event);
         }
-        self.spread(&mut batch);
+        self.spread(&mut batch, &events);
     }
 
-    /// Spreads events in their order and leaves the batch empty.
-    fn spread(&mut self, batch: &mut Vec<Telemetry>) {
+    /// Spreads events in their order and leaves the batch empty. What was lost found the queue full of
+    /// them, and came after.
+    fn spread(&mut self, batch: &mut Vec<Telemetry>, events: &Outlet) {
         let outgoing = batch.drain(..).map(|telemetry| self.outgoing(telemetry)).collect();
         self.send(outgoing);
+        self.tell_of_lost(events);
+    }
+
+    /// Tells the readers what the queue had no room for, and the channels what did not reach them.
+    fn tell_of_lost(&mut self, events: &Outlet) {
+        let Lost { stream, dashboard } = events.take_lost();
+        let lost = stream + dashboard;
+        if lost > 0 {
+            self.shared.counts.lost.fetch_add(lost, Relaxed);
+            let now = (self.shared.clock)();
+            self.last_us = self.last_us.max(now.wall_us);
+            if self.shared.backlog.has_readers() {
+                let text = gap(lost, "overloaded", self.last_us);
+                self.shared.backlog.extend([Entry { text, events: lost }]);
+            }
+            self.stream.missed += stream;
+            self.dashboard.missed += dashboard;
+        }
+        self.tell_channel_of_missed(false);
+        self.tell_channel_of_missed(true);
+    }
+
+    /// Tells a channel what its members miss, if there is room in the lane to it.
+    fn tell_channel_of_missed(&mut self, is_dashboard: bool) {
+        let stream = if is_dashboard { &self.dashboard } else { &self.stream };
+        let (missed, address) = (stream.missed, stream.address.clone());
+        if missed == 0 {
+            return;
+        }
+        let now = (self.shared.clock)();
+        let message = format!("{missed} telemetry events were dropped: the server had too many");
+        let told = json!({ "missed": missed, "reason": "overloaded", "message": message });
+        let notice = self.of_server("gap", now.wall_us, &told, address);
+        if (self.publish)(notice.publication(now)) {
+            let stream = if is_dashboard { &mut self.dashboard } else { &mut self.stream };
+            stream.missed = 0;
+        }
     }
 
     /// Tells how the server does.
@@ -148,7 +195,7 @@ impl Spreader {
             "messages_sent_per_s": rate(totals.messages_sent, last.messages_sent),
             "memory_bytes": resident_bytes(),
         });
-        let outgoing = self.of_server("stats", now.wall_us, &told, self.stream.clone());
+        let outgoing = self.of_server("stats", now.wall_us, &told, self.stream.address.clone());
         self.send(vec![outgoing]);
     }
 
@@ -156,12 +203,20 @@ impl Spreader {
         let now = (self.shared.clock)();
         self.last_us = self.last_us.max(now.wall_us);
         if self.shared.backlog.has_readers() {
-            let text = |outgoing: &Outgoing| Utf8Bytes::from(outgoing.text(self.last_us));
-            self.shared.backlog.extend(outgoing.iter().map(text));
+            let entry = |outgoing: &Outgoing| Entry {
+                text: Utf8Bytes::from(outgoing.text(self.last_us)),
+                events: 1,
+            };
+            self.shared.backlog.extend(outgoing.iter().map(entry));
         }
         self.shared.counts.events.fetch_add(outgoing.len() as u64, Relaxed);
         for outgoing in outgoing {
-            if !(self.publish)(outgoing.publication(now)) {
+            let is_dashboard = outgoing.channel == self.dashboard.address;
+            // What was missed before is told before; while there is no room for that, there is none.
+            self.tell_channel_of_missed(is_dashboard);
+            let stream = if is_dashboard { &mut self.dashboard } else { &mut self.stream };
+            if stream.missed > 0 || !(self.publish)(outgoing.publication(now)) {
+                stream.missed += 1;
                 self.shared.counts.unpublished.fetch_add(1, Relaxed);
             }
         }
@@ -171,12 +226,13 @@ impl Spreader {
     fn outgoing(&self, Telemetry { at_us, event }: Telemetry) -> Outgoing {
         match event {
             Event::OfClient { id, from, address, payload, metadata } => {
-                Outgoing { id, from, address, channel: self.stream.clone(), payload, metadata }
+                let channel = self.stream.address.clone();
+                Outgoing { id, from, address, channel, payload, metadata }
             }
             event => {
                 let channel = match event {
-                    Event::AgentActivity { .. } => &self.dashboard,
-                    _ => &self.stream,
+                    Event::AgentActivity { .. } => &self.dashboard.address,
+                    _ => &self.stream.address,
                 };
                 let (event_type, told) = describe(&event);
                 self.of_server(event_type, at_us, &told, channel.clone())
@@ -196,6 +252,12 @@ impl Spreader {
             payload: payload.to_string(),
             metadata: String::new(),
         }
+    }
+}
+
+impl Stream {
+    fn new(room: Name, channel: &'static str) -> Stream {
+        Stream { address: Address { room, channel: Name::fixed(channel) }, missed: 0 }
     }
 }
 
@@ -221,8 +283,13 @@ impl Outgoing {
     }
 }
 
-/// The notice for a reader that `missed` envelopes because it was behind.
-pub(super) fn gap(missed: u64, now_us: u64) -> Utf8Bytes {
+/// The notice for a reader that `missed` events: because it was behind (`too_slow`), or because the
+/// server had more than it could tell (`overloaded`).
+pub(super) fn gap(missed: u64, reason: &str, now_us: u64) -> Utf8Bytes {
+    let advice = match reason {
+        "too_slow" => "for this connection; read faster",
+        _ => "for everybody; the server had too many",
+    };
     let address =
         Address { room: Name::fixed(TELEMETRY_ROOM), channel: Name::fixed(TELEMETRY_CHANNEL) };
     let payload = json!({
@@ -230,8 +297,8 @@ pub(super) fn gap(missed: u64, now_us: u64) -> Utf8Bytes {
         "room": address.room,
         "channel": address.channel,
         "missed": missed,
-        "reason": "too_slow",
-        "message": format!("{missed} telemetry events were dropped for this connection; read faster"),
+        "reason": reason,
+        "message": format!("{missed} telemetry events were dropped {advice}"),
     });
     let from = Name::fixed(SERVER_ID);
     let (id, kind) = (server_id(now_us), MessageType::System);

@@ -174,8 +174,10 @@ impl Engine {
             Handshake::Hello { used, hello } => {
                 let Stage::Handshake { deadline_ms } = connection.stage else { return used };
                 let peer = connection.peer;
+                let is_local = hello.is_local && peer.is_some_and(|peer| peer.is_loopback());
+                let role = self.roles.role_of(is_local);
                 let accept = hello.accept_response();
-                match self.edge.connect(now, conn, peer, hello.identity, &mut self.asks) {
+                match self.edge.connect(now, conn, (peer, role), hello.identity, &mut self.asks) {
                     Flow::Done | Flow::Waiting => {
                         self.pause(conn, PausedBy::Arriving);
                         if let Some(connection) = self.connection_mut(conn) {

@@ -39,13 +39,13 @@ use crate::broker::edge::{Edge, Facts, ReturnCounts};
 use crate::broker::home::{Bootstrap, Home, Told};
 use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
 use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
+use crate::broker::policy::{Access, Roles};
 use crate::broker::record::{Record, Snapshot, StorageNews};
 use crate::broker::returning::SessionPlan;
 use crate::broker::staged::Staged;
 use crate::broker::telemetry::Telemetry;
 use crate::doors::HandshakePolicy;
 use crate::protocol::close::CloseReason;
-use crate::protocol::origin::Origins;
 use crate::protocol::views::Counts;
 use crate::shard::connection::Connection;
 use crate::shard::engine::heard::Heard;
@@ -66,8 +66,8 @@ pub struct Plan {
     pub limits: Arc<Limits>,
     /// What clients are told.
     pub facts: Arc<Facts>,
-    /// Which web pages may connect.
-    pub origins: Origins,
+    /// Whom it lets connect, and as what.
+    pub access: Access,
     /// The rooms that are there from the start, on all shards together.
     pub rooms: Arc<Vec<Bootstrap>>,
     /// What all shards share.
@@ -83,6 +83,7 @@ pub struct Engine {
     placement: Placement,
     limits: Arc<Limits>,
     handshakes: HandshakePolicy,
+    roles: Roles,
     edge: Edge,
     home: Home,
     connections: Vec<Option<Box<Connection>>>,
@@ -144,7 +145,7 @@ enum Offer {
 impl Engine {
     /// A shard without connections, with those rooms that are at home on it.
     pub fn new(plan: Plan, now: Now) -> Engine {
-        let Plan { shard, placement, limits, facts, origins, rooms, on_node, seed } = plan;
+        let Plan { shard, placement, limits, facts, access, rooms, on_node, seed } = plan;
         let mut rng = fastrand::Rng::with_seed(seed ^ u64::from(shard.0) << 48);
         let hasher = seeded(rng.u64(..));
         let shards = placement.shards();
@@ -157,7 +158,8 @@ impl Engine {
         Engine {
             shard,
             limits,
-            handshakes: HandshakePolicy { allowed_origins: origins },
+            handshakes: HandshakePolicy { allowed_origins: access.origins },
+            roles: access.roles,
             edge,
             home,
             connections: Vec::new(),
@@ -292,7 +294,11 @@ impl Engine {
                 self.deliver(now);
             }
             Ask::Drain { window_ms } => self.drain(now, window_ms),
-            Ask::AllowOrigins(origins) => self.handshakes.allowed_origins = *origins,
+            // Clients that are connected keep their roles.
+            Ask::Admit(access) => {
+                self.handshakes.allowed_origins = access.origins;
+                self.roles = access.roles;
+            }
             Ask::Reconfigure(limits) => {
                 self.limits = limits.clone();
                 self.edge.reconfigure(limits.clone());

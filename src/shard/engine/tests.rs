@@ -3,7 +3,8 @@
 use super::*;
 use crate::base::limits::CLOSE_LINGER_MS;
 use crate::base::time::Now;
-use crate::broker::policy::{PublishAnywhere, Role};
+use crate::broker::policy::{Access, PublishAnywhere, Role, Roles};
+use crate::protocol::origin::Origins;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -27,7 +28,6 @@ impl Bus {
             version: "0",
             started_ns: 0,
             storage: "memory",
-            default_role: Role::Admin,
             publish_anywhere: PublishAnywhere::default(),
         };
         let plan = Plan {
@@ -35,7 +35,7 @@ impl Bus {
             placement: Placement::new(1, 1),
             limits: Arc::new(limits),
             facts: Arc::new(facts),
-            origins: Origins::loopback(),
+            access: Access { origins: Origins::loopback(), roles: Roles::Everybody(Role::Admin) },
             rooms: Arc::new(Vec::new()),
             on_node: NodeQuotas::default(),
             seed: 1,

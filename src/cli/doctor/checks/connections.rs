@@ -80,11 +80,15 @@ pub(super) fn tracking(case: &Case) -> Verdict {
         return Verdict::ok("the firewall does not follow connections");
     };
     let connections = u64::from(case.config.limits.max_connections);
+    let port = case.config.listen.port();
     let wanted = (connections + count) * 5 / 4;
     let fix = format!(
         "sysctl -w net.netfilter.nf_conntrack_max={wanted}, or leave the bus out: \
-         nft add rule inet raw prerouting tcp dport {} notrack",
-        case.config.listen.port()
+         nft add table inet arqonbus; \
+         nft add chain inet arqonbus raw '{{ type filter hook prerouting priority raw; }}'; \
+         nft add rule inet arqonbus raw tcp dport {port} notrack; \
+         nft add chain inet arqonbus out '{{ type filter hook output priority raw; }}'; \
+         nft add rule inet arqonbus out tcp sport {port} notrack",
     );
     if count >= max / 10 * 9 {
         return Verdict::problem(format!("{count} of {max} entries are taken"), fix);

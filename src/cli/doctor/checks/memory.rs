@@ -2,6 +2,7 @@
 
 use crate::cli::doctor::checks::Case;
 use crate::cli::doctor::finding::Verdict;
+use crate::daemon::config;
 
 /// What an idle connection costs at most, the kernel's part included.
 pub(super) const CONNECTION_BYTES: u64 = 8 * 1024;
@@ -25,7 +26,10 @@ pub(super) fn room(case: &Case) -> Verdict {
             mebibytes(idle),
             mebibytes(have)
         );
-        let fix = format!("max_connections = {fitting}, or more memory (MemoryMax= in the unit)");
+        let fix = match fitting {
+            0 => "more memory (MemoryMax= in the unit)".to_owned(),
+            _ => format!("max_connections = {fitting}, or more memory (MemoryMax= in the unit)"),
+        };
         return match idle > have {
             true => Verdict::problem(found, fix),
             false => Verdict::warning(found, fix),
@@ -35,7 +39,14 @@ pub(super) fn room(case: &Case) -> Verdict {
     let stuck = (have - idle) / outbox;
     let found = format!("{stuck} clients that stop reading at once fill {}", mebibytes(have));
     let fitting = (have - idle) / (connections / 100).max(STUCK_CLIENTS);
-    let fix = format!("outbox_bytes = {}, or a lower slow_grace_ms", fitting.min(outbox / 2));
+    // An outbox must hold the longest message.
+    let least = u64::from(config::outbox_needed(limits.max_message_bytes));
+    let fix = match fitting.min(outbox / 2) {
+        fitting if fitting < least => {
+            "a lower max_message_bytes and outbox_bytes, or a lower slow_grace_ms".to_owned()
+        }
+        fitting => format!("outbox_bytes = {fitting}, or a lower slow_grace_ms"),
+    };
     if stuck < STUCK_CLIENTS {
         return Verdict::warning(found, fix);
     }
@@ -97,6 +108,9 @@ mod tests {
             (32 * GIB, Some(GIB / 2), 100_000, 4 << 20, Problem, &["MemoryMax"]),
             (4 * GIB, None, 1_000, 256 << 20, Warning, &["outbox_bytes ="]),
             (4 * GIB, None, 100_000, 16 << 20, Note, &["outbox_bytes ="]),
+            // No number that the configuration would take.
+            (GIB, Some(4 << 10), 1, 4 << 20, Problem, &["more memory"]),
+            (32 << 20, None, 1, 4 << 20, Warning, &["a lower max_message_bytes"]),
         ] {
             let case = case(|facts, config| {
                 (facts.memory.total_bytes, facts.memory.group_limit_bytes) = (total, limit);

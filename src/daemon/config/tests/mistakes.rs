@@ -278,3 +278,93 @@ fn no_file_is_too_broken_to_be_told_of() {
     }
     assert!(good > 100 && bad > 1_000, "{good} {bad}");
 }
+
+/// Each advice is followed: what it says to give is given, and taken.
+#[test]
+fn what_is_advised_works() {
+    let rows: &[(&[&str], &str, &[&str])] = &[
+        (&["--allowed-origins=a.org"], "give scheme://host", &["--allowed-origins=https://a.org"]),
+        (
+            &["--allowed-origins=a.org"],
+            "scheme://host:port",
+            &["--allowed-origins=https://a.org:1"],
+        ),
+        (&["--allowed-origins=a.org"], "`loopback`", &["--allowed-origins=loopback"]),
+        (&["--allowed-origins=a.org"], "`null`", &["--allowed-origins=null"]),
+        (&["--allowed-origins=a.org"], "`auto`", &["--allowed-origins=auto"]),
+        (&["--allowed-origins=a.org"], "`*` for every origin", &["--allowed-origins=*"]),
+        (&["--allowed-origins=*,https://a.org"], "give it alone", &["--allowed-origins=*"]),
+        (
+            &["--allowed-origins=*,https://a.org"],
+            "leave it out",
+            &["--allowed-origins=https://a.org"],
+        ),
+        (
+            &["--role=admin", "--listen=0.0.0.0:1"],
+            "give `allowed_origins` = [\"loopback\"]",
+            &["--role=admin", "--listen=0.0.0.0:1", "--allowed-origins=loopback"],
+        ),
+        (
+            &["--role=admin", "--listen=0.0.0.0:1"],
+            "leave `policy.role` out",
+            &["--listen=0.0.0.0:1"],
+        ),
+        (&["--listen=9100"], "127.0.0.1:9100", &["--listen=127.0.0.1:9100"]),
+        (&["--listen=9100"], "0.0.0.0:9100", &["--listen=0.0.0.0:9100"]),
+        (&["--listen=9100"], "[::]:9100", &["--listen=[::]:9100"]),
+        (&["--listen=127.0.0.1:9102"], "need different ports", &["--listen=127.0.0.1:9103"]),
+        (&["--log-level=loud"], "error, warn, info", &["--log-level=error"]),
+        (&["--log-level=loud"], "or off", &["--log-level=off"]),
+        (
+            &["--log-level=loud"],
+            "`info,arqonbus::shard=debug`",
+            &["--log-level=info,arqonbus::shard=debug"],
+        ),
+        (
+            &["--storage=redis"],
+            "redis://127.0.0.1:6379",
+            &["--storage=redis", "--redis-url=redis://127.0.0.1:6379"],
+        ),
+        (
+            &["--redis-url=redis://h"],
+            "`storage` = \"redis\"",
+            &["--storage=redis", "--redis-url=redis://h"],
+        ),
+        (
+            &["--many-nodes=true"],
+            "`storage` = \"redis\" and `redis_url`",
+            &["--many-nodes=true", "--storage=redis", "--redis-url=redis://h"],
+        ),
+        (&["--redis-url=h:1"], "redis://", &["--storage=redis", "--redis-url=redis://h:1"]),
+        (&["--outbox-bytes=66560"], "at least 1114112", &["--outbox-bytes=1114112"]),
+        (&["--history-bytes=1000"], "at least 1049600", &["--history-bytes=1049600"]),
+        (&["--history-bytes=1000"], "0 for no limit", &["--history-bytes=0"]),
+        (&["--backlog-bytes=65536"], "at least 1049600", &["--backlog-bytes=1049600"]),
+        (&["--shards=0"], "1 to 256", &["--shards=256"]),
+        (&["--max-connections=0"], "1 to 10000000", &["--max-connections=1"]),
+        (&["--node=a b"], "A-Z a-z 0-9 . _ -", &["--node=a.b_-"]),
+        (&["--publish-anywhere=root"], "user or admin", &["--publish-anywhere=user,admin"]),
+    ];
+    for (bad, advice, good) in rows {
+        let said = Layers::new(bad).mistakes().join("\n");
+        assert!(said.contains(advice), "{bad:?}: {advice} in {said}");
+        let taken = Layers::new(good).load();
+        assert!(taken.is_ok(), "{advice} is said of {bad:?}, but {good:?} gives {taken:?}");
+    }
+    // So is what is said of the file descriptors.
+    for (descriptors, has_room) in [(300, true), (200, false)] {
+        let mut layers = Layers::new(&["--shards=1", "--max-connections=100"]);
+        layers.host.descriptors = Some(descriptors);
+        let said = layers.mistakes().concat();
+        let most = said.split("ask for at most ").nth(1);
+        assert_eq!(most.is_some(), has_room, "{said}");
+        let mut followed = match most {
+            Some(most) => Layers::new(&["--shards=1", &format!("--max-connections={most}")]),
+            None => Layers::new(&["--shards=1", "--max-connections=100"]),
+        };
+        let raised = said.split("ulimit -n ").nth(1).and_then(|rest| rest.split('`').next());
+        let raised = raised.unwrap().parse().unwrap();
+        followed.host.descriptors = Some(if has_room { descriptors } else { raised });
+        assert!(followed.load().is_ok(), "{said}");
+    }
+}

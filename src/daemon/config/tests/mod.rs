@@ -8,12 +8,12 @@ use super::field::{Raw, quoted};
 use super::table::{KEYS, Key, find};
 use super::*;
 use crate::base::limits::Limits;
-use crate::broker::policy::Role;
+use crate::broker::policy::{Access, Role, Roles};
 use crate::daemon::cgroup::Quota;
 use crate::daemon::host::Cores;
 use crate::protocol::command::{AckWhen, Persist, Publishers};
 use crate::protocol::names::Name;
-use crate::protocol::origin::Origins;
+use crate::protocol::origin::{Origin, Origins};
 use clap::{Args, Command, FromArgMatches};
 use std::fs;
 use std::path::Path;
@@ -94,6 +94,7 @@ const SAMPLES: &[(&str, [&str; 3])] = &[
     ("log_format", ["json", "text", "json"]),
     ("log_level", ["warn", "debug,arqonbus=trace", "off"]),
     ("bootstrap", ["false", "true", "false"]),
+    ("policy.role", ["user", "admin", "by_address"]),
     ("policy.publish_anywhere", ["user", "admin", "user"]),
     ("persistence.persist", ["none", "history", "all"]),
     ("persistence.key_prefix", ["a", "b.c", "d-1"]),
@@ -250,28 +251,57 @@ fn defaults_are_those_of_the_protocol() {
     assert_eq!(config.shards, 4, "3.5 cores of 8 are 4 shards");
     assert_eq!(config.node.as_str(), "box");
     assert_eq!(config.limits, Limits::default());
-    assert_eq!(config.default_role(), Role::Admin);
-    assert_eq!(config.allowed_origins, Origins::loopback());
+    assert_eq!(config.access(), Access { origins: Origins::loopback(), roles: Roles::ByAddress });
     let rooms: Vec<_> =
         config.rooms.iter().map(|room| (room.name.as_str(), room.channels.len())).collect();
     assert_eq!(rooms, [("science", 7), ("integriguard", 2)]);
 }
 
 #[test]
-fn origins_follow_the_listeners_if_nobody_says() {
+fn each_port_lets_in_pages_by_its_own_address() {
+    let exact = |text| Origins(vec![Origin::parse(text).unwrap()]);
+    let (own, any) = (Origins::loopback, Origins::any);
+    // What the bus, the telemetry port and the HTTP port let in.
     for (words, expected) in [
-        (&["--listen=[::1]:9100"][..], Origins::loopback()),
-        (&["--listen=0.0.0.0:9100"], Origins::any()),
-        (&["--http-listen=10.0.0.1:9102"], Origins::any()),
-        (&["--telemetry-listen=10.0.0.1:9101"], Origins::any()),
-        (&["--telemetry-listen=10.0.0.1:9101", "--telemetry=false"], Origins::loopback()),
-        (&["--listen=0.0.0.0:9100", "--allowed-origins=loopback"], Origins::loopback()),
+        (&["--listen=[::1]:9100"][..], [own(), own(), own()]),
+        (&["--listen=0.0.0.0:9100"], [any(), own(), own()]),
+        (&["--http-listen=10.0.0.1:9102"], [own(), own(), any()]),
+        (&["--http-listen=0.0.0.0:9102"], [own(), own(), any()]),
+        (&["--telemetry-listen=10.0.0.1:9101"], [own(), any(), own()]),
+        (&["--listen=0.0.0.0:9100", "--allowed-origins=loopback"], [own(), own(), own()]),
+        (&["--allowed-origins=https://a.org"], std::array::from_fn(|_| exact("https://a.org"))),
     ] {
-        assert_eq!(
-            Layers::new(words).load().unwrap().config.allowed_origins,
-            expected,
-            "{words:?}"
-        );
+        let config = Layers::new(words).load().unwrap().config;
+        let ports = [config.listen, config.telemetry_listen, config.http_listen];
+        assert_eq!(ports.map(|port| config.origins_at(port)), expected, "{words:?}");
+    }
+}
+
+#[test]
+fn nobody_is_admin_where_a_foreign_page_may_connect() {
+    let user = Roles::Everybody(Role::User);
+    for (words, roles) in [
+        (&["--http-listen=0.0.0.0:9102"][..], Roles::ByAddress),
+        (&["--telemetry-listen=0.0.0.0:9101"], Roles::ByAddress),
+        (&["--listen=0.0.0.0:9100"], user),
+        (&["--listen=0.0.0.0:9100", "--allowed-origins=loopback"], user),
+        (&["--allowed-origins=*"], user),
+        (&["--allowed-origins=auto,https://a.org"], user),
+        (&["--allowed-origins=null"], user),
+        (&["--allowed-origins=loopback,http://localhost:3000"], Roles::ByAddress),
+        (&["--role=user"], user),
+        (&["--role=admin"], Roles::Everybody(Role::Admin)),
+    ] {
+        let access = Layers::new(words).load().unwrap().config.access();
+        assert_eq!(access.roles, roles, "{words:?}");
+        let may_be_admin = access.roles != user;
+        assert!(!may_be_admin || access.origins.are_local(), "{words:?}: {access:?}");
+    }
+    for words in
+        [&["--role=admin", "--allowed-origins=*"][..], &["--role=admin", "--listen=[::]:1"]]
+    {
+        let mistakes = Layers::new(words).mistakes();
+        assert!(mistakes[0].contains("`policy.role` is admin, but"), "{mistakes:?}");
     }
 }
 
@@ -334,6 +364,7 @@ log_format = "json"
 log_level = "info,[turn{name=\"a\"}]=debug"
 bootstrap = false
 policy.publish_anywhere = ["user", "admin"]
+policy.role = "user"
 
 [turn]
 busy_poll_us = 50

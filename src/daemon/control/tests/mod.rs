@@ -22,6 +22,7 @@ const FAST: Bounds = Bounds {
     connection: Duration::from_secs(2),
     send: Duration::from_millis(300),
     linger: Duration::from_millis(500),
+    sample: Duration::from_millis(20),
     http_sockets: 4_096,
     telemetry_sockets: 100,
     readers: 50,
@@ -33,6 +34,7 @@ struct Node {
     telemetry: SocketAddr,
     meters: Vec<Arc<Meters>>,
     storage: Arc<crate::storage::Meters>,
+    log: Arc<LogCounts>,
     facts: Arc<Facts>,
     events: intake::Intake,
     published: Arc<Mutex<Vec<Publication>>>,
@@ -68,32 +70,33 @@ impl Node {
         facts.set_phase(Phase::Ready);
         let meters: Vec<Arc<Meters>> = (0..2).map(|_| Arc::default()).collect();
         let storage = Arc::new(crate::storage::Meters::default());
+        let log = Arc::<LogCounts>::default();
         let (events, receiver) = intake::queue();
         let published = Arc::new(Mutex::new(Vec::new()));
         let control = Control {
             http,
             telemetry: Some(telemetry),
             accepts: Arc::default(),
+            log: log.clone(),
             meters: meters.clone(),
             storage: Some(storage.clone()),
             events: receiver,
             publish: {
                 let published = Arc::clone(&published);
+                let tried = AtomicU64::new(0);
                 Box::new(move |publication| {
-                    let mut published = published.lock().unwrap();
-                    published.push(publication);
-                    // Every tenth lane is full.
-                    published.len() % 10 != 0
+                    published.lock().unwrap().push(publication);
+                    !is_full(tried.fetch_add(1, Relaxed) + 1)
                 })
             },
-            allows_origin: Box::new(|origin| origin.is_none_or(|origin| origin == "http://good")),
+            origins: PortOrigins { telemetry: Box::new(good_origin), http: Box::new(good_origin) },
             clock: Box::new(clock),
             facts: Arc::clone(&facts),
             stats_interval_ms,
         };
         let thread = spawn_at(control, bounds).unwrap();
         let (http, telemetry) = addresses;
-        Node { http, telemetry, meters, storage, facts, events, published, thread }
+        Node { http, telemetry, meters, storage, log, facts, events, published, thread }
     }
 
     fn tally(&self, shard: usize, count: impl FnOnce(&mut Tally)) {
@@ -129,6 +132,16 @@ impl Node {
     }
 }
 
+/// Whether the lane was full at the try of this number: after the first hundred, every tenth is.
+fn is_full(tried: u64) -> bool {
+    tried > 100 && tried.is_multiple_of(10)
+}
+
+/// The one foreign page that is let in.
+fn good_origin() -> Origins {
+    Origins(vec![crate::protocol::origin::Origin::parse("http://good").unwrap()])
+}
+
 /// Both ends of every connection are in this process, which may be allowed few descriptors.
 fn allow_many_sockets() {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -156,8 +169,9 @@ fn get(address: SocketAddr, path: &str) -> Answer {
 fn request(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n"
+    );
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

@@ -14,18 +14,14 @@ fn events_reach_readers_and_the_bus_in_order_under_one_id() {
     let mut readers = [node.read_telemetry(), node.read_telemetry()];
     assert_eq!(node.metric("arqonbus_telemetry_connections "), 2.0);
     let count = 2_000;
-    let begin = Instant::now();
     for n in 0..count {
         node.tell(joined(n));
     }
     let envelopes =
         readers.each_mut().map(|reader| (0..count).map(|_| next(reader)).collect::<Vec<_>>());
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
     assert_eq!(envelopes[0], envelopes[1]);
-    let published = std::mem::take(&mut *node.published.lock().unwrap());
-    assert_eq!(published.len(), count);
-    for (n, (envelope, publication)) in envelopes[0].iter().zip(published).enumerate() {
-        assert_eq!(publication.address, address("integriguard", "telemetry-stream"));
+    let copies = copies_of_stream(&node, count);
+    for (n, envelope) in envelopes[0].iter().enumerate() {
         assert_eq!(envelope["type"], "telemetry");
         assert_eq!(envelope["version"], "1.0");
         assert_eq!(envelope["from"], "arqonbus_server");
@@ -35,14 +31,76 @@ fn events_reach_readers_and_the_bus_in_order_under_one_id() {
         assert_eq!(payload["eventType"], "joined");
         assert_eq!(payload["payload"]["client_id"], format!("client-{n}"));
         assert_eq!(payload["payload"]["channel"], "general");
-        let copy = delivered(publication);
+        let Some(copy) = &copies[n] else { continue };
         for field in ["id", "type", "room", "channel", "from", "payload"] {
             assert_eq!(copy[field], envelope[field], "{field}");
         }
     }
     // One lane in ten was full.
-    assert_eq!(node.metric("arqonbus_telemetry_unpublished_total "), 200.0);
+    let missed = copies.iter().filter(|copy| copy.is_none()).count();
+    assert!((150..=250).contains(&missed), "{missed}");
+    assert_eq!(node.metric("arqonbus_telemetry_unpublished_total "), missed as f64);
     assert_eq!(node.metric("arqonbus_telemetry_events_total "), 2_000.0);
+}
+
+/// What the members of the stream got: each of `count` events, or nothing in place of one that they
+/// were told they miss.
+fn copies_of_stream(node: &Node, count: usize) -> Vec<Option<Value>> {
+    let (mut copies, mut tried, begin) = (Vec::new(), 0, Instant::now());
+    while copies.len() < count {
+        assert!(begin.elapsed() < PATIENCE * 6, "of {count} came {}", copies.len());
+        let publications = node.published.lock().unwrap().split_off(0);
+        for publication in publications {
+            tried += 1;
+            assert_eq!(publication.address, address("integriguard", "telemetry-stream"));
+            let copy = delivered(publication);
+            if is_full(tried) {
+                continue;
+            }
+            match copy["payload"]["payload"]["missed"].as_u64() {
+                Some(missed) => {
+                    assert_eq!(copy["payload"]["eventType"], "gap");
+                    copies.extend(std::iter::repeat_n(None, missed as usize));
+                }
+                None => copies.push(Some(copy)),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(copies.len(), count);
+    copies
+}
+
+#[test]
+fn what_the_control_plane_was_too_slow_for_is_told_to_all_who_miss_it() {
+    let node = Node::start();
+    let mut readers = [node.read_telemetry(), node.read_telemetry()];
+    let count = 2 * crate::base::limits::TELEMETRY_SLOTS;
+    let mut lost = 0;
+    for n in 0..count {
+        let event = joined(n);
+        lost += u64::from(!node.events.offer(Telemetry { at_us: 0, event }));
+    }
+    assert!(lost > 0, "the control plane was too quick for this test");
+    for reader in &mut readers {
+        let (mut got, mut missed) = (0, 0);
+        while got + missed < count as u64 {
+            let envelope = next(reader);
+            if envelope["type"] == "system" {
+                let gap = &envelope["payload"];
+                assert_eq!((&gap["event"], &gap["reason"]), (&"gap".into(), &"overloaded".into()));
+                missed += gap["missed"].as_u64().unwrap();
+            } else {
+                got += 1;
+            }
+        }
+        assert_eq!((got, missed), (count as u64 - lost, lost));
+    }
+    let copies = copies_of_stream(&node, count);
+    let unpublished = node.metric("arqonbus_telemetry_unpublished_total ");
+    let missing = copies.iter().filter(|copy| copy.is_none()).count();
+    assert_eq!(missing as f64, lost as f64 + unpublished);
+    assert_eq!(node.metric("arqonbus_telemetry_lost_total "), lost as f64);
 }
 
 #[test]
@@ -228,15 +286,17 @@ fn a_stuck_reader_blocks_nobody_and_is_closed() {
 
 #[test]
 fn a_slow_reader_learns_what_it_missed_and_goes_on() {
-    let bounds = Bounds { send: PATIENCE, ..FAST };
+    let bounds = Bounds { send: PATIENCE * 6, ..FAST };
     let node = Node::with(bounds, Limits::default(), 0);
     let mut slow = node.read_telemetry();
     // More than the ring and the sockets' buffers hold.
     let count = TELEMETRY_BACKLOG * 2;
     for n in 0..count {
-        while !node.events.offer(Telemetry { at_us: 0, event: joined(n) }) {
-            std::thread::sleep(Duration::from_millis(1));
+        if n.is_multiple_of(8_192) {
+            // So that none is lost before it comes into the ring.
+            node.wait_for_metric("arqonbus_telemetry_events_total ", n as f64);
         }
+        node.tell(joined(n));
     }
     node.wait_for_metric("arqonbus_telemetry_events_total ", count as f64);
     let (mut at, mut gaps) = (0, 0);
@@ -354,7 +414,6 @@ fn stopping_spreads_the_rest_and_says_goodbye() {
     for n in 0..500 {
         node.tell(joined(n));
     }
-    let begin = Instant::now();
     let stopping = std::thread::spawn(move || node.thread.stop());
     for n in 0..500 {
         assert_eq!(next(&mut reader)["payload"]["payload"]["client_id"], format!("client-{n}"));
@@ -363,5 +422,4 @@ fn stopping_spreads_the_rest_and_says_goodbye() {
     // The close is answered by reading on to the end.
     let _ = reader.read();
     assert!(stopping.join().unwrap());
-    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
 }
