@@ -194,6 +194,33 @@ fn without_descriptors_who_is_there_goes_on() {
     daemon.expect_errors().stop();
 }
 
+/// What the kernel holds for a client that does not read is bounded, too: with the outbox, it is all that
+/// such a client costs.
+#[test]
+#[ignore = "the kernel still holds megabytes for a client that does not read"]
+fn the_kernel_holds_little_for_a_client_that_does_not_read() {
+    const OUTBOX: usize = 131_072;
+    const KERNEL_MAX: usize = 1_048_576;
+    let flags = ["--outbox-bytes", "131072", "--max-message-bytes", "65536", "--shards", "1"];
+    let daemon = Daemon::start(&[&flags[..], &["--slow-grace-ms", "60000"]].concat());
+    let mut slow = Enemy::narrow_client(daemon.bus, "join=lab:hot").expect("it is welcomed");
+    let mut ann = daemon.client_with("client_id=ann&join=lab:hot");
+    let text = "x".repeat(16_000);
+    let is_full = || daemon.metric("arqonbus_shard_drops_total", "reason=\"outbox_full\"") > 0.0;
+    while !is_full() {
+        for _ in 0..4 {
+            ann.publish_acked("lab:hot", json!({"text": text}));
+        }
+    }
+    // What it is given before the notice of what it missed is what waited for it.
+    let waited = slow.read_until("\"event\":\"gap\"").expect("it is told of the gap").len();
+    assert!(
+        waited <= OUTBOX + KERNEL_MAX,
+        "{waited} bytes waited; {OUTBOX} may wait in the outbox"
+    );
+    daemon.stop();
+}
+
 /// Slow requests over HTTP are cut, and quick ones answered meanwhile.
 #[test]
 fn a_slow_head_over_http_is_cut() {

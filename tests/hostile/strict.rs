@@ -32,14 +32,16 @@ fn from_environment<T: std::str::FromStr>(name: &str, default: T) -> T {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Whoever calls runs on every core but the daemon's, if there is another.
-fn leave_core_0() {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut others = CpuSet::new();
-    (1..cores).for_each(|core| others.set(core));
-    if cores > 1 {
-        sched_setaffinity(None, &others).expect("a process may choose its cores");
-    }
+/// This thread, and what it starts, runs on all cores; or on every core but the daemon's, if there is
+/// another.
+fn run_on_core_0(is_allowed: bool) {
+    // What was left before does not count among those that may be used.
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();
+    let last = online.trim().rsplit(['-', ',']).next().and_then(|text| text.parse().ok());
+    let last: usize = last.unwrap_or_default();
+    let mut cores = CpuSet::new();
+    (usize::from(!is_allowed && last > 0)..=last).for_each(|core| cores.set(core));
+    sched_setaffinity(None, &cores).expect("a process may choose its cores");
 }
 
 #[test]
@@ -72,8 +74,9 @@ fn measure(attack: &Attack) -> bool {
     ];
     let own = attack.flags.iter().filter(|_| attack.name != "more_than_may_connect");
     let flags: Vec<&str> = flags.iter().chain(own).copied().collect();
+    run_on_core_0(true);
     let daemon = Daemon::start_over(&flags);
-    leave_core_0();
+    run_on_core_0(false);
     let count = from_environment("HOSTILE_CLIENTS", CLIENTS);
     let clients: Vec<Enemy> = (0..count).filter_map(|_| Enemy::client(daemon.bus, "")).collect();
     assert_eq!(clients.len(), count, "raise the limit of file descriptors: ulimit -n");
@@ -123,7 +126,7 @@ fn the_attacker() {
     let addresses: Vec<_> =
         target.split(',').map(|text| text.parse().expect("an address")).collect();
     let &[bus, telemetry, http] = &addresses[..] else { panic!("three addresses") };
-    leave_core_0();
+    run_on_core_0(false);
     let target = Target { bus, telemetry, http, crowd: from_environment("HOSTILE_CROWD", 100) };
     let time = Duration::from_secs(from_environment("HOSTILE_SECONDS", SECONDS));
     (named(&name).run)(&target, &Pace::lasting(time).with_share(SHARE));

@@ -29,6 +29,11 @@ const SHORT: Duration = Duration::from_secs(20);
 const ATTACK: Duration = Duration::from_millis(1_500);
 const CROWD: usize = 12;
 
+/// How long nothing happens to the nodes but attacks, between two things that do; and how often their
+/// memory is looked at.
+const QUIET: Duration = Duration::from_secs(6);
+const BETWEEN_NOTES: Duration = Duration::from_millis(250);
+
 /// The channels that the ledger is about, each with a publisher, two members and an auditor.
 const CHANNELS: [&str; 2] = ["ledger:one", "ledger:two"];
 
@@ -80,9 +85,14 @@ fn soak(what: &str, mut nodes: Nodes) {
             scope.spawn(move || attack_in_turn(whereabouts, is_over, seed));
         }
         let end = Instant::now() + lasting();
+        let mut next = Instant::now() + QUIET;
         while Instant::now() < end {
-            nodes.disturb(&mut rng, end);
+            thread::sleep(BETWEEN_NOTES);
             memory.note(&nodes);
+            if Instant::now() >= next {
+                nodes.disturb(&mut rng);
+                next = Instant::now() + QUIET;
+            }
         }
         is_over.store(true, SeqCst);
         publishers.into_iter().for_each(|publisher| publisher.join().unwrap());

@@ -3,13 +3,14 @@
 use crate::attack::Target;
 use crate::common::{Daemon, eventually};
 use crate::redis::sentinel::Watched;
+use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How long nothing happens to the nodes but attacks, between two things that do.
-const QUIET: Duration = Duration::from_secs(7);
+/// How long a node stands still; others take it for dead after five seconds.
+const STANDSTILL: Duration = Duration::from_secs(3);
 
 /// What every node has: histories longer than an outage, channels that go when nobody is in them.
 const FLAGS: [&str; 16] = [
@@ -37,6 +38,7 @@ pub(super) struct Nodes {
     whereabouts: Whereabouts,
     redis: Option<Watched>,
     started: usize,
+    was_disturbed: bool,
 }
 
 /// Where the nodes are now: each moves with each life of its daemon.
@@ -77,7 +79,7 @@ impl Nodes {
     fn of(daemons: Vec<Daemon>, redis: Option<Watched>) -> Nodes {
         let whereabouts = Whereabouts::default();
         whereabouts.set(&daemons);
-        Nodes { started: daemons.len(), daemons, whereabouts, redis }
+        Nodes { started: daemons.len(), daemons, whereabouts, redis, was_disturbed: false }
     }
 
     pub(super) fn whereabouts(&self) -> Whereabouts {
@@ -88,18 +90,16 @@ impl Nodes {
         self.daemons.iter().map(Daemon::pid)
     }
 
-    /// Lets some time pass, no longer than to `end`; then, with a Redis, one thing happens.
-    pub(super) fn disturb(&mut self, rng: &mut fastrand::Rng, end: Instant) {
-        let until = (Instant::now() + QUIET).min(end);
-        while Instant::now() < until {
-            thread::sleep(Duration::from_millis(50));
-        }
-        if self.redis.is_none() || Instant::now() >= end {
+    /// With a Redis, one thing happens: first its master dies, then whatever chance says.
+    pub(super) fn disturb(&mut self, rng: &mut fastrand::Rng) {
+        if self.redis.is_none() {
             return;
         }
-        match rng.u32(..4) {
+        let is_first = !std::mem::replace(&mut self.was_disturbed, true);
+        match if is_first { 0 } else { rng.u32(..5) } {
             0 | 1 => self.fail_over(),
             2 => self.change(),
+            3 => self.stop_a_node_for_a_while(rng),
             _ => self.kill_a_node(rng),
         }
     }
@@ -117,6 +117,14 @@ impl Nodes {
         let Some(redis) = &mut self.redis else { return };
         redis.change();
         self.await_calm();
+    }
+
+    /// A node stands still, as on a machine that swaps, and goes on before the others take it for dead.
+    fn stop_a_node_for_a_while(&mut self, rng: &mut fastrand::Rng) {
+        let daemon = &self.daemons[rng.usize(..self.daemons.len())];
+        daemon.signal(Signal::STOP);
+        thread::sleep(STANDSTILL);
+        daemon.signal(Signal::CONT);
     }
 
     /// A node dies, and another one comes.
