@@ -33,6 +33,8 @@ pub const ANNOUNCEMENT_BYTES_MAX: usize = 4 * 1024;
 pub const CLOSE_REASON_BYTES_MAX: usize = 123;
 /// The longest time to live a message may ask for: one year.
 pub const TTL_MS_MAX: u64 = 365 * 24 * 3_600 * 1_000;
+/// The clocks of two machines that differ by more are told of, and messages then get the time of Redis.
+pub const CLOCKS_APART_MS: u64 = 500;
 /// The most metadata one `create_channel` or `create_room` may carry, as JSON, in bytes.
 pub const ENTITY_METADATA_BYTES_MAX: usize = 16 * 1024;
 /// The most shards a node runs.

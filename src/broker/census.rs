@@ -90,7 +90,8 @@ impl Clients {
         self.rows.extend(rows);
         self.rows.sort_by(|a, b| a.client_id().cmp(b.client_id()));
         self.rows.truncate(ROWS_MAX);
-        self.count += count;
+        // A peer may say anything.
+        self.count = self.count.saturating_add(count);
         self.last = [self.last.take(), last].into_iter().flatten().min();
         for peer in &*peers {
             self.peers.entry(peer.id).or_default().node = Some(peer.node.clone());

@@ -77,6 +77,14 @@ pub enum Fate {
     Lost,
 }
 
+/// What an epoch says of where its sequences are from.
+struct Position {
+    /// The term; of a fork the one that it left.
+    term: u32,
+    /// Of a fork, the last sequence that it has of that term.
+    fork_at: Option<u64>,
+}
+
 /// What is known of how far a history is safe.
 #[derive(Clone, Debug)]
 pub struct Durable {
@@ -94,6 +102,9 @@ pub struct Durable {
     pub ack_when: AckWhen,
     /// Whether the storage gives its sequences, to several nodes.
     pub is_shared: bool,
+    /// Of a fork, in which its home goes on alone: the term that it left, and the last sequence that it
+    /// has of that.
+    left: Option<(u32, u64)>,
     /// Up to which sequence everything is stored, but for the holes.
     stored: u64,
     /// Sequences that will never be stored.
@@ -111,6 +122,7 @@ impl Durable {
             is_recorded: false,
             ack_when: ack_when.unwrap_or(AckWhen::Stored),
             is_shared: false,
+            left: None,
             stored: 0,
             holes: Vec::new(),
         }
@@ -127,6 +139,13 @@ impl Durable {
         past.drain(..past.len().saturating_sub(PAST_TERMS_MAX));
         (self.term, self.past, self.stored) = (term, past, last);
         self
+    }
+
+    /// The same history in a fork, of which everything up to `last` is that of the term that it leaves.
+    pub fn fork(self, term: u32, last: u64) -> Durable {
+        let before = (self.term, self.past.clone());
+        let left = Some((self.term, last));
+        Durable { left, ..self.go_on(before, term, last) }
     }
 
     /// Takes what is known of events that have other sequences here.
@@ -150,35 +169,51 @@ impl Durable {
         self.holes.clear();
     }
 
-    /// The epoch that members are told.
+    /// The epoch that members are told. That of a fork says which term it left, and where: so every node
+    /// knows how far it holds, though no other ever heard of it.
     pub fn epoch(&self) -> Arc<str> {
-        match self.term {
-            0 => self.life.clone(),
-            term => format!("{}-{term:08x}", self.life).into(),
+        match (self.term, self.left) {
+            (0, None) => self.life.clone(),
+            (term, None) => format!("{}-{term:08x}", self.life).into(),
+            (term, Some((left, at))) => {
+                format!("{}-{left:08x}-{at:x}-{term:08x}", self.life).into()
+            }
         }
     }
 
     /// Whether a sequence of an earlier term means here what it meant there.
     pub fn knows(&self, epoch: &str, sequence: u64) -> bool {
-        let term = self.term_of(epoch);
-        let past = self.past.iter().find(|(known, _)| term == Some(*known));
-        past.is_some_and(|(_, last)| sequence <= *last)
+        let Some(Position { term, fork_at }) = self.position(epoch) else { return false };
+        if fork_at.is_some_and(|at| sequence > at) {
+            return false;
+        }
+        let past = self.past.iter().find(|(known, _)| *known == term);
+        match past {
+            Some((_, last)) => sequence <= *last,
+            // What a fork has of the term that goes on here is of this one.
+            None => fork_at.is_some() && term == self.term && self.left.is_none(),
+        }
     }
 
     /// Whether an epoch is of this life, in a term that was never heard of: another node may have.
     pub fn is_unheard(&self, epoch: &str) -> bool {
         let is_known =
             |term| term == self.term || self.past.iter().any(|(known, _)| *known == term);
-        self.term_of(epoch).is_some_and(|term| !is_known(term))
+        self.position(epoch).is_some_and(|position| !is_known(position.term))
     }
 
-    /// The term of an epoch of this life.
-    fn term_of(&self, epoch: &str) -> Option<u32> {
+    /// What an epoch of this life says.
+    fn position(&self, epoch: &str) -> Option<Position> {
         let rest = epoch.strip_prefix(&*self.life)?;
-        match rest.strip_prefix('-') {
-            None => rest.is_empty().then_some(0),
-            Some(term) => u32::from_str_radix(term, 16).ok(),
+        if rest.is_empty() {
+            return Some(Position { term: 0, fork_at: None });
         }
+        let mut parts = rest.strip_prefix('-')?.split('-');
+        let term = u32::from_str_radix(parts.next()?, 16).ok()?;
+        let Some(at) = parts.next() else { return Some(Position { term, fork_at: None }) };
+        let fork_at = Some(u64::from_str_radix(at, 16).ok()?);
+        u32::from_str_radix(parts.next()?, 16).ok()?;
+        parts.next().is_none().then_some(Position { term, fork_at })
     }
 
     /// Whether an event is safe.
@@ -248,7 +283,9 @@ impl Durable {
 
 /// A snapshot's parts for each home, in the order of the shards.
 pub fn of_homes(snapshot: Snapshot, placement: &Placement) -> Vec<Snapshot> {
-    let mut parts: Vec<Snapshot> = placement.all().map(|_| Snapshot::default()).collect();
+    let is_unread = snapshot.is_unread;
+    let part = |_| Snapshot { is_unread, ..Snapshot::default() };
+    let mut parts: Vec<Snapshot> = placement.all().map(part).collect();
     for room in snapshot.rooms {
         parts[placement.of_room(&room.name).index()].rooms.push(room);
     }
@@ -292,6 +329,31 @@ mod tests {
         }
         assert_eq!(durable.past.len(), PAST_TERMS_MAX);
         assert!(durable.knows("e-00000062", 1) && !durable.knows("e", 1));
+    }
+
+    #[test]
+    fn the_epoch_of_a_fork_holds_on_every_node_up_to_where_it_began() {
+        let second = durable().go_on((0, Vec::new()), 0xa, 7);
+        let fork = second.clone().fork(0xf, 9);
+        assert_eq!(&*fork.epoch(), "e-0000000a-9-0000000f");
+        let third = durable().go_on((second.term, second.past.clone()), 0xb, 8);
+        for (epoch, sequence, of_fork, of_second, of_third) in [
+            ("e", 7, true, true, true),
+            ("e", 8, false, false, false),
+            ("e-0000000a", 9, true, false, false),
+            ("e-0000000a", 8, true, false, true),
+            ("e-0000000a-9-0000000f", 8, true, true, true),
+            ("e-0000000a-9-0000000f", 9, true, true, false),
+            ("e-0000000a-9-0000000f", 10, false, false, false),
+            ("e-00000000-9-0000000f", 7, true, true, true),
+            ("e-0000000a-9-0000000f-1", 1, false, false, false),
+            ("e-0000000a-9", 1, false, false, false),
+            ("e-0000000a-x-0000000f", 1, false, false, false),
+        ] {
+            let found = [&fork, &second, &third].map(|durable| durable.knows(epoch, sequence));
+            assert_eq!(found, [of_fork, of_second, of_third], "{epoch} {sequence}");
+        }
+        assert!(!second.is_unheard(&fork.epoch()) && durable().is_unheard(&fork.epoch()));
     }
 
     #[test]

@@ -206,10 +206,8 @@ impl History {
         let mut fork = History::new(self.epoch.clone(), self.size, bytes_max, self.hasher.clone());
         (fork.first, fork.last, fork.last_us) = (self.first, self.last, self.last_us);
         (fork.log, fork.index) = (self.log.clone(), self.index.clone());
-        let durable = self.durable.as_ref().map(|durable| {
-            let before = (durable.term, durable.past.clone());
-            Box::new(Durable::clone(durable).go_on(before, term, self.last))
-        });
+        let durable = self.durable.as_ref();
+        let durable = durable.map(|known| Box::new(Durable::clone(known).fork(term, self.last)));
         let epoch = durable.as_ref().map_or_else(|| self.epoch.clone(), |durable| durable.epoch());
         (fork.epoch, fork.durable, fork.rank) = (epoch, durable, self.rank);
         fork.resize(self.size, bytes_max);
@@ -254,14 +252,23 @@ impl History {
         }
     }
 
-    /// Every message after `sequence` that has not expired, if the log still holds them all.
-    pub fn since(&self, epoch: &str, sequence: u64, now_ms: u64, bytes_max: usize) -> Recovery {
+    /// Whether a sequence that was told under an epoch is one of this order; if not, why so, as a word
+    /// for machines.
+    pub fn position(&self, epoch: &str, sequence: u64) -> Result<(), &'static str> {
         let durable = self.durable.as_ref();
         if epoch != &*self.epoch && !durable.is_some_and(|known| known.knows(epoch, sequence)) {
-            return Recovery::Impossible("epoch_changed");
+            return Err("epoch_changed");
         }
         if sequence > self.last {
-            return Recovery::Impossible("unknown_sequence");
+            return Err("unknown_sequence");
+        }
+        Ok(())
+    }
+
+    /// Every message after `sequence` that has not expired, if the log still holds them all.
+    pub fn since(&self, epoch: &str, sequence: u64, now_ms: u64, bytes_max: usize) -> Recovery {
+        if let Err(reason) = self.position(epoch, sequence) {
+            return Recovery::Impossible(reason);
         }
         let missed = (self.last - sequence) as usize;
         if missed > self.log.len() {

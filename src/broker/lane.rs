@@ -218,7 +218,12 @@ pub enum Part {
     /// How many clients heard it.
     Announced(u64),
     /// The private message's targets that are not connected.
-    Missing(Vec<Name>),
+    Missing {
+        /// They.
+        targets: Vec<Name>,
+        /// Whether they may be connected to nodes that can't be reached now.
+        is_unsure: bool,
+    },
 }
 
 /// The clients of one shard, the first of them by name.

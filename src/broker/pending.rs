@@ -48,6 +48,8 @@ pub enum Gathers {
         targets: usize,
         /// Those that are not connected.
         missing: Vec<Name>,
+        /// Whether one of those may be connected to a node that can't be reached now.
+        is_unsure: bool,
         /// Whether the sender wants to know when all are.
         ack: bool,
     },

@@ -163,6 +163,8 @@ pub struct Snapshot {
     pub rooms: Vec<RoomRecord>,
     /// The channels, `*` among them.
     pub channels: Vec<KeptChannel>,
+    /// Whether it could not be read, so that what is kept is not known yet.
+    pub is_unread: bool,
 }
 
 /// A channel that was kept, with the end of its order.

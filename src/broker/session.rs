@@ -47,8 +47,10 @@ pub struct Session {
     pub joins_in_flight: u32,
     /// Leaves that have not been answered.
     pub leaves_in_flight: u32,
-    /// The command whose answer may be long and has not come, by the id of its message.
-    pub awaited: Option<Box<str>>,
+    /// How many commands it gave whose answers may be long.
+    pub long_asked: u32,
+    /// Which of them has not been answered; 0 if none.
+    pub awaited: u32,
     /// Whether a message of its waits for an answer, to a join, a leave or that command.
     pub waits_for_answer: bool,
     /// When it connected, in microseconds since 1970.
@@ -218,7 +220,8 @@ impl Session {
             homes: SmallVec::new(),
             joins_in_flight: 0,
             leaves_in_flight: 0,
-            awaited: None,
+            long_asked: 0,
+            awaited: 0,
             waits_for_answer: false,
             connected_us: now.wall_us,
             last_activity_us: now.wall_us,

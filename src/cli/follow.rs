@@ -7,7 +7,8 @@
 //! not recover, messages the bus dropped, and what `--history` wants first.
 //!
 //! *Invariants*: within one life (epoch) of a channel, messages are printed in the order of their
-//! sequence and none twice, but for those that a `gap` notice tells of too late; a range that was
+//! sequence and none twice, but for those that a `gap` notice tells of too late (that none is printed
+//! twice over several epochs is seen to where it is printed, by `seen`); a range that was
 //! not printed and is not known to have expired was told.
 //!
 //! *Not here*: what happens within one channel (`stream`); sockets, ids, time limits (`subscribe`). Messages to a whole room, sent to the
@@ -305,22 +306,30 @@ impl Follow {
         }
     }
 
-    /// What was seen of a channel has other places by now, in an order that goes up to `last`: what comes
-    /// next goes on there, and nothing of it was seen.
-    pub(super) fn on_new_order(
+    /// The order of a channel has another epoch. Up to `sequence` it is the one that was seen; what was
+    /// seen beyond has other places by now, or none, and what comes next goes on behind it.
+    pub(super) fn on_epoch(
         &mut self,
         (room, channel): (&str, &str),
-        (first, last): (u64, u64),
         epoch: Option<String>,
+        sequence: u64,
     ) {
+        let is_joining = self.is_joining(room, channel).is_some();
         let Some(stream) = self.streams.get_mut(&format!("{room}:{channel}")) else {
             return;
         };
-        stream.epoch = epoch.or(stream.epoch.take());
-        if stream.catch_up.is_none() {
-            // Of an order that has nothing at the first of these places it says that it goes up to there.
-            let is_unsure = first == last;
-            (stream.last, stream.doubles_to) = (last - u64::from(is_unsure && last > 0), 0);
+        match &mut stream.catch_up {
+            // The answer to the join says which epoch it is of.
+            _ if is_joining => {}
+            // What is being read may be of either; and what is held has other sequences by now.
+            Some(catch_up) => {
+                catch_up.overflow();
+                (stream.epoch, stream.last) = (None, stream.last.min(sequence));
+            }
+            None => {
+                stream.epoch = epoch.or(stream.epoch.take());
+                (stream.last, stream.doubles_to) = (stream.last.min(sequence), 0);
+            }
         }
     }
 

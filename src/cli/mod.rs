@@ -39,6 +39,7 @@ mod place;
 mod printer;
 mod publish;
 mod reactor;
+mod seen;
 mod serve;
 mod session;
 mod source;

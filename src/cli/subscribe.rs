@@ -15,6 +15,7 @@ use crate::cli::dial::{Dial, hang_up};
 use crate::cli::failure::Failure;
 use crate::cli::follow::{Follow, Joined};
 use crate::cli::printer::{Printer, Style};
+use crate::cli::seen::Seen;
 use crate::cli::stream::{Page, Question, Span, Step, Verdict};
 use crate::cli::target::{ConnectArgs, address};
 use crate::cli::wire::{Halt, Link, Lost, Welcome};
@@ -89,6 +90,7 @@ struct Subscriber<'a> {
     ids: Ids,
     printer: Printer,
     printed: u64,
+    seen: Seen,
     /// Whether this is the first connection, on which every refusal is final.
     is_first: bool,
 }
@@ -105,6 +107,7 @@ struct Notice {
     count: Option<u64>,
     reason: Option<String>,
     epoch: Option<String>,
+    sequence: Option<u64>,
 }
 
 /// The result of `history`.
@@ -116,9 +119,6 @@ struct HistoryBody<'a> {
     #[serde(borrow)]
     messages: Vec<&'a RawValue>,
 }
-
-/// Why a gap is told where nothing was dropped.
-const ORDER_CHANGED: &str = "order_changed";
 
 impl Subscriber<'_> {
     fn new(args: &SubArgs, is_terminal: bool) -> Subscriber<'_> {
@@ -134,6 +134,7 @@ impl Subscriber<'_> {
             ids: Ids::new(),
             printer: Printer::new(style, is_terminal),
             printed: 0,
+            seen: Seen::new(),
             is_first: true,
         }
     }
@@ -342,6 +343,14 @@ impl Subscriber<'_> {
                 Ok(())
             }
             "gap" => self.on_gap(&notice, heard, console),
+            "epoch_changed" => {
+                let channel = notice.channel.as_deref().unwrap_or(&heard.channel);
+                if let Some(sequence) = notice.sequence {
+                    let epoch = notice.epoch.clone();
+                    self.follow.on_epoch((&heard.room, channel), epoch, sequence);
+                }
+                self.take_steps(console)
+            }
             _ => Ok(()),
         }
     }
@@ -355,15 +364,6 @@ impl Subscriber<'_> {
         let channel = notice.channel.as_deref().unwrap_or(&heard.channel);
         let place = split_address(channel).unwrap_or((&heard.room, channel));
         let reason = notice.reason.as_deref().unwrap_or("no reason given");
-        if let (ORDER_CHANGED, Some(first), Some(last)) = (reason, notice.first, notice.last) {
-            self.follow.on_new_order(place, (first, last), notice.epoch.clone());
-            let (room, channel) = place;
-            console.note(format!(
-                "{room}:{channel}: what came under the sequences from {first} on has other places \
-                 now; history has the order"
-            ));
-            return Ok(());
-        }
         let which = match (notice.first, notice.last, notice.count) {
             (Some(first), Some(last), _) => {
                 self.follow.on_gap(place, first, last);
@@ -401,7 +401,9 @@ impl Subscriber<'_> {
         heard: &Heard<'_>,
         console: &mut Console,
     ) -> Result<(), Failure> {
-        if self.is_done() {
+        let place = (&*heard.room, &*heard.channel);
+        let is_ordered = heard.sequence().is_some();
+        if self.is_done() || (is_ordered && !self.seen.note(place, &heard.from, &heard.id)) {
             return Ok(());
         }
         self.printed += 1;

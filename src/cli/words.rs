@@ -147,6 +147,9 @@ pub(super) struct Heard<'a> {
     /// The message's type.
     #[serde(rename = "type", borrow)]
     kind: Cow<'a, str>,
+    /// The message's id.
+    #[serde(borrow, default)]
+    pub(super) id: Cow<'a, str>,
     /// The room it is about.
     #[serde(borrow)]
     pub(super) room: Cow<'a, str>,

@@ -22,7 +22,7 @@ use crate::protocol::session::TOKEN_BYTES;
 use crate::shard::driver::{Clock, RecordSink};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::{Counter, Meters};
-use crate::storage::{self, LoadError, Unsaved};
+use crate::storage::{self, ClockReading, LoadError, Unsaved};
 use crossbeam_channel::Receiver;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::VecDeque;
@@ -39,6 +39,8 @@ use std::time::Duration;
 const LOAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long what was not stored yet may take at the end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long Redis may take to say what its clock shows.
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the courier waits where nothing is to be done.
 const IDLE: Duration = Duration::from_secs(3_600);
 /// How long the courier waits before it offers again what a lane did not take.
@@ -79,22 +81,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
     let Some(url) = config.redis_url.clone().filter(|_| config.storage == Kind::Redis) else {
         return Ok(None);
     };
-    let (persistence, limits) = (&config.persistence, &config.limits);
-    let settings = storage::Settings {
-        prefix: persistence.key_prefix.to_string(),
-        node: config.node.to_string(),
-        backlog_bytes: persistence.backlog_bytes,
-        replicas: persistence.replicas,
-        replicas_timeout_ms: u64::from(persistence.replicas_timeout_ms),
-        load_messages: history_size_max(config),
-        load_bytes: match limits.history_bytes {
-            0 => u64::MAX,
-            bytes => u64::from(bytes),
-        },
-        is_shared: persistence.many_nodes,
-        session_ttl_ms: u64::from(persistence.session_ttl_s) * 1_000,
-        ..storage::Settings::new(url)
-    };
+    let settings = settings_of(config, url);
     let shown = settings.url.to_string();
     let (tell, news) = crossbeam_channel::unbounded();
     // A courier that has ended needs no news any more.
@@ -114,7 +101,7 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
                 redis = shown,
                 "{error}; the bus starts from memory, and takes up what was kept when Redis is there"
             );
-            Snapshot::default()
+            Snapshot { is_unread: true, ..Snapshot::default() }
         }
         Err(LoadError::Wrong(wrong)) => {
             let _ = storage.stop(Duration::ZERO);
@@ -129,8 +116,8 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
         }
     };
     Ok(Some(StorageSeam {
-        durability: persistence.durability(),
-        sessions: persistence.sessions(random),
+        durability: config.persistence.durability(),
+        sessions: config.persistence.sessions(random),
         snapshot,
         meters,
         sink: Box::new(move || {
@@ -140,6 +127,33 @@ pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, Str
         news,
         end: Box::new(end),
     }))
+}
+
+/// How a storage is to work, by a configuration.
+fn settings_of(config: &Config, url: storage::RedisUrl) -> storage::Settings {
+    let (persistence, limits) = (&config.persistence, &config.limits);
+    storage::Settings {
+        prefix: persistence.key_prefix.to_string(),
+        node: config.node.to_string(),
+        backlog_bytes: persistence.backlog_bytes,
+        replicas: persistence.replicas,
+        replicas_timeout_ms: u64::from(persistence.replicas_timeout_ms),
+        load_messages: history_size_max(config),
+        load_bytes: match limits.history_bytes {
+            0 => u64::MAX,
+            bytes => u64::from(bytes),
+        },
+        is_shared: persistence.many_nodes,
+        session_ttl_ms: u64::from(persistence.session_ttl_s) * 1_000,
+        ..storage::Settings::new(url)
+    }
+}
+
+/// How far the clock of this machine is apart from that of the Redis of a configuration; nothing, if it
+/// asks for none.
+pub fn compare_clocks(config: &Config) -> Option<Result<ClockReading, String>> {
+    let url = config.redis_url.clone().filter(|_| config.storage == Kind::Redis)?;
+    Some(storage::compare_clocks(&settings_of(config, url), CLOCK_TIMEOUT))
 }
 
 /// Bytes that nobody can guess: the operating system's.

@@ -206,6 +206,12 @@ impl Draft {
         self.origin
     }
 
+    /// For how long it may still be delivered, in milliseconds, if not for ever.
+    pub fn left_ms(&self, now: Now) -> Option<u64> {
+        let expires_ms = (self.origin.received_ns / 1_000_000).saturating_add(self.origin.ttl_ms?);
+        Some(expires_ms.saturating_sub(now.mono_ms()))
+    }
+
     /// Gives the message its place and its time, and seals it.
     pub fn stamp(self, sequence: u64, timestamp_us: u64) -> Arc<Frame> {
         self.stamp_by(&mut timestamp::Writer::default(), sequence, timestamp_us)
@@ -279,8 +285,11 @@ impl Frame {
     }
 
     /// The frame that was stamped once and of which `text` was kept: its wire bytes are the same
-    /// again. It counts as received at `now`, and expires when it would have.
-    pub fn restore(text: &str, now: Now) -> Result<Arc<Frame>, RestoreError> {
+    /// again. It counts as received at `now`. If it may expire, `left_ms` says how long it may still be
+    /// delivered, as it was measured on one clock. Only where nobody measured that, since an older
+    /// version kept it, its time is compared with this machine's clock, which may be another than the
+    /// one that it was taken from.
+    pub fn restore(text: &str, now: Now, left_ms: Option<u64>) -> Result<Arc<Frame>, RestoreError> {
         let kept = Kept::parse(text)?;
         let mut bytes = Vec::with_capacity(HEAD_ROOM + kept.tail.len());
         bytes.extend_from_slice(&[0; HEAD_ROOM]);
@@ -292,8 +301,11 @@ impl Frame {
             return Err(RestoreError::NotOurs);
         }
         if let (Some(ttl_ms), Some(frame)) = (kept.ttl_ms, Arc::get_mut(&mut frame)) {
-            let until_ms = (kept.timestamp_us / 1_000).saturating_add(ttl_ms);
-            let left_ms = until_ms.saturating_sub(now.wall_us / 1_000).min(ttl_ms);
+            let by_time = || {
+                let until_ms = (kept.timestamp_us / 1_000).saturating_add(ttl_ms);
+                until_ms.saturating_sub(now.wall_us / 1_000)
+            };
+            let left_ms = left_ms.unwrap_or_else(by_time).min(ttl_ms);
             frame.expires_ms = Some(now.mono_ms().saturating_add(left_ms));
         }
         Ok(frame)
@@ -328,6 +340,11 @@ impl Frame {
     /// The id and the sender: two messages with the same are one.
     pub fn identity(&self) -> &[u8] {
         self.names.identity(&self.bytes)
+    }
+
+    /// For how long it may still be delivered, in milliseconds, if not for ever.
+    pub fn left_ms(&self, now: Now) -> Option<u64> {
+        Some(self.expires_ms?.saturating_sub(now.mono_ms()))
     }
 
     /// Whether the message may no longer be delivered.
@@ -376,6 +393,10 @@ impl<'a> Kept<'a> {
             let rest = tail.get(end..)?.strip_prefix(r#","id":""#)?;
             let (id, rest) = rest.split_once('"')?;
             let (from, _) = rest.strip_prefix(r#","from":""#)?.split_once('"')?;
+            let is_short = |name: &str| name.len() <= NAME_BYTES_MAX && name.is_ascii();
+            if !is_short(id) || !is_short(from) {
+                return None;
+            }
             let id_start = HEAD_ROOM + end + r#","id":""#.len();
             let from_start = id_start + id.len() + r#"","from":""#.len();
             let span = |start: usize, name: &str| (start as u32, (start + name.len()) as u32);
@@ -391,6 +412,9 @@ impl Names {
         &bytes[self.id.0 as usize..self.from.1 as usize]
     }
 }
+
+/// No id or sender is longer that this program ever wrote.
+const NAME_BYTES_MAX: usize = 1_024;
 
 /// What of a tail is the same in every message, and a comma.
 const TAIL_BYTES: usize =
@@ -514,7 +538,7 @@ mod tests {
                 for sequence in [1, 1_234_567, u64::MAX] {
                     let sent = draft(metadata, payload).stamp(sequence, 1_764_000_000_199_001);
                     let text = std::str::from_utf8(sent.text()).unwrap();
-                    let back = Frame::restore(text, now).unwrap();
+                    let back = Frame::restore(text, now, None).unwrap();
                     assert_eq!(back.wire(), sent.wire());
                     assert_eq!(back.replayed().wire(), sent.replayed().wire());
                     assert_eq!(back.identity(), sent.identity());
@@ -525,6 +549,12 @@ mod tests {
                     // 1 ms of its 5 had gone by on the wall.
                     let expires_ms = metadata.contains("ttl_ms").then_some(9_004);
                     assert_eq!(back.expires_ms, expires_ms);
+                    // Whatever the wall says, what was measured counts, and never more than it had.
+                    for (left_ms, expected) in [(0, 9_000), (3, 9_003), (u64::MAX, 9_005)] {
+                        let now = Now { wall_us: u64::MAX / 2, ..now };
+                        let back = Frame::restore(text, now, Some(left_ms)).unwrap();
+                        assert_eq!(back.expires_ms, expires_ms.map(|_| expected));
+                    }
                 }
             }
         }
@@ -534,7 +564,8 @@ mod tests {
     fn expired_frames_are_restored_as_expired() {
         let sent = draft(r#""ttl_ms":5"#, "{}").stamp(1, 1_000_000);
         let now = Now { mono_ns: 7_000_000, wall_us: 9_000_000 };
-        let back = Frame::restore(std::str::from_utf8(sent.text()).unwrap(), now).unwrap();
+        let text = std::str::from_utf8(sent.text()).unwrap();
+        let back = Frame::restore(text, now, None).unwrap();
         assert!(back.is_expired(now.mono_ms()));
     }
 
@@ -542,7 +573,7 @@ mod tests {
     fn what_is_not_ours_is_not_restored() {
         let sent = draft("", "{}").stamp(12, 1_764_000_000_123_456);
         let text = std::str::from_utf8(sent.text()).unwrap();
-        let error = |text: &str| Frame::restore(text, Now::default()).unwrap_err();
+        let error = |text: &str| Frame::restore(text, Now::default(), None).unwrap_err();
         for end in 0..text.len() {
             assert_eq!(error(&text[..end]), RestoreError::NotAnEnvelope);
         }
@@ -555,6 +586,8 @@ mod tests {
             ("\"id\"", "\"ID\""),
             ("\"from\"", "\"form\""),
             ("{\"sequence\":12}", "{}"),
+            ("arq_1", &format!("arq_{}", "x".repeat(70_000))),
+            ("\"ann\"", "\"änn\""),
         ] {
             assert_eq!(error(&text.replace(from, to)), RestoreError::NotOurs, "{to}");
         }

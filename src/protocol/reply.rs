@@ -17,6 +17,9 @@ pub struct Question {
     pub command: Option<&'static str>,
     /// Whether names and counts will do.
     pub brief: bool,
+    /// Which of its client's questions with a long answer it is, counted from 1; 0 if it is none. The
+    /// ids of messages are the client's choice, and tell no two questions apart.
+    pub turn: u32,
 }
 
 impl Question {
@@ -27,13 +30,14 @@ impl Question {
             address: (room.to_owned(), channel.to_owned()),
             command: None,
             brief: false,
+            turn: 0,
         }
     }
 
     /// The question of a message that could not be read.
     pub fn unreadable(id: Option<String>) -> Question {
         let every = || EVERY_CHANNEL.to_owned();
-        Question { id, address: (every(), every()), command: None, brief: false }
+        Question { id, address: (every(), every()), command: None, brief: false, turn: 0 }
     }
 }
 
@@ -212,6 +216,7 @@ mod tests {
                 first: None,
                 last: Some(2),
                 more: false,
+                incomplete: false,
             };
             let text = page(STAMP, &question, &view);
             let list: Value = serde_json::from_str(&format!("[{messages}]")).unwrap();

@@ -230,6 +230,9 @@ pub struct HistoryView {
     pub last: Option<u64>,
     /// Whether more messages match.
     pub more: bool,
+    /// Whether there may be messages that can't be read now; left out if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
 }
 
 fn empty_list<S: Serializer>(_: &str, serializer: S) -> Result<S::Ok, S::Error> {

@@ -79,6 +79,10 @@ meter! {
     EventsLost = "events_lost" "Events that will never be stored",
     /// Acks that waited.
     AckWaits = "ack_waits" "Acks that had to wait until their events were stored",
+    /// Channels whose members were told another epoch.
+    EpochsChanged = "epochs_changed" "Times that the members of a channel were told another epoch of it",
+    /// Channels that were read anew as what came of them was not what follows.
+    OrdersTorn = "orders_torn" "Times that a channel was read anew because events of it had not come",
     /// Clients that went on with a session.
     SessionsResumed = "sessions_resumed" "Clients that came back to their session",
     /// Clients that no session is kept of.

@@ -220,8 +220,24 @@ impl Census {
         }
     }
 
-    /// Somebody has said something, to everyone or to this node.
-    pub(super) fn on_message(&mut self, now: Now, bytes: &[u8]) {
+    /// Somebody has said something to this node alone.
+    pub(super) fn on_direct(&mut self, now: Now, bytes: &[u8]) {
+        if let Some(from) = self.on_message(now, bytes)
+            && let Some(peer) = self.peers.get_mut(&from)
+        {
+            peer.knows_us = true;
+        }
+    }
+
+    /// Whether a node and this one know of each other: it has said something to this one alone, and all
+    /// its clients are known; or it is gone.
+    pub(super) fn is_acquainted_with(&self, token: &str) -> bool {
+        self.peers.get(token).is_some_and(|peer| peer.knows_us && !peer.is_behind())
+            || self.departed.iter().any(|departed| departed == token)
+    }
+
+    /// Somebody has said something, to everyone or to this node; gives who did.
+    pub(super) fn on_message(&mut self, now: Now, bytes: &[u8]) -> Option<String> {
         let Message { from, node, say } = match decode(bytes) {
             Ok(message) => message,
             Err(why) => {
@@ -232,16 +248,17 @@ impl Census {
                         "a message of another node can't be read; so are later ones"
                     );
                 }
-                return;
+                return None;
             }
         };
         if from == self.token {
-            return;
+            return None;
         }
         if say == Say::Bye {
             self.part_from(&from);
-            return;
+            return None;
         }
+        let is_new = !self.peers.contains_key(&from);
         let (now_ms, next) = (now.mono_ms(), &mut self.next_peer);
         let peer = self.peers.entry(from.clone()).or_insert_with(|| {
             *next += 1;
@@ -264,7 +281,12 @@ impl Census {
             Say::Note(note) => tell_note(peer.id, note.read(now), &mut self.news),
             Say::Bye => {}
         }
+        if is_new {
+            // Before it is answered: who asks for all clients then asks for those of this node, too.
+            self.tell_peers();
+        }
         self.ask_if_due(&from, now_ms);
+        Some(from)
     }
 
     /// Time has gone by.
@@ -373,6 +395,7 @@ impl Census {
         if let Some(peer) = self.peers.remove(token) {
             self.news.push((To::All, PeerNews::PeerGone(peer.id)));
             self.departed.push(token.to_owned());
+            self.tell_peers();
         }
     }
 

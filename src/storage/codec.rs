@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// The highest sequence that is believed: beyond it numbers of the scripts and of JSON are not exact.
 const SEQUENCE_MAX: u64 = 1 << 53;
 
+/// The longest that an event may still be delivered, in milliseconds, as the scripts add it to a time.
+const LEFT_MS_MAX: u64 = 1 << 52;
+
 /// A room as JSON.
 #[derive(Serialize)]
 struct RoomText<'a> {
@@ -166,10 +169,20 @@ pub(super) fn read_channel(
 }
 
 /// Appends an event's time and fields, as the script that appends takes them.
-pub(super) fn put_event(event: &EventRecord, call: &mut Cmd) {
+pub(super) fn put_event(event: &EventRecord, now: Now, call: &mut Cmd) {
     let frame = &event.frame;
     call.arg(frame.timestamp_us).arg(frame.sequence);
     call.arg(frame.id()).arg(frame.from()).arg(frame.text());
+    put_left(frame.left_ms(now), call);
+}
+
+/// Appends for how long an event may still be delivered, in milliseconds; nothing, if for ever.
+pub(super) fn put_left(left_ms: Option<u64>, call: &mut Cmd) {
+    match left_ms {
+        // Beyond that numbers of the scripts are not exact.
+        Some(left_ms) => call.arg(left_ms.min(LEFT_MS_MAX)),
+        None => call.arg(""),
+    };
 }
 
 /// An entry of a stream, as far as it is ours.
@@ -180,6 +193,20 @@ pub(super) struct Entry {
     pub(super) message: String,
     /// What asked for its place, if several nodes share the stream.
     pub(super) origin: Option<String>,
+    /// Until when it may be delivered, on the clock of Redis in milliseconds, if it is kept so.
+    until_ms: Option<u64>,
+}
+
+impl Entry {
+    /// For how long it may still be delivered, in milliseconds, when Redis's clock showed this.
+    pub(super) fn left_ms(&self, clock_ms: u64) -> Option<u64> {
+        Some(self.until_ms?.saturating_sub(clock_ms))
+    }
+}
+
+/// What the clock of Redis shows, in milliseconds, as `TIME` tells it: seconds and microseconds.
+pub(super) fn clock_ms((seconds, microseconds): (u64, u64)) -> u64 {
+    seconds.saturating_mul(1_000).saturating_add(microseconds / 1_000)
 }
 
 /// The entry that these fields are.
@@ -192,13 +219,15 @@ pub(super) fn read_entry(fields: Vec<(Vec<u8>, Vec<u8>)>) -> Result<Entry, Strin
     };
     let (epoch, message) = (take("epoch")?, take("message")?);
     let origin = take("origin").ok();
+    let until_ms = take("until").ok().and_then(|until| until.parse().ok());
     let sequence = take("sequence")?.parse().map_err(|_| "the field sequence is no number")?;
-    Ok(Entry { epoch, sequence, message, origin })
+    Ok(Entry { epoch, sequence, message, origin, until_ms })
 }
 
-/// The message of an entry, ready for the wire.
-pub(super) fn read_frame(entry: &Entry, now: Now) -> Result<Arc<Frame>, String> {
-    let frame = Frame::restore(&entry.message, now).map_err(|why| format!("the message {why}"))?;
+/// The message of an entry that was read when Redis's clock showed this, ready for the wire.
+pub(super) fn read_frame(entry: &Entry, now: Now, clock_ms: u64) -> Result<Arc<Frame>, String> {
+    let frame = Frame::restore(&entry.message, now, entry.left_ms(clock_ms))
+        .map_err(|why| format!("the message {why}"))?;
     match frame.sequence == entry.sequence {
         true => Ok(frame),
         false => Err(format!(

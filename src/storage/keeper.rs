@@ -20,6 +20,7 @@ use crate::base::time::Now;
 use crate::broker::peers::To;
 use crate::broker::record::{EventRecord, Record, Snapshot, StorageNews};
 use crate::storage::backlog::{Backlog, Batch, Step};
+use crate::storage::clock;
 use crate::storage::holder::Holder;
 use crate::storage::intake::{INTAKE_SLOTS, Intake};
 use crate::storage::keys::Keys;
@@ -284,6 +285,20 @@ impl Keeper {
         }
     }
 
+    /// The time, by the clock that everything was read by.
+    fn now(&self) -> Now {
+        let began = self.state.began.map(|(at, now)| now.after(at.elapsed()));
+        began.unwrap_or_default()
+    }
+
+    /// Measures how far this machine's clock is apart from that of Redis.
+    async fn look_at_clock(&mut self, link: &Link) -> Result<(), Trouble> {
+        let (keys, limit) = (Arc::clone(&self.keys), self.commit_timeout());
+        let reading = self.attend(limit, clock::measure(link, &keys)).await;
+        self.meters.note_clock(reading.unwrap_or_else(|| Err(no_answer(limit)))?);
+        Ok(())
+    }
+
     /// Writes the first step of every channel that has one.
     async fn round(&mut self, bond: &Bond) {
         let started = Instant::now();
@@ -298,7 +313,8 @@ impl Keeper {
         let (link, answered) = (&bond.link, &answered);
         let (keys, settings) = (&*keys, &*settings);
         let changes = &Cell::new(None);
-        let writer = Writer { link, keys, settings, generation, answered, changes };
+        let now = self.now();
+        let writer = Writer { link, keys, settings, generation, now, answered, changes };
         let answers = self.attend_while(limit, answered, writer.round(&batches)).await;
         let answers = answers.unwrap_or_else(|| vec![Err(no_answer(limit)); batches.len()]);
         let mut stored = BTreeMap::<ShardId, Vec<(ChannelId, u64)>>::new();

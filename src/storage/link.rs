@@ -48,15 +48,18 @@ macro_rules! scripts {
 
 scripts! {
     APPEND = "append";
+    BURY = "order", "bury";
     CHANNEL = "channel";
     CHANNEL_GONE = "channel_gone";
     CLAIM = "claim";
+    CLOCK = "clock";
     FREE_IDS = "free_ids";
     FORK = "order", "fork";
     HOLD = "hold";
     INDEX = "index";
     LIST = "list";
-    MAKE = "make";
+    MAKE = "order", "make";
+    PAGE = "page";
     REMOVE = "remove";
     RENEW = "renew";
     REPAIR = "repair";

@@ -10,11 +10,11 @@ use crate::protocol::command::Address;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
 use crate::storage::codec::{
-    ChannelEnd, read_address, read_channel, read_entry, read_frame, read_room,
+    ChannelEnd, clock_ms, read_address, read_channel, read_entry, read_frame, read_room,
 };
 use crate::storage::holder::foreign;
 use crate::storage::keys::Keys;
-use crate::storage::link::{CLAIM, Link};
+use crate::storage::link::{CLAIM, Link, PAGE};
 use crate::storage::meters::{Meters, add};
 use crate::storage::settings::Settings;
 use crate::storage::trouble::{Trouble, Wrong};
@@ -75,7 +75,7 @@ impl Reader<'_> {
             .try_filter_map(async |channel| Ok(channel))
             .try_collect()
             .await?;
-        Ok(Snapshot { rooms, channels })
+        Ok(Snapshot { rooms, channels, is_unread: false })
     }
 
     /// The rooms.
@@ -211,16 +211,18 @@ impl Reader<'_> {
             if run.wanted == 0 || page == 0 {
                 return Ok(run.oldest_first());
             }
-            let mut call = cmd("XREVRANGE");
-            call.arg(&key).arg(&end).arg("-").arg("COUNT").arg(page);
-            let entries = match self.within(self.link.ask::<Vec<RawEntry>>(&call)).await {
+            let mut call = PAGE.call(&[&key]);
+            call.arg(&end).arg(page);
+            type Page = ((u64, u64), Vec<RawEntry>);
+            let (time, entries) = match self.within(self.link.run::<Page>(&PAGE, &call)).await {
                 Err(trouble) => return Err(self.named(trouble, &key, "stream").await),
-                Ok(entries) => entries,
+                Ok(page) => page,
             };
+            let clock_ms = clock_ms(time);
             let is_last_page = (entries.len() as u64) < page;
             for (id, fields) in entries {
                 end = format!("({id}");
-                match run.add(fields, &channel.epoch, self.now) {
+                match run.add(fields, &channel.epoch, (self.now, clock_ms)) {
                     Ok(Taken::Yes) if run.bytes < bytes_max => {}
                     Ok(_) => return Ok(run.oldest_first()),
                     Err(why) => {
@@ -291,7 +293,7 @@ impl Run {
         &mut self,
         fields: Vec<(Vec<u8>, Vec<u8>)>,
         epoch: &str,
-        now: Now,
+        (now, clock_ms): (Now, u64),
     ) -> Result<Taken, String> {
         let entry = read_entry(fields)?;
         if entry.epoch != epoch || entry.sequence < self.wanted {
@@ -300,7 +302,7 @@ impl Run {
         if entry.sequence > self.wanted {
             return Err(format!("the sequence {} is too high here", entry.sequence));
         }
-        let frame = read_frame(&entry, now)?;
+        let frame = read_frame(&entry, now, clock_ms)?;
         self.bytes += frame.memory_bytes() as u64;
         self.wanted -= 1;
         self.messages.push(frame);

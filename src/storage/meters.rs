@@ -1,5 +1,6 @@
 //! What the storage counts of itself, for whoever tells of it.
 
+use crate::storage::clock::ClockReading;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -28,6 +29,8 @@ pub struct Meters {
     pub unreadable: AtomicU64,
     /// The other nodes of the bus that live.
     pub peers: AtomicU64,
+    /// Those that do not know yet of this node, which has just started.
+    pub peers_awaited: AtomicU64,
     /// What they said that could not be read.
     pub garbled: AtomicU64,
     /// What was for their clients and was not sent.
@@ -40,6 +43,8 @@ pub struct Meters {
     pub commits: [AtomicU64; COMMIT_BOUNDS_MS.len() + 1],
     /// How long they took together, in microseconds.
     pub commits_us: AtomicU64,
+    /// How far this machine's clock is apart from that of Redis, as it was measured last.
+    clock: RwLock<Option<ClockReading>>,
     is_degraded: AtomicBool,
     degraded: RwLock<Option<Degraded>>,
 }
@@ -67,6 +72,29 @@ impl Meters {
     pub(super) fn set_degraded(&self, degraded: Option<Degraded>) {
         self.is_degraded.store(degraded.is_some(), Relaxed);
         *self.degraded.write().unwrap_or_else(PoisonError::into_inner) = degraded;
+    }
+
+    /// How far this machine's clock is apart from that of Redis; `None` before that was measured.
+    pub fn clock(&self) -> Option<ClockReading> {
+        *self.clock.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes how far the clocks are apart, and says it when that is much, and when it is not any more.
+    pub(super) fn note_clock(&self, reading: ClockReading) {
+        let before = self.clock.write().unwrap_or_else(PoisonError::into_inner).replace(reading);
+        let was_apart = before.is_some_and(ClockReading::is_apart);
+        let ahead_ms = reading.ahead_us / 1_000;
+        match (was_apart, reading.is_apart()) {
+            (false, true) => tracing::warn!(
+                ahead_ms,
+                "the clock of this machine differs from the clock of Redis; synchronise both (NTP), \
+                 or messages carry wrong times"
+            ),
+            (true, false) => {
+                tracing::info!(ahead_ms, "the clocks of this machine and Redis agree again")
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn count_commit(&self, took: Duration) {

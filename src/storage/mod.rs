@@ -27,7 +27,7 @@
 //! | `PREFIX:{bus}:nodes` | hash | the token of every node that lives, and until when in ms |
 //! | `PREFIX:{bus}:clients` | hash | every client id, and the token of the node that it is connected to; if it has a session, ` HASH LIFE` follows: under which that is kept, and which life of it this is |
 //! | `PREFIX:{bus}:node:TOKEN` | string | the name of a node that lives; runs out when it does not any more |
-//! | `PREFIX:{room:channel}:nodes` | hash | the tokens of the nodes that follow the channel |
+//! | `PREFIX:{room:channel}:nodes` | hash | the tokens of the nodes that follow the channel, each with the run of the Redis server that was last found to have all that the node was told: its `run_id` and `master_replid` |
 //! | `PREFIX:{room:channel}:meta` | | besides: `mark`, the id and the origin of the last entry; `last_time`, its time in us and as text |
 //! | `PREFIX:{room:channel}:stream` | | besides, in each entry: `origin`, `TOKEN.NUMBER:TICKET` of who asked for its place |
 //! | `PREFIX:{room:channel}:push` | pub/sub | what was appended to the channel, and its terms |
@@ -38,7 +38,8 @@
 //! Pub/sub channels are of no database: for another than 0 they begin with `PREFIX@DATABASE`.
 //!
 //! An entry has the id `time-sequence`, the time in milliseconds, and the fields `epoch`,
-//! `sequence`, `id`, `from` and `message`, the whole envelope as it went over the wire. So
+//! `sequence`, `id`, `from` and `message`, the whole envelope as it went over the wire; if the event may
+//! expire also `until`, the time when it does, in milliseconds of the clock of Redis. So
 //! `XREVRANGE 'arqonbus:{science:general}:stream' + - COUNT 10` shows what was said last, and a
 //! worker follows with `XREAD BLOCK`. Sequences grow by one within an epoch. A hole is what was
 //! lost while Redis was away; another epoch is another life of the channel, whose sequences begin
@@ -60,6 +61,7 @@
 //! | `keeper` | the thread: rounds, retries, news |
 //! | `write`, `load` | one round of writing; reading everything back |
 //! | `sessions` | the sessions of clients: written, renewed, read |
+//! | `clock` | how far this machine's clock is apart from that of Redis |
 //! | `holder` | the right to write under a prefix |
 //! | `census` | who is connected to which node of a bus, and in which channels (pure) |
 //! | `claims` | which node has a client id |
@@ -81,6 +83,7 @@
 mod backlog;
 mod census;
 mod claims;
+mod clock;
 mod codec;
 mod holder;
 mod hub;
@@ -96,6 +99,7 @@ mod settings;
 mod trouble;
 mod write;
 
+pub use clock::{ClockReading, compare_clocks};
 pub use intake::{INTAKE_BYTES_MAX, INTAKE_SLOTS, RecordSender};
 pub use meters::{COMMIT_BOUNDS_MS, Degraded, Meters};
 pub use settings::{LEASE_MS, RedisUrl, Settings, UrlError};

@@ -3,6 +3,7 @@
 //! *Invariants*: every step may be carried out twice and changes no more than once; each answers
 //! for itself, so that the trouble of one channel is not another's.
 
+use crate::base::time::Now;
 use crate::broker::record::EventRecord;
 use crate::protocol::command::Address;
 use crate::storage::backlog::{Batch, Step, order_of};
@@ -23,6 +24,7 @@ pub(super) struct Writer<'a> {
     pub(super) keys: &'a Keys,
     pub(super) settings: &'a Settings,
     pub(super) generation: u64,
+    pub(super) now: Now,
     /// When the last answer came.
     pub(super) answered: &'a Cell<Instant>,
     /// How often rooms and channels were changed with the first and with the last change of the
@@ -87,7 +89,7 @@ impl Writer<'_> {
         };
         let mut call = APPEND.call(&[&self.keys.stream(address), &self.keys.meta(address)]);
         call.arg(self.generation).arg(&*newest.epoch).arg(newest.keep.messages).arg(oldest_ms);
-        events.iter().for_each(|event| put_event(event, &mut call));
+        events.iter().for_each(|event| put_event(event, self.now, &mut call));
         self.change(&APPEND, &call).await
     }
 

@@ -198,9 +198,11 @@ fn follow(bus: &Whereabouts, is_over: &AtomicBool) -> Seen {
         let mut is_other = false;
         while let Ok(message) = client.try_next() {
             if message["type"] != "event" {
-                if message["payload"]["event"] == "gap" {
-                    let payload = &message["payload"];
+                let payload = &message["payload"];
+                if payload["event"] == "gap" {
                     assert_eq!(payload["reason"], "order_changed", "it keeps up: {payload}");
+                }
+                if payload["event"] == "epoch_changed" {
                     (seen.began_anew, is_other) = (seen.began_anew + 1, true);
                     epoch = payload["epoch"].as_str().unwrap().to_owned();
                     seen.run.clear();

@@ -284,7 +284,7 @@ impl Storage {
         });
         let channels: Vec<KeptChannel> = kept.collect();
         let rooms = self.rooms.values().cloned().collect();
-        Snapshot { rooms, channels }
+        Snapshot { rooms, channels, is_unread: false }
     }
 
     /// Gives all that it holds to a node that began without it.

@@ -5,6 +5,7 @@
 #[path = "../redis/mod.rs"]
 mod redis;
 
+mod clocks;
 mod cluster;
 mod desk;
 mod failover;

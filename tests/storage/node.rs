@@ -47,6 +47,8 @@ pub(crate) struct Order {
     /// The messages, by sequence; the first that is known is after `start`.
     pub(crate) start: u64,
     pub(crate) messages: Vec<String>,
+    /// When each of them expires, on the clock of the node.
+    pub(crate) expires_ms: Vec<Option<u64>>,
     /// The tickets of this node's own, by sequence.
     pub(crate) own: BTreeMap<u64, u64>,
     pub(crate) placed: BTreeMap<u64, Place>,
@@ -98,6 +100,7 @@ impl Heard {
                 let texts = kept.messages.iter();
                 order.messages =
                     texts.map(|f| String::from_utf8(f.text().to_vec()).unwrap()).collect();
+                order.expires_ms = kept.messages.iter().map(|frame| frame.expires_ms).collect();
                 order.start = kept.last - order.messages.len() as u64;
                 order.own.retain(|sequence, _| *sequence <= kept.last);
             }
@@ -111,6 +114,7 @@ impl Heard {
                     if let Some(ticket) = event.ticket {
                         order.own.insert(event.frame.sequence, ticket);
                     }
+                    order.expires_ms.push(event.frame.expires_ms);
                     order.messages.push(String::from_utf8(event.frame.text().to_vec()).unwrap());
                 }
             }

@@ -533,18 +533,53 @@ fn the_term_of_those_who_died_ends_where_redis_is_sure() {
         term
     };
     let first = dies("a", &[], 0);
-    // If only the node died nothing is less sure.
-    let second = dies("b", &[(first, 5)], 5);
+    // If only the node died nothing is less sure, and the term goes on.
+    assert_eq!(dies("b", &[], 5), first);
     redis.cli(&["SAVE"]);
-    let third = dies("c", &[(first, 5), (second, 10)], 10);
+    assert_eq!(dies("c", &[], 10), first);
     redis.kill();
     redis.restart();
     let d = Node::at("d", &redis.url());
     let post = d.follow(1, "r", "c");
     let order = d.order(&post);
-    assert_eq!((order.last(), order.past), (10, vec![(first, 5), (second, 10)]));
-    assert!(![first, second, third].contains(&order.term));
+    assert_eq!((order.last(), order.past), (10, vec![(first, 10)]));
+    assert_ne!(order.term, first);
     d.stop();
+}
+
+#[test]
+fn a_node_that_ends_or_dies_ends_no_term_of_those_that_stay() {
+    let mut redis = Redis::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
+    let ((a, mut of_a), (b, mut of_b)) = two(&redis);
+    a.say(&mut of_a, "a");
+    let first = b.wait_last(&of_b, 1).term;
+    a.stop();
+    for (name, is_killed) in [("c", true), ("d", false), ("e", true)] {
+        let node = Node::at(name, &redis.url());
+        let post = node.follow(1, "r", "c");
+        b.say(&mut of_b, name);
+        b.wait_placed(&of_b);
+        let order = node.wait_last(&post, b.order(&of_b).last());
+        assert_eq!((order.term, order.past), (first, vec![]), "{name}");
+        match is_killed {
+            true => node.abandon(),
+            false => node.stop(),
+        }
+    }
+    // A server that was started anew may have forgotten what it told them, and nobody else may know.
+    redis.kill();
+    redis.restart();
+    b.say(&mut of_b, "again");
+    b.wait_placed(&of_b);
+    let last = b.wait_last(&of_b, 5).last();
+    assert_eq!(b.order(&of_b).terms, 0, "who lives sees that nothing was forgotten");
+    let f = Node::at("f", &redis.url());
+    let of_f = f.follow(1, "r", "c");
+    assert_eq!(f.order(&of_f).past, [(first, last)]);
+    let order = b.wait("the term", |heard| heard.of(&of_b).terms == 1).of(&of_b);
+    assert_eq!((order.past, order.attached), (vec![(first, last)], 1));
+    f.stop();
+    b.stop();
 }
 
 #[test]

@@ -185,8 +185,12 @@ impl Edge {
     fn on_part(&mut self, now: Now, key: u32, shard: ShardId, part: Part, out: &mut Deliveries) {
         let Some(pending) = self.pending.get_mut(key) else { return };
         let is_whole = match (&mut pending.gathers, part) {
-            (Gathers::Private { waiting, missing, .. }, Part::Missing(more)) => {
-                missing.extend(more);
+            (
+                Gathers::Private { waiting, missing, is_unsure, .. },
+                Part::Missing { targets, is_unsure: may_be_elsewhere },
+            ) => {
+                missing.extend(targets);
+                *is_unsure |= may_be_elsewhere;
                 *waiting -= 1;
                 *waiting == 0
             }
@@ -238,7 +242,8 @@ impl Edge {
             Gathers::Survey(census, awaited) => {
                 self.answer_survey(now, conn, &question, census, census::unanswered(&awaited), out);
             }
-            Gathers::Private { targets, missing, ack, .. } => {
+            Gathers::Private { targets, missing, is_unsure, ack, .. } => {
+                let missing = (missing, is_unsure);
                 self.answer_private(now, conn, &question, targets, missing, ack, out);
             }
             Gathers::Trace(trace) => match trace.ack(self.shard) {
@@ -307,7 +312,7 @@ impl Edge {
         conn: ConnId,
         question: &Question,
         targets: usize,
-        mut missing: Vec<Name>,
+        (mut missing, is_unsure): (Vec<Name>, bool),
         ack: bool,
         out: &mut Deliveries,
     ) {
@@ -320,14 +325,20 @@ impl Edge {
         }
         missing.sort_unstable();
         let names: Vec<&str> = missing.iter().map(Name::as_str).collect();
-        let refusal = Refusal::of_field(
-            Fault::TargetNotFound,
-            "payload.target",
-            format!(
-                "Not connected: {}. Delivered to {delivered} of {targets} targets.",
-                names.join(", ")
+        let names = names.join(", ");
+        let (fault, message) = match is_unsure {
+            true => (
+                Fault::StorageUnavailable,
+                format!(
+                    "Not connected to this node, and the others can't be reached now: {names}. Delivered to {delivered} of {targets} targets; send it to the rest again later."
+                ),
             ),
-        );
+            false => (
+                Fault::TargetNotFound,
+                format!("Not connected: {names}. Delivered to {delivered} of {targets} targets."),
+            ),
+        };
+        let refusal = Refusal::of_field(fault, "payload.target", message);
         self.refuse(now, conn, question, refusal, out);
     }
 

@@ -31,13 +31,17 @@ impl Edge {
         let flow = match command::parse(envelope.payload, &envelope.room, &envelope.channel) {
             Ok(Request { command, brief }) => {
                 (question.command, question.brief) = (Some(command.name()), brief);
-                let is_long = command.may_answer_at_length();
+                if command.may_answer_at_length()
+                    && let Some(session) = self.session(conn)
+                {
+                    question.turn = session.long_asked.wrapping_add(1).max(1);
+                }
                 let flow = self.run_command(now, conn, &question, command, again, asks, out);
-                if is_long
+                if question.turn != 0
                     && matches!(flow, Ok(Flow::Done))
                     && let Some(session) = self.session_mut(conn)
                 {
-                    session.awaited = Some(envelope.id.as_ref().into());
+                    (session.long_asked, session.awaited) = (question.turn, question.turn);
                 }
                 flow
             }
@@ -80,7 +84,7 @@ impl Edge {
         }
         // One long answer at a time: what the client has read decides when it gets the next, or a
         // few hundred questions in one packet would be more answers than any outbox holds.
-        if command.may_answer_at_length() && session.awaited.is_some() {
+        if command.may_answer_at_length() && session.awaited != 0 {
             session.waits_for_answer = true;
             return Ok(Flow::Waiting);
         }

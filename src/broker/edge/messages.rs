@@ -205,6 +205,7 @@ impl Edge {
             waiting: groups.len(),
             targets: count,
             missing: Vec::new(),
+            is_unsure: false,
             ack: envelope.metadata.ack || envelope.metadata.trace,
         };
         let question = question_of(envelope);

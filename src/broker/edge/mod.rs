@@ -478,8 +478,8 @@ impl Edge {
     /// The client may ask the next question with a long answer.
     fn note_answered(&mut self, conn: ConnId, question: &Question, out: &mut Deliveries) {
         let Some(session) = self.session_mut(conn) else { return };
-        if session.awaited.is_some() && session.awaited.as_deref() == question.id.as_deref() {
-            session.awaited = None;
+        if session.awaited != 0 && session.awaited == question.turn {
+            session.awaited = 0;
             if std::mem::take(&mut session.waits_for_answer) {
                 out.list.push(Delivery::Resume(conn));
             }

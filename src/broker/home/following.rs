@@ -13,7 +13,7 @@ use crate::base::time::Now;
 use crate::broker::durable::Durable;
 use crate::broker::history::History;
 use crate::broker::home::membership::connecting_question;
-use crate::broker::home::ordering::{Fork, Open};
+use crate::broker::home::ordering::{Change, Fork, Open, reason};
 use crate::broker::home::publish::refuse;
 use crate::broker::home::shared::Due;
 use crate::broker::home::{Home, Told, address_of, history_bytes_max, history_of};
@@ -221,6 +221,8 @@ impl Home {
         following.is_attached = true;
         following.open.retain(|open| open.sequence.is_none_or(|place| place > kept.last));
         let had_fork = following.fork.is_some();
+        let told_epoch =
+            self.history_mut(id).map(|history| (history.epoch().clone(), history.last()));
         self.end_fork(id);
         let Some(history) = self.history_mut(id) else { return };
         let (before, last_before, rank) = (history.held(), history.last(), history.rank);
@@ -233,9 +235,8 @@ impl Home {
         let sure = past.map_or(last_before, |(_, last)| (*last).min(last_before)).min(kept.last);
         durable.take_over(&kept.record, kept.last);
         let epoch = durable.epoch();
-        let is_other = epoch != former;
         let mut fresh = self.new_history(size);
-        fresh.restore(epoch, kept.last, kept.last_us, &kept.messages);
+        fresh.restore(epoch.clone(), kept.last, kept.last_us, &kept.messages);
         (fresh.durable, fresh.rank) = (Some(durable), rank);
         let Home { channels, whole_rooms, rooms, retention, .. } = self;
         let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
@@ -256,10 +257,16 @@ impl Home {
                 }
                 self.unpark(now, id, told);
             }
-            false if had_fork || is_other || last_before != kept.last => {
-                self.tell_new_order(now, id, sure + 1, told);
+            false => {
+                let (known, seen) = told_epoch.unwrap_or((former, last_before));
+                if known != epoch || seen.max(last_before) != kept.last {
+                    let reason = match had_fork {
+                        true => reason::STORAGE_RESTORED,
+                        false => reason::STORAGE_LOST_EVENTS,
+                    };
+                    self.tell_new_order(now, id, Change { sure, reason }, told);
+                }
             }
-            false => {}
         }
         self.let_go_on(now, id, told);
         self.shed(told);

@@ -55,6 +55,7 @@ impl Home {
         self.acks = Acks::new(durability.ack_timeout_ms);
         self.shared = durability.is_shared.then(|| Box::new(Shared::new(&self.hasher)));
         self.durability = Some(durability);
+        self.is_unread = snapshot.is_unread;
         let mut given_up = BTreeSet::new();
         for room in snapshot.rooms {
             if !self.rooms.contains_key(&room.name)
@@ -108,6 +109,7 @@ impl Home {
             }
             StorageNews::Restored => {
                 self.acks.restore();
+                self.is_unread = false;
                 self.go_on_together(now, told);
             }
             StorageNews::Late(kept) => self.on_late(now, *kept, told),
@@ -129,6 +131,16 @@ impl Home {
                 }
             }
         }
+    }
+
+    /// Whether rooms, channels and orders may be there that this home can't know of now.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.is_unread || self.is_cut_off()
+    }
+
+    /// Whether there may be other nodes, and they can't be reached.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.shared.is_some() && self.acks.degraded().is_some()
     }
 
     /// There was no place for a record of this home: nobody will ever store it.

@@ -18,6 +18,7 @@ use crate::base::time::Now;
 use crate::broker::durable::Durable;
 use crate::broker::history::History;
 use crate::broker::home::keeping::history_record_of;
+use crate::broker::home::ordering::{Change, reason};
 use crate::broker::home::{Home, Told, history_bytes_max, history_of};
 use crate::broker::late::{
     self, KeptRoom, Merged, MergedChannel, Renumbering, channel_of_both, settings_of_both,
@@ -174,7 +175,8 @@ impl Home {
                     self.open_to_room(now, id, told);
                     if !self.is_without_members(id) {
                         // They know of no place in it, and it does not begin with them.
-                        self.tell_new_order(now, id, 1, told);
+                        let reason = reason::STORAGE_RESTORED;
+                        self.tell_new_order(now, id, Change { sure: 0, reason }, told);
                     }
                 }
                 untouched(address)
@@ -240,7 +242,8 @@ impl Home {
             self.note_if_empty(now, id);
             return untouched(address);
         }
-        self.tell_new_order(now, id, 1, told);
+        let reason = reason::STORAGE_RESTORED;
+        self.tell_new_order(now, id, Change { sure: 0, reason }, told);
         self.note_if_empty(now, id);
         MergedChannel { address, record: self.recorded_now(id), said: Some(renumbering) }
     }

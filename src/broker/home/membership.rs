@@ -186,8 +186,17 @@ impl Home {
                 return Err(member_limit(self.limits.max_members_per_channel, "channel"));
             }
             self.has_room_for(&address.room, ask.conn, &ask.client)?;
+            if let Some(recover) = &ask.join.recover
+                && channel.history.position(&recover.epoch, recover.sequence).is_err()
+                && self.is_unsure()
+            {
+                return Err(not_known_now());
+            }
             let created = self.take_maker(id, ask.conn);
             return Ok(self.enter(now, ask, id, created, told));
+        }
+        if ask.join.recover.is_some() && self.is_unsure() {
+            return Err(not_known_now());
         }
         let id = self.make_by_join(now, ask, told)?;
         Ok(self.enter(now, ask, id, true, told))
@@ -236,6 +245,9 @@ impl Home {
             return Ok(());
         }
         if !self.limits.create_on_join {
+            if self.is_unsure() {
+                return Err(may_be_there(format!("There is no room {room} on this node yet")));
+            }
             return Err(Refusal::of_field(
                 Fault::RoomNotFound,
                 "room",
@@ -413,6 +425,9 @@ impl Home {
     fn may_create_by_join(&self, room: &Name, client: &ClientCard) -> Result<(), Refusal> {
         let config = self.rooms.get(room).and_then(|room| room.config.create_on_join);
         if !config.unwrap_or(self.limits.create_on_join) {
+            if self.is_unsure() {
+                return Err(may_be_there("There is no such channel on this node yet".to_owned()));
+            }
             return Err(Refusal::of_field(
                 Fault::ChannelNotFound,
                 "channel",
@@ -656,5 +671,23 @@ pub(super) fn connecting_question(address: &Address) -> reply::Question {
         address: (address.room.to_string(), address.channel.to_string()),
         command: None,
         brief: false,
+        turn: 0,
     }
+}
+
+/// What a client has seen of a channel can be compared with nothing now.
+fn not_known_now() -> Refusal {
+    Refusal::of_field(
+        Fault::StorageUnavailable,
+        "parameters.recover",
+        "The server can't read now what is kept of this channel, so it can't tell whether the sequence is one of its order; try again later, or join without recover.",
+    )
+}
+
+/// What is not here may be there, where it can't be looked at now.
+pub(super) fn may_be_there(missing: String) -> Refusal {
+    Refusal::new(
+        Fault::StorageUnavailable,
+        format!("{missing}, and what is kept elsewhere can't be read now; try again later."),
+    )
 }

@@ -87,6 +87,10 @@ pub struct Told {
     /// The work of this turn: the home charges the members it walks and the rows it builds, and a long
     /// job stops when it is spent. Only the engine begins a turn.
     pub work: Work,
+    /// Channels whose epoch became another than their members were told.
+    pub epochs_changed: u64,
+    /// Channels of which something was lost on its way from the storage, so that all was read anew.
+    pub torn: u64,
 }
 
 impl Told {
@@ -131,6 +135,8 @@ pub struct Home {
     times: Writer,
     /// What is kept beyond the life of this home, if anything is.
     durability: Option<Durability>,
+    /// Whether nobody has told yet what is kept: what is not here may be there.
+    is_unread: bool,
     acks: Acks,
     /// The histories whose records were lost: the storage has to hear of them before it is given
     /// another event of theirs.
@@ -173,6 +179,7 @@ impl Home {
             retention,
             times: Writer::default(),
             durability: None,
+            is_unread: false,
             acks: Acks::default(),
             unrecorded: BTreeSet::new(),
             unrecorded_rooms: BTreeSet::new(),
@@ -510,6 +517,13 @@ impl Home {
         }
         let outcome = match holder.is_some() || peer.is_some() {
             true => Ok(RoomAnswer::Disconnected(client_id)),
+            false if self.is_cut_off() => Err(Refusal::of_field(
+                Fault::StorageUnavailable,
+                "parameters.client_id",
+                format!(
+                    "No client {client_id} is connected to this node, and the others can't be reached now; try again later."
+                ),
+            )),
             false => Err(Refusal::of_field(
                 Fault::ClientNotFound,
                 "parameters.client_id",
@@ -538,7 +552,8 @@ impl Home {
         for (peer, targets) in far {
             send(peer, PeerNote::Private { targets, frame: ask.frame.clone() }, told);
         }
-        let part = Part::Missing(missing);
+        let is_unsure = !missing.is_empty() && self.is_cut_off();
+        let part = Part::Missing { targets: missing, is_unsure };
         let part = Tell::Part { pending: ask.reply_to.pending, shard: self.shard, part };
         told.tell(ask.reply_to.shard, part);
     }

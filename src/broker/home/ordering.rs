@@ -5,14 +5,15 @@
 //!
 //! While nothing can be stored the home goes on from memory, in a **fork** of the history: a copy
 //! that goes on in a term of its own, in which this home gives the places. What it gives there is
-//! submitted all the same. With the first that arrives afterwards the fork is given up, and its
-//! members are told by a gap notice that the order is another one; what they have seen in the fork
-//! they do not get again. (So a node that can't reach the storage serves its clients, and promises
+//! submitted all the same. With the first that arrives afterwards the fork is given up. Members are told
+//! of the fork's epoch when it begins and of the order's when it ends, with the last sequence that both
+//! have, and by a gap notice of what they miss; what they have seen in the fork they do not get again. (So a node that can't reach the storage serves its clients, and promises
 //! them nothing: availability before consistency, as in Gilbert and Lynch, *Brewer's Conjecture*,
 //! 2002, and told.)
 //!
 //! *Invariants*: tickets grow, and none is given twice; an event reaches the members of this node
-//! once; a fork is there only while nothing can be stored, or until the first that arrives after it.
+//! once; a fork is there only while nothing can be stored, or until the first that arrives after it;
+//! members are told of every epoch of a channel before they get an event of it.
 
 use crate::base::ids::{ChannelId, ConnRef};
 use crate::base::time::Now;
@@ -23,9 +24,10 @@ use crate::broker::home::{Home, Told, address_of, history_bytes_max, history_of}
 use crate::broker::lane::{Accepted, Ask, Fanout, Listeners, PendingRef, Publish, Tell};
 use crate::broker::peers::{Arrival, PeerRecord, Place, Submission};
 use crate::broker::record::Record;
+use crate::protocol::command::Address;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::reply;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// A submission that has not come back.
@@ -169,11 +171,15 @@ impl Home {
     /// A fork in which nothing waits any more is over when the storage is there.
     pub(super) fn end_done_fork(&mut self, now: Now, id: ChannelId, told: &mut Told) {
         let is_done = self.following_mut(id).is_some_and(|following| following.is_done_alone());
-        if is_done
-            && self.acks.degraded().is_none()
-            && let Some(base) = self.end_fork(id)
-        {
-            self.tell_new_order(now, id, base + 1, told);
+        if is_done && self.acks.degraded().is_none() {
+            self.end_fork_and_tell(now, id, told);
+        }
+    }
+
+    /// Gives a fork up, and tells the members that the order is the storage's again.
+    fn end_fork_and_tell(&mut self, now: Now, id: ChannelId, told: &mut Told) {
+        if let Some(sure) = self.end_fork(id) {
+            self.tell_epoch(now, id, sure, reason::STORAGE_RESTORED, told);
         }
         self.remove_room_if_unneeded(id, told);
     }
@@ -205,9 +211,13 @@ impl Home {
         if !self.following_mut(id).is_some_and(|following| following.is_attached) {
             return;
         }
-        if let Some(base) = self.end_fork(id) {
-            self.tell_new_order(now, id, base + 1, told);
+        let last = self.real_last(id);
+        let first = events.first().map_or(last + 1, |event| event.frame.sequence);
+        if first != last + 1 {
+            // What is between was lost on its way here: all is read anew, and nothing before that.
+            return self.attach_again(id, told);
         }
+        self.end_fork_and_tell(now, id, told);
         for Arrival { mut frame, ticket } in events {
             let Home { shared, channels, whole_rooms, rooms, retention, .. } = self;
             let following = shared.as_mut().and_then(|shared| shared.following.get_mut(&id));
@@ -216,6 +226,9 @@ impl Home {
             else {
                 return;
             };
+            if frame.sequence != history.last() + 1 {
+                return self.attach_again(id, told);
+            }
             let open = ticket.and_then(|ticket| following.take_open(ticket));
             if let (Some(open), Some(frame)) = (&open, Arc::get_mut(&mut frame)) {
                 frame.received_ns = open.draft.origin().received_ns;
@@ -233,6 +246,24 @@ impl Home {
         self.let_go_on(now, id, told);
         self.remove_room_if_unneeded(id, told);
         self.shed(told);
+    }
+
+    /// The last sequence of a channel that came from the storage.
+    fn real_last(&mut self, id: ChannelId) -> u64 {
+        let real = self.following_mut(id).and_then(|following| following.fork.as_ref());
+        match real.map(|fork| fork.real.last()) {
+            Some(last) => last,
+            None => self.history_mut(id).map_or(0, |history| history.last()),
+        }
+    }
+
+    /// What has come of a channel does not follow what is here: it is asked for anew how it stands.
+    fn attach_again(&mut self, id: ChannelId, told: &mut Told) {
+        if let Some(following) = self.following_mut(id) {
+            following.is_attached = false;
+            told.torn += 1;
+            self.attach(id, told);
+        }
     }
 
     /// The order of a channel goes on in another term.
@@ -253,7 +284,13 @@ impl Home {
                 following.fork = Some(fork);
             }
         } else if let Some(history) = self.history_mut(id) {
+            let former = history.epoch().clone();
             history.go_on_in(term, past);
+            // Nothing that members have seen has another place by this.
+            let (is_other, sure) = (*history.epoch() != former, history.last());
+            if is_other {
+                self.tell_epoch(now, id, sure, reason::TERM_ENDED, told);
+            }
         }
         self.let_go_on(now, id, told);
     }
@@ -279,8 +316,8 @@ impl Home {
         }
     }
 
-    /// Goes on in a fork, of which the storage hears before it is given what is said there. What has
-    /// not come back has its place there first.
+    /// Goes on in a fork, of which the storage hears before it is given what is said there. Members are
+    /// told before they get anything of it. What has not come back has its place there first.
     pub(super) fn fork_and_tell(&mut self, now: Now, id: ChannelId, told: &mut Told) {
         let Some(base) = self.fork(id) else { return };
         let Some(address) = address_of(id, &self.channels, &self.whole_rooms, &self.rooms) else {
@@ -291,6 +328,7 @@ impl Home {
         let life = durable.life.clone();
         let fork = PeerRecord::Fork { channel: id, address, life, base };
         told.records.push(Record::Peer(Box::new(fork)));
+        self.tell_epoch(now, id, base, reason::STORAGE_UNAVAILABLE, told);
         let mut open = Vec::new();
         for known in self.following_mut(id).into_iter().flat_map(|known| &mut known.open) {
             let was_delivered = std::mem::replace(&mut known.is_delivered, true);
@@ -333,25 +371,95 @@ impl Home {
     }
 
     /// Tells the members of a channel that its order is another one than they have seen, from a
-    /// sequence on.
-    pub(super) fn tell_new_order(&mut self, now: Now, id: ChannelId, first: u64, told: &mut Told) {
+    /// sequence on; and, if that order goes on there already, that they miss it.
+    pub(super) fn tell_new_order(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        Change { sure, reason }: Change,
+        told: &mut Told,
+    ) {
+        self.tell_epoch(now, id, sure, reason, told);
+        let Some(address) = address_of(id, &self.channels, &self.whole_rooms, &self.rooms) else {
+            return;
+        };
+        let Some(history) = self.history_mut(id) else { return };
+        let (first, last) = (sure + 1, history.last());
+        if last < first {
+            return;
+        }
+        let payload = json!({
+            "event": "gap",
+            "channel": address.channel,
+            "first": first,
+            "last": last,
+            "count": null,
+            "reason": "order_changed",
+            "epoch": &**history.epoch(),
+        });
+        self.tell_members(now, id, &address, payload, told);
+    }
+
+    /// Tells the members of a channel its epoch, which is another than they know. Up to `sure` what they
+    /// were told under the former one is so under this one.
+    pub(super) fn tell_epoch(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        sure: u64,
+        reason: &'static str,
+        told: &mut Told,
+    ) {
         let Some(address) = address_of(id, &self.channels, &self.whole_rooms, &self.rooms) else {
             return;
         };
         let Some(history) = self.history_mut(id) else { return };
         let payload = json!({
-            "event": "gap",
+            "event": "epoch_changed",
+            "room": address.room,
             "channel": address.channel,
-            "first": first,
-            "last": history.last().max(first),
-            "count": null,
-            "reason": "order_changed",
             "epoch": &**history.epoch(),
+            "sequence": sure,
+            "reason": reason,
         });
+        let before = told.tells.len();
+        self.tell_members(now, id, &address, payload, told);
+        told.epochs_changed += u64::from(told.tells.len() > before);
+    }
+
+    fn tell_members(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        address: &Address,
+        payload: Value,
+        told: &mut Told,
+    ) {
         let text = reply::notice(self.stamp(now), (&address.room, &address.channel), payload);
         let frame = Frame::of_text(&text, now.mono_ns);
         self.spread_arrival(id, frame, None, None, told);
     }
+}
+
+/// How an order is another one than its members have seen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Change {
+    /// Up to here what they have seen is so.
+    pub(super) sure: u64,
+    /// Why it is another, one of [`reason`].
+    pub(super) reason: &'static str,
+}
+
+/// Why a channel has another epoch, as words for machines.
+pub(super) mod reason {
+    /// Nothing can be stored now: this node gives the places alone.
+    pub(in crate::broker::home) const STORAGE_UNAVAILABLE: &str = "storage_unavailable";
+    /// The storage is there again, and its order is the one that counts.
+    pub(in crate::broker::home) const STORAGE_RESTORED: &str = "storage_restored";
+    /// The storage has lost events, or the channel itself, and the order goes on without them.
+    pub(in crate::broker::home) const STORAGE_LOST_EVENTS: &str = "storage_lost_events";
+    /// Another node that went on alone is back, or one has died with what only it may have been told.
+    pub(in crate::broker::home) const TERM_ENDED: &str = "term_ended";
 }
 
 impl Following {

@@ -2,6 +2,7 @@
 
 use crate::base::time::Now;
 use crate::broker::channel::Channel;
+use crate::broker::home::membership::may_be_there;
 use crate::broker::home::{Home, Told};
 use crate::broker::lane::{Answer, Ask, Fanout, Listeners, RoomAnswer, RoomAsk, RoomWish, Tell};
 use crate::broker::policy::ClientCard;
@@ -127,6 +128,7 @@ impl Home {
             last: sequences().max(),
             epoch: history.epoch().to_string(),
             more: page.more,
+            incomplete: self.is_unsure(),
             messages,
         };
         Ok(RoomAnswer::History(Box::new(view)))
@@ -304,12 +306,13 @@ impl Home {
     }
 
     fn known_room(&self, name: &Name) -> Result<&Room, Refusal> {
-        self.rooms.get(name).ok_or_else(|| {
-            Refusal::of_field(
+        self.rooms.get(name).ok_or_else(|| match self.is_unsure() {
+            true => may_be_there(format!("There is no room {name} on this node yet")),
+            false => Refusal::of_field(
                 Fault::RoomNotFound,
                 "room",
                 format!("There is no room {name}; list_rooms shows which there are."),
-            )
+            ),
         })
     }
 
@@ -317,12 +320,13 @@ impl Home {
     fn visible_channel(&self, address: &Address, client: &ClientCard) -> Result<&Channel, Refusal> {
         let room = self.known_room(&address.room)?;
         let channel = room.channels.get(&address.channel).and_then(|id| self.channels.get(id));
-        channel.filter(|channel| channel.admits(client)).ok_or_else(|| {
-            Refusal::of_field(
+        channel.filter(|channel| channel.admits(client)).ok_or_else(|| match self.is_unsure() {
+            true => may_be_there(format!("There is no channel {address} on this node yet")),
+            false => Refusal::of_field(
                 Fault::ChannelNotFound,
                 "channel",
                 format!("There is no channel {address}; list_channels shows which there are."),
-            )
+            ),
         })
     }
 }

@@ -56,7 +56,8 @@ impl Shelf {
             last_us: frames.last().map_or(0, |frame| frame.timestamp_us),
             messages: frames.clone(),
         });
-        Snapshot { rooms: self.rooms.values().cloned().collect(), channels: kept.collect() }
+        let (rooms, channels) = (self.rooms.values().cloned().collect(), kept.collect());
+        Snapshot { rooms, channels, is_unread: false }
     }
 }
 

@@ -206,12 +206,18 @@ fn a_channel_that_lives_goes_on_with_what_was_kept() {
         let mut heard = bus.heard(&bob);
         let is_of = |message: &Value| format!("{}:{}", message["room"], message["channel"]);
         heard.retain(|message| is_of(message).replace('"', "") == address);
-        assert_eq!(heard.len(), 1, "{heard:?}");
+        assert_eq!(heard.len(), 2, "{heard:?}");
+        let (room, channel) = address.split_once(':').unwrap();
+        let told = json!({
+            "event": "epoch_changed", "room": room, "channel": channel, "epoch": now, "sequence": 0,
+            "reason": "storage_restored",
+        });
+        assert_eq!(heard[0]["payload"], told);
         let notice = json!({
             "event": "gap", "channel": address.split_once(':').unwrap().1, "first": 1, "last": 6,
             "count": null, "reason": "order_changed", "epoch": now,
         });
-        assert_eq!(heard[0]["payload"], notice);
+        assert_eq!(heard[1]["payload"], notice);
         let mut expected: Vec<String> = kept.iter().map(|(_, id)| id.clone()).collect();
         expected.extend(said.iter().cloned().chain([last.clone()]));
         let expected: Vec<(u64, String)> = (1..).zip(expected).collect();
@@ -443,7 +449,9 @@ fn who_is_in_a_whole_room_is_in_what_comes_back() {
     bus.join(&eve, "r:*");
     bus.arrive(&mut shelf);
     let heard = bus.heard(&eve);
-    let gap = heard.iter().find(|message| message["channel"] == "c").expect("its order is told");
+    let mut of_it = heard.iter().filter(|message| message["channel"] == "c");
+    assert_eq!(of_it.next().expect("its order is told")["payload"]["event"], "epoch_changed");
+    let gap = of_it.next().expect("and what is missed");
     let (epoch, last) = (&gap["payload"]["epoch"], &gap["payload"]["last"]);
     assert_eq!((epoch, last), (&bus.epoch(&ann, "r:c"), &json!(2)));
     for (address, hears) in [("r:c", true), ("r:p", false)] {

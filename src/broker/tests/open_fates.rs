@@ -109,3 +109,34 @@ fn a_join_is_one_too_many_only_when_that_is_sure() {
     }
     assert_eq!(bus.command(&ann, "join_channel", "r:*", json!({}))["error"], "JOIN_LIMIT");
 }
+
+#[test]
+fn a_long_answer_is_awaited_whatever_other_questions_have_its_id() {
+    let mut bus = Bus::usual();
+    let ann = bus.connect(0, "ann");
+    bus.join(&ann, "r:a");
+    bus.stuck = Some(bus.placement.of_room("r"));
+    let ask = |bus: &mut Bus, command: &str, parameters: Value| {
+        let payload = json!({"command": command, "parameters": parameters});
+        bus.message(&ann, "command", "r:a", payload, json!({}))
+    };
+    let (id, text) = ask(&mut bus, "history", json!({}));
+    assert_eq!(bus.offer(&ann, &text, false), Flow::Done);
+    // A short answer, a refusal of a long one, and a message that is no command, all under its id.
+    let others = [
+        ask(&mut bus, "ping", json!({})),
+        ask(&mut bus, "history", json!({"limit": "many"})),
+        bus.message(&ann, "event", "r:none", json!({}), json!({})),
+    ];
+    for (other, text) in others {
+        let same = text.replace(&format!("\"{other}\""), &format!("\"{id}\""));
+        assert_eq!(bus.offer(&ann, &same, false), Flow::Done);
+        bus.heard(&ann);
+        let (_, next) = ask(&mut bus, "history", json!({}));
+        assert_eq!(bus.offer(&ann, &next, false), Flow::Waiting, "after {text}");
+    }
+    bus.stuck = None;
+    bus.settle();
+    let (_, next) = ask(&mut bus, "history", json!({}));
+    assert_eq!(bus.offer(&ann, &next, true), Flow::Done);
+}

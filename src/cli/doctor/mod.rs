@@ -5,8 +5,8 @@
 //! | `finding` | what a check finds, and how bad it is |
 //! | `checks` | the table of checks; each check is a small function |
 //!
-//! *Invariants*: nothing is changed, nothing is measured: it reads the machine and the
-//! configuration, and judges one by the other.
+//! *Invariants*: nothing is changed, and nothing is measured but the clock of Redis: it reads the machine
+//! and the configuration, and judges one by the other.
 //!
 //! *Not here*: what the facts are; that is `machine`'s.
 
@@ -20,6 +20,7 @@ use crate::cli::failure::Failure;
 use crate::cli::machine::Facts;
 use crate::daemon::config::{self, ServeArgs, Source};
 use crate::daemon::host::Host;
+use crate::daemon::storage::compare_clocks;
 use clap::Args;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -73,7 +74,8 @@ fn case(facts: Facts, args: &DoctorArgs) -> Result<Case, Failure> {
         Failure::Misconfigured
     })?;
     let asks_for_connections = *loaded.source("limits.max_connections") != Source::Default;
-    Ok(Case { facts, config: loaded.config, asks_for_connections })
+    let redis_clock = compare_clocks(&loaded.config);
+    Ok(Case { facts, config: loaded.config, asks_for_connections, redis_clock })
 }
 
 fn print(case: &Case, findings: &[Finding], console: &mut Console) -> Result<(), Failure> {

@@ -44,6 +44,8 @@ impl Totals {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
     Starting,
+    /// So many other nodes of the bus do not know of this one yet.
+    Joining(String),
     Ready,
     /// With the part that can't do its work, and why.
     Degraded(String),
@@ -66,7 +68,10 @@ impl Readiness {
                     let reason = format!("{}: {}", component.label(), degradation.cause);
                     return Readiness::Degraded(reason);
                 }
-                overload(shared).map_or(Readiness::Ready, Readiness::Overloaded)
+                match joining(shared) {
+                    Some(reason) => Readiness::Joining(reason),
+                    None => overload(shared).map_or(Readiness::Ready, Readiness::Overloaded),
+                }
             }
         }
     }
@@ -74,7 +79,7 @@ impl Readiness {
     /// The stable word.
     pub(super) fn label(&self) -> &'static str {
         match self {
-            Readiness::Starting => "starting",
+            Readiness::Starting | Readiness::Joining(_) => "starting",
             Readiness::Ready => "ready",
             Readiness::Degraded(_) => "degraded",
             Readiness::Overloaded(_) => "overloaded",
@@ -87,10 +92,19 @@ impl Readiness {
         match self {
             Readiness::Starting => Some("not all shards run yet"),
             Readiness::Ready => None,
-            Readiness::Degraded(reason) | Readiness::Overloaded(reason) => Some(reason),
+            Readiness::Joining(reason)
+            | Readiness::Degraded(reason)
+            | Readiness::Overloaded(reason) => Some(reason),
             Readiness::Draining => Some("the server is going away"),
         }
     }
+}
+
+/// What other nodes do not know of a node that has just started, they can't tell their clients.
+fn joining(shared: &Shared) -> Option<String> {
+    let awaited = shared.storage.as_ref()?.peers_awaited.load(Relaxed);
+    let nodes = if awaited == 1 { "node does" } else { "nodes do" };
+    (awaited > 0).then(|| format!("{awaited} other {nodes} not know of this node yet"))
 }
 
 fn overload(shared: &Shared) -> Option<String> {
@@ -217,6 +231,7 @@ pub(super) fn status(shared: &Shared) -> Value {
         "degraded": health::rows(&shared.facts.health().degradations()),
         "storage": about.storage,
         "storage_state": storage_state(shared),
+        "clock": clock(shared),
         "listen": {
             "bus": about.bus,
             "telemetry": about.telemetry,
@@ -244,6 +259,16 @@ pub(super) fn storage_state(shared: &Shared) -> Option<StorageView> {
     let pending = shared.meters.iter().map(|meters| meters.gauge(Gauge::EventsPending)).sum();
     let lost = shared.meters.iter().map(|meters| meters.counter(Counter::EventsLost)).sum();
     Some(StorageView::new(degraded, pending, lost))
+}
+
+/// How this machine's clock compares with that of Redis, once that was measured.
+fn clock(shared: &Shared) -> Option<Value> {
+    let clock = shared.storage.as_ref()?.clock()?;
+    Some(json!({
+        "ahead_of_redis_ms": clock.ahead_us / 1_000,
+        "within_ms": clock.within_us.div_ceil(1_000),
+        "is_apart": clock.is_apart(),
+    }))
 }
 
 /// One shard of `/status`.

@@ -598,12 +598,14 @@ impl Engine {
         }
         // Emptied, to be used again.
         self.told.records = records;
-        let Told { stored, lost, forgotten, ack_waits, .. } = &mut self.told;
+        let Told { stored, lost, forgotten, ack_waits, epochs_changed, torn, .. } = &mut self.told;
         let over = *stored + *lost + *forgotten;
         self.events_pending -= over;
         self.tally.add(Counter::EventsStored, std::mem::take(stored));
         self.tally.add(Counter::EventsLost, std::mem::take(lost));
         self.tally.add(Counter::AckWaits, std::mem::take(ack_waits));
+        self.tally.add(Counter::EpochsChanged, std::mem::take(epochs_changed));
+        self.tally.add(Counter::OrdersTorn, std::mem::take(torn));
         *forgotten = 0;
     }
 

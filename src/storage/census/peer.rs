@@ -27,6 +27,8 @@ pub(super) struct Peer {
     /// When something came from it.
     pub(super) heard_ms: u64,
     table: Table,
+    /// Whether it has said something to this node alone.
+    pub(super) knows_us: bool,
     /// The last of its changes that is in the table.
     number: u64,
     /// The last of its changes that is known to be.
@@ -71,6 +73,7 @@ impl Peer {
             id,
             node,
             heard_ms: now_ms,
+            knows_us: false,
             table: Table::default(),
             number: 0,
             seen: 0,
@@ -159,7 +162,7 @@ impl Peer {
         }
     }
 
-    fn is_behind(&self) -> bool {
+    pub(super) fn is_behind(&self) -> bool {
         self.number < self.seen || self.is_doubted
     }
 

@@ -51,8 +51,10 @@ fn exchange(now: Now, a: &mut Census, b: &mut Census) -> usize {
 
 fn hear(now: Now, census: &mut Census, message: &Outgoing) {
     assert!(message.bytes.len() <= 256 * 1024, "{} bytes", message.bytes.len());
-    if [Reach::Everyone, Reach::One(census.token.clone())].contains(&message.to) {
-        census.on_message(now, &message.bytes);
+    match &message.to {
+        Reach::Everyone => _ = census.on_message(now, &message.bytes),
+        Reach::One(token) if *token == census.token => census.on_direct(now, &message.bytes),
+        Reach::One(_) => {}
     }
 }
 
@@ -60,8 +62,37 @@ fn hear(now: Now, census: &mut Census, message: &Outgoing) {
 fn pair() -> (Census, Census) {
     let (mut a, mut b) = (node("a"), node("b"));
     exchange(START, &mut a, &mut b);
-    assert!(news(&mut b).is_empty());
+    for census in [&mut a, &mut b] {
+        assert_eq!(news(census), ["peers 1 0"]);
+    }
     (a, b)
+}
+
+#[test]
+fn a_node_is_told_of_before_it_is_answered_and_is_known_when_it_is() {
+    let (mut a, mut b) = (node("a"), node("b"));
+    b.on_client(&name("bob"), true);
+    // Whatever a says to everyone, b has not answered it.
+    b.take_outgoing();
+    let hello = a.take_outgoing();
+    hello.iter().for_each(|one| hear(START, &mut b, one));
+    assert_eq!(news(&mut b), ["peers 1 0"], "its homes know of it before the answer leaves");
+    assert!(!a.is_acquainted_with("b"));
+    b.tick(at(BEAT_MS));
+    let of_b = b.take_outgoing();
+    let to_everyone = of_b.iter().filter(|one| one.to == Reach::Everyone);
+    to_everyone.for_each(|one| hear(at(BEAT_MS), &mut a, one));
+    assert!(!a.is_acquainted_with("b"), "that may have been on its way before");
+    let answer = of_b.iter().filter(|one| one.to != Reach::Everyone);
+    answer.for_each(|one| hear(at(BEAT_MS), &mut a, one));
+    assert!(!a.is_acquainted_with("b"), "its clients are not known yet");
+    exchange(at(BEAT_MS), &mut a, &mut b);
+    assert!(a.is_acquainted_with("b") && b.is_acquainted_with("a"));
+    assert!(!a.is_acquainted_with("c"));
+    let bye = b.bye();
+    hear(at(BEAT_MS), &mut a, &bye);
+    assert!(a.is_acquainted_with("b"), "it is not waited for any more");
+    assert!(news(&mut a).contains(&"peers".to_owned()), "and told of at once");
 }
 
 /// The news as words.
@@ -292,7 +323,7 @@ fn leases_run_out_of_those_who_could_be_heard() {
     let mut a = node("a");
     a.on_client(&name("ann"), true);
     exchange(at(LEASE_MS), &mut a, &mut b);
-    assert_eq!(news(&mut b), ["2 ann true"]);
+    assert_eq!(news(&mut b), ["2 ann true", "peers 2 1"]);
     // The thread stood still.
     let (_, mut b) = pair();
     let late = 3 * LEASE_MS;
@@ -311,7 +342,7 @@ fn leases_run_out_of_those_who_could_be_heard() {
     let (a, mut b) = pair();
     hear(START, &mut b, &a.bye());
     hear(START, &mut b, &a.bye());
-    assert_eq!(news(&mut b), ["1 gone"]);
+    assert_eq!(news(&mut b), ["1 gone", "peers"]);
     assert_eq!(b.take_departed(), ["a"]);
 }
 

@@ -280,7 +280,7 @@ impl Text {
     fn new(frame: &Frame, now: Now) -> Text {
         Text {
             text: String::from_utf8_lossy(frame.text()).into_owned(),
-            left_ms: frame.expires_ms.map(|expires_ms| expires_ms.saturating_sub(now.mono_ms())),
+            left_ms: frame.left_ms(now),
         }
     }
 

@@ -10,6 +10,7 @@ use super::follow::Task;
 use crate::broker::peers::To;
 use crate::broker::record::StorageNews;
 use crate::storage::backlog::Step;
+use crate::storage::clock;
 use crate::storage::holder::{SHARED, is_dead};
 use crate::storage::keeper::{RENEW, no_answer, retry_after};
 use crate::storage::link::{self, Link, REPAIR, SHARE};
@@ -75,6 +76,8 @@ impl Hub {
             answer.ok_or_else(|| no_answer(limit))??;
         }
         let agreed = self.agree(&link).await?;
+        self.look_at_clock(&link).await?;
+        self.await_peers(&link).await?;
         let clients = self.attend(limit, link.require(&[&keys.clients], "hash")).await;
         clients.unwrap_or_else(|| Err(no_answer(limit)))?;
         let listing = self.look(&link, agreed.generation).await?;
@@ -90,6 +93,14 @@ impl Hub {
         let generation = agreed.generation;
         let renew_at = Instant::now() + RENEW;
         self.state.bond = Some(Bond { link, ears, generation, renew_at });
+        Ok(())
+    }
+
+    /// Measures how far this machine's clock is apart from that of Redis.
+    async fn look_at_clock(&mut self, link: &Link) -> Result<(), Trouble> {
+        let (keys, limit) = (Arc::clone(&self.keys), self.commit_timeout());
+        let reading = self.attend(limit, clock::measure(link, &keys)).await;
+        self.meters.note_clock(reading.unwrap_or_else(|| Err(no_answer(limit)))?);
         Ok(())
     }
 
@@ -187,6 +198,9 @@ impl Hub {
         if let Err(trouble) = self.renew_ids(&bond.link).await {
             return self.fail(trouble);
         }
+        if let Err(trouble) = self.look_at_clock(&bond.link).await {
+            return self.fail(trouble);
+        }
         let Some(bond) = &mut self.state.bond else { return };
         bond.renew_at = Instant::now() + RENEW;
         let is_other = agreed.generation != bond.generation;
@@ -249,6 +263,7 @@ impl Hub {
             generation: bond.generation,
             token: &token,
             now: self.now(),
+            clock_ahead_us: meters.clock().filter(|it| it.is_apart()).map_or(0, |it| it.ahead_us),
             answered: &answered,
         };
         let answers = self.attend_while(limit, &answered, caller.round(&jobs)).await;

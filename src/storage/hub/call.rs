@@ -16,10 +16,10 @@ use crate::protocol::names::Name;
 use crate::protocol::timestamp;
 use crate::storage::backlog::{Batch, Step, order_of};
 use crate::storage::codec::{
-    channel_text, put_channel, read_channel, read_entry, read_room, room_text,
+    channel_text, clock_ms, put_channel, put_left, read_channel, read_entry, read_room, room_text,
 };
 use crate::storage::keys::Keys;
-use crate::storage::link::{FORK, LIST, Link, MAKE, REMOVE, ROOM, SUBMIT, SYNC, Script};
+use crate::storage::link::{BURY, FORK, LIST, Link, MAKE, REMOVE, ROOM, SUBMIT, SYNC, Script};
 use crate::storage::load::{DAY_US, RawEntry, Reader};
 use crate::storage::meters::Meters;
 use crate::storage::settings::Settings;
@@ -92,6 +92,9 @@ pub(super) struct Caller<'a> {
     /// This node.
     pub(super) token: &'a str,
     pub(super) now: Now,
+    /// By how much the times that this node gives are to be set back, as its clock is apart from the
+    /// one of Redis; 0 if it is not.
+    pub(super) clock_ahead_us: i64,
     /// When the last answer came.
     pub(super) answered: &'a Cell<Instant>,
 }
@@ -260,8 +263,8 @@ impl Caller<'_> {
         Ok(nodes)
     }
 
-    /// Forgets that nodes followed a channel that do not live any more, and ends the term that they
-    /// followed it in.
+    /// Forgets that nodes followed a channel that do not live any more, and ends the term where they may
+    /// have been told what Redis has forgotten since.
     async fn forget_the_dead(&self, address: &Address) -> Result<(), Trouble> {
         let key = self.keys.followers(address);
         let mut dead = self.others(&key).await?;
@@ -271,16 +274,14 @@ impl Caller<'_> {
         // Who follows lives before it does, so whoever is not among them lives no more.
         let live = self.others(&self.keys.nodes).await?;
         dead.retain(|node| !live.contains(node));
-        if !dead.is_empty() {
-            // Redis may have died with them, and have forgotten what they were told last. What it
-            // has is as sure as before.
-            match self.fork(address, "", u64::MAX).await {
-                Ok(_) | Err(Trouble::Missing) => {}
-                Err(trouble) => return Err(trouble),
-            }
-            self.link.ask::<u64>(cmd("HDEL").arg(&key).arg(dead)).await?;
+        if dead.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let mut call = BURY.call(&[&self.keys.meta(address), &key]);
+        call.arg(self.generation).arg(new_term()).arg(self.keys.push(address)).arg(dead);
+        let answer = self.link.change(&BURY, &call).await;
+        self.answered.set(Instant::now());
+        answer.map(|_| ())
     }
 
     async fn detach(&self, address: &Address) -> Result<Answer, Trouble> {
@@ -378,21 +379,24 @@ impl Caller<'_> {
         let mut call = SYNC.call(&[&stream, &meta, &self.keys.followers(address)]);
         call.arg(self.generation).arg(self.token).arg(&*record.epoch).arg(trail.term);
         call.arg(MISSED_MAX).arg(new_term()).arg(self.keys.push(address));
+        call.arg(u8::from(trail.is_first_look));
         for mark in &trail.marks {
             call.arg(mark.sequence).arg(&*mark.id).arg(&*mark.origin);
         }
-        let (word, fields, entries): (String, HashMap<String, String>, Vec<RawEntry>) =
-            self.run(&SYNC, &call).await?;
+        type Missed = (String, HashMap<String, String>, Vec<RawEntry>, (u64, u64));
+        let (word, fields, entries, time): Missed = self.run(&SYNC, &call).await?;
         match word.as_str() {
             "on" => {
-                let found = Found::of(address, &fields)?;
+                let (found, clock_ms) = (Found::of(address, &fields)?, clock_ms(time));
                 let entries = entries.into_iter().filter_map(|(id, fields)| {
                     let entry = read_entry(fields).ok()?;
                     let (id, sequence) = (id.into_boxed_str(), entry.sequence);
+                    let left_ms = entry.left_ms(clock_ms);
                     let origin = entry.origin.unwrap_or_else(|| "-".into()).into();
                     (entry.epoch == *found.record.epoch).then_some(Entry {
                         mark: Mark { sequence, id, origin },
                         message: entry.message,
+                        left_ms,
                     })
                 });
                 let entries = entries.collect();
@@ -406,7 +410,7 @@ impl Caller<'_> {
         }
     }
 
-    /// Ends the term of a channel; of any life of it, if that is "".
+    /// Ends the term of a channel.
     async fn fork(&self, address: &Address, life: &str, base: u64) -> Result<Answer, Trouble> {
         let mut call = FORK.call(&[&self.keys.meta(address)]);
         call.arg(self.generation).arg(life).arg(base).arg(new_term());
@@ -435,7 +439,8 @@ impl Caller<'_> {
         let mut known = trail.known.iter().copied();
         for submission in submissions {
             let draft = &submission.draft;
-            call.arg(submission.at_us).arg(&timestamp::format(submission.at_us)[..]);
+            let at_us = submission.at_us.saturating_add_signed(-self.clock_ahead_us);
+            call.arg(at_us).arg(&timestamp::format(at_us)[..]);
             call.arg(draft.id()).arg(draft.from());
             call.arg(trail.origin(self.token, submission.ticket)).arg(draft.tail());
             match known.next().flatten() {
@@ -443,6 +448,7 @@ impl Caller<'_> {
                 Some(Known::Placed(sequence)) => call.arg(format!("p{sequence}")),
                 Some(Known::Repeat(sequence)) => call.arg(format!("r{sequence}")),
             };
+            put_left(draft.left_ms(self.now), &mut call);
         }
         let (word, numbers): (String, Vec<u64>) = self.run(&SUBMIT, &call).await?;
         match word.as_str() {

@@ -226,6 +226,7 @@ impl Hub {
         Snapshot {
             rooms: self.catalogue.rooms.values().cloned().collect(),
             channels: self.catalogue.channels.values().map(kept).collect(),
+            is_unread: false,
         }
     }
 

@@ -83,6 +83,8 @@ pub(super) struct Following {
     pub(super) is_apart: bool,
     /// Whether a look is on its way.
     pub(super) is_syncing: bool,
+    /// The connection over which Redis was last found to have all that was told.
+    pub(super) looked_over: u64,
 }
 
 /// What a step must know of how its channel is followed.
@@ -98,6 +100,8 @@ pub(super) struct Trail {
     /// What is known of the submissions of the step, in their order.
     pub(super) known: Vec<Option<Known>>,
     pub(super) is_apart: bool,
+    /// Whether nothing has been looked at yet over this connection.
+    pub(super) is_first_look: bool,
 }
 
 impl Trail {
@@ -125,11 +129,12 @@ impl Following {
             recheck: None,
             is_apart: false,
             is_syncing: false,
+            looked_over: 0,
         }
     }
 
-    /// What a step must know.
-    pub(super) fn trail(&mut self, step: &Step<Box<Submission>>) -> Trail {
+    /// What a step must know that is carried out over this connection.
+    pub(super) fn trail(&mut self, step: &Step<Box<Submission>>, connection: u64) -> Trail {
         let (mut seen, mut known) = (0, Vec::new());
         if let Step::Events(submissions) = step {
             self.recheck = self.recheck.filter(|(until, _)| *until > Instant::now());
@@ -159,6 +164,7 @@ impl Following {
             seen,
             known,
             is_apart: self.is_apart,
+            is_first_look: self.looked_over != connection,
         }
     }
 
@@ -204,7 +210,7 @@ impl Following {
                     news.push(PeerNews::Term { channel, term, past });
                 }
                 Next::Event(entry) => {
-                    let frame = Frame::restore(&entry.message, now)
+                    let frame = Frame::restore(&entry.message, now, entry.left_ms)
                         .ok()
                         .filter(|frame| frame.sequence == entry.mark.sequence);
                     let Some(frame) = frame else {

@@ -254,6 +254,7 @@ mod tests {
                     origin: rng.u32(..).to_string().into(),
                 },
                 message: format!("{sequence}"),
+                left_ms: None,
             };
             let new: Vec<Entry> = (first..first + count).map(entry).collect();
             self.entries.extend(new.clone());

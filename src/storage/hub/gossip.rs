@@ -21,11 +21,12 @@ use crate::storage::claims::{Claim, Claims};
 use crate::storage::keeper::no_answer;
 use crate::storage::keys::Keys;
 use crate::storage::link::Link;
+use crate::storage::settings::LEASE_MS;
 use crate::storage::trouble::Trouble;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// By this a node hears that it hears.
 const BEAT: &[u8] = b"beat";
@@ -48,6 +49,10 @@ pub(super) struct Gossip {
     /// Those that homes wanted then, and will be told of.
     unanswered: BTreeMap<Name, ConnRef>,
     is_connected: bool,
+    /// The nodes that lived when this one came, and do not know of it yet.
+    awaited: BTreeSet<String>,
+    /// Until when they are waited for.
+    acquainted_by: Option<Instant>,
 }
 
 /// Who has a client id.
@@ -74,6 +79,8 @@ impl Gossip {
             freed: BTreeSet::new(),
             unanswered: BTreeMap::new(),
             is_connected: false,
+            awaited: BTreeSet::new(),
+            acquainted_by: None,
         }
     }
 
@@ -112,9 +119,41 @@ impl Hub {
             true => self.state.heard_at = Some(Instant::now()),
             false => {
                 let now = self.now();
-                self.gossip.census.on_message(now, message);
+                match name == self.keys.node(&self.token) {
+                    true => self.gossip.census.on_direct(now, message),
+                    false => _ = self.gossip.census.on_message(now, message),
+                }
             }
         }
+    }
+
+    /// Notes, once for the life of this node, which nodes live that have to know of it before it is
+    /// ready for clients: what they do not know they can't tell theirs.
+    pub(super) async fn await_peers(&mut self, link: &Link) -> Result<(), Trouble> {
+        if self.gossip.acquainted_by.is_some() {
+            return Ok(());
+        }
+        let (mut call, limit) = (redis::cmd("HKEYS"), self.commit_timeout());
+        call.arg(&self.keys.nodes);
+        let nodes = self.attend(limit, link.ask::<Vec<String>>(&call)).await;
+        let nodes = nodes.unwrap_or_else(|| Err(no_answer(limit)))?;
+        let others = nodes.into_iter().filter(|node| **node != *self.token);
+        self.gossip.awaited = others.collect();
+        // One that is dead says nothing, and its lease has run out by then.
+        self.gossip.acquainted_by = Some(Instant::now() + Duration::from_millis(LEASE_MS));
+        self.meters.peers_awaited.store(self.gossip.awaited.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Forgets those that know of this node by now.
+    fn await_peers_no_longer(&mut self) {
+        if self.gossip.awaited.is_empty() {
+            return;
+        }
+        let Gossip { census, awaited, acquainted_by, .. } = &mut self.gossip;
+        let is_over = acquainted_by.is_none_or(|at| Instant::now() >= at);
+        awaited.retain(|token| !is_over && !census.is_acquainted_with(token));
+        self.meters.peers_awaited.store(awaited.len() as u64, Relaxed);
     }
 
     /// Tells homes what has become known, and puts what is to be said into the outbox.
@@ -123,6 +162,7 @@ impl Hub {
         if self.gossip.census.next_due_ms().is_some_and(|due_ms| due_ms <= now.mono_ms()) {
             self.gossip.census.tick(now);
         }
+        self.await_peers_no_longer();
         for (to, news) in self.gossip.census.take_news() {
             match &news {
                 PeerNews::Peers(peers) => self.meters.peers.store(peers.len() as u64, Relaxed),

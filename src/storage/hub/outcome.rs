@@ -10,6 +10,7 @@ use crate::storage::backlog::{Batch, Step};
 use crate::storage::meters::add;
 use crate::storage::trouble::Trouble;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 impl Hub {
@@ -37,13 +38,14 @@ impl Hub {
             }
             _ => {}
         }
+        let connection = self.meters.connections.load(Relaxed);
         let following = self.followed.get_mut(address);
         let trail = following.map(|following| {
             if let Step::Task(Task::Attach(_) | Task::Sync) = &batch.step {
                 following.is_syncing = true;
                 following.follower.start_reading();
             }
-            following.trail(&batch.step)
+            following.trail(&batch.step, connection)
         });
         let replaces = match &batch.step {
             Step::Room(room) => self.catalogue.replaceable(room).to_owned(),
@@ -160,6 +162,7 @@ impl Hub {
                 self.backlog.done(batch);
                 let Some(following) = self.followed.get_mut(&address) else { return };
                 following.is_syncing = false;
+                following.looked_over = self.meters.connections.load(Relaxed);
                 let mut told = Vec::new();
                 let terms = (record.term, record.past.clone());
                 let went_on =
@@ -191,6 +194,7 @@ impl Hub {
         self.note_channel(&kept.record);
         let Some(following) = self.followed.get_mut(address) else { return };
         following.is_syncing = false;
+        following.looked_over = self.meters.connections.load(Relaxed);
         let mut told = Vec::new();
         following.begin(&kept.record, (mark, kept.last_us), &mut told);
         let channel = following.attach.channel;

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! events EPOCH TERM                          term EPOCH TERM FORMER LAST ID ORIGIN PAST
-//! SEQUENCE ID ORIGIN LENGTH
+//! SEQUENCE ID ORIGIN LENGTH [LEFT]
 //! MESSAGE                                    (and so on)
 //! ```
+//!
+//! `LEFT` is there if the event may expire: for how many milliseconds it may still be delivered.
 //!
 //! *Invariant*: what can't be read is told in a sentence, never a panic.
 
@@ -23,6 +25,8 @@ pub(super) struct Mark {
 pub(super) struct Entry {
     pub(super) mark: Mark,
     pub(super) message: String,
+    /// For how long it may still be delivered, in milliseconds, if that was said.
+    pub(super) left_ms: Option<u64>,
 }
 
 /// What was told.
@@ -88,14 +92,17 @@ fn entries(mut rest: &str) -> Result<Vec<Entry>, String> {
     while !rest.is_empty() {
         let (head, after) = rest.split_once('\n').ok_or("an entry ends early")?;
         let words: Vec<&str> = head.split(' ').collect();
-        let [sequence, id, origin, length] = words[..] else {
-            return Err(format!("an entry begins with {head:?}"));
+        let (sequence, id, origin, length, left) = match words[..] {
+            [sequence, id, origin, length] => (sequence, id, origin, length, None),
+            [sequence, id, origin, length, left] => (sequence, id, origin, length, Some(left)),
+            _ => return Err(format!("an entry begins with {head:?}")),
         };
+        let left_ms = left.map(number).transpose()?;
         let length: usize = number(length)?;
         let message = after.get(..length).ok_or("a message ends early")?.to_owned();
         rest = &after[length..];
         let mark = Mark { sequence: number(sequence)?, id: id.into(), origin: origin.into() };
-        entries.push(Entry { mark, message });
+        entries.push(Entry { mark, message, left_ms });
     }
     Ok(entries)
 }
@@ -110,19 +117,27 @@ mod tests {
 
     #[test]
     fn pushes_are_read_and_nothing_else() {
-        let text = "events e 7\n1 5-1 a:1 4\nü\nx2 5-2 - 0\n";
+        let text = "events e 7\n1 5-1 a:1 4\nü\nx2 5-2 - 0 250\n";
         let push = Push::parse(text).unwrap();
         let What::Events(entries) = &push.what else { panic!("{push:?}") };
         assert_eq!((&*push.epoch, push.term), ("e", 7));
         let found: Vec<_> = entries
             .iter()
-            .map(|entry| (entry.mark.sequence, &*entry.mark.origin, &*entry.message))
+            .map(|it| (it.mark.sequence, &*it.mark.origin, &*it.message, it.left_ms))
             .collect();
-        assert_eq!(found, [(1, "a:1", "ü\nx"), (2, "-", "")]);
+        assert_eq!(found, [(1, "a:1", "ü\nx", None), (2, "-", "", Some(250))]);
         let term = Push::parse("term e 9 7 2 5-2 b:1 [[3,1],[7,2]]").unwrap();
         let last = Mark { sequence: 2, id: "5-2".into(), origin: "b:1".into() };
         assert_eq!(term.what, What::Term { former: 7, last, past: vec![(3, 1), (7, 2)] });
-        for bad in ["", "x", "events e", "events e x", "events e 1\n1 5-1 - 9\nx", "term e 1 2 3"] {
+        for bad in [
+            "",
+            "x",
+            "events e",
+            "events e x",
+            "events e 1\n1 5-1 - 9\nx",
+            "events e 1\n1 5-1 - 0 x\n",
+            "term e 1 2 3",
+        ] {
             assert!(Push::parse(bad).is_err(), "{bad:?}");
         }
         for at in (0..text.len()).filter(|&at| text.is_char_boundary(at)) {

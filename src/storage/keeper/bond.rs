@@ -48,6 +48,7 @@ impl Keeper {
                 }
                 self.state.server = server.or(self.state.server.take());
                 self.state.is_rebinding = true;
+                self.look_at_clock(&link).await?;
                 let renew_at = Instant::now() + RENEW;
                 self.state.bond = Some(Bond { link, generation, renew_at });
                 Ok(())
@@ -73,6 +74,9 @@ impl Keeper {
         match answer.unwrap_or_else(|| Err(no_answer(limit))) {
             Ok(Some(changes)) => {
                 self.note_changes(changes, changes);
+                if let Err(trouble) = self.look_at_clock(&bond.link).await {
+                    return self.fail(trouble);
+                }
                 if let Some(bond) = &mut self.state.bond {
                     bond.renew_at = Instant::now() + RENEW;
                 }

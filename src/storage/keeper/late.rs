@@ -9,7 +9,6 @@
 //! sequences. What can't be read leaves the storage degraded, with the reason, and is tried again.
 
 use super::{Keeper, RENEW};
-use crate::base::time::Now;
 use crate::broker::late::Merged;
 use crate::broker::peers::To;
 use crate::broker::record::{Snapshot, StorageNews};
@@ -34,11 +33,7 @@ pub(super) enum Late {
 impl Keeper {
     /// Reads everything, and gives it to the homes.
     pub(super) async fn read_late(&mut self) {
-        let now = match self.state.began {
-            Some((at, now)) => now.after(at.elapsed()),
-            None => Now { mono_ns: 0, wall_us: 0 },
-        };
-        match self.read(now).await {
+        match self.read(self.now()).await {
             Ok(snapshot) => self.tell_late(snapshot),
             Err(trouble) => {
                 if let Trouble::Fenced(generation) = trouble {

@@ -1,7 +1,8 @@
 -- Appends the events of one channel, all or none.
 -- KEYS: stream, meta
 -- ARGV: writer, epoch, keep messages, oldest time to keep in ms, then for each event
---       its time in us, sequence, id, sender, message
+--       its time in us, sequence, id, sender, message, and for how many ms it may still be delivered
+--       or '' if for ever
 -- Answers with the last sequence that was there before.
 local meta = redis.call('HMGET', KEYS[2], 'writer', 'epoch', 'last', 'top', 'last_us')
 if tonumber(meta[1] or 0) > tonumber(ARGV[1]) then return {'fenced', meta[1]} end
@@ -18,14 +19,23 @@ local function next_id(us, sequence)
   if ms == top_ms and sequence <= top_sequence then ms = ms + 1 end
   return ms
 end
+local time
+-- What it has left is kept as a time of this server's clock, as those of nodes differ.
+local function until_ms(left)
+  time = time or redis.call('TIME')
+  return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + left)
+end
 local function add(at, ms)
-  return redis.pcall('XADD', KEYS[1], string.format('%.0f-%s', ms, ARGV[at + 1]),
-    'epoch', ARGV[2], 'sequence', ARGV[at + 1], 'id', ARGV[at + 2], 'from', ARGV[at + 3],
-    'message', ARGV[at + 4])
+  local fields = {'epoch', ARGV[2], 'sequence', ARGV[at + 1], 'id', ARGV[at + 2],
+    'from', ARGV[at + 3], 'message', ARGV[at + 4]}
+  if ARGV[at + 5] ~= '' then
+    fields[#fields + 1], fields[#fields + 2] = 'until', until_ms(ARGV[at + 5])
+  end
+  return redis.pcall('XADD', KEYS[1], string.format('%.0f-%s', ms, ARGV[at + 1]), unpack(fields))
 end
 
 local added = 0
-for at = 5, #ARGV, 5 do
+for at = 5, #ARGV, 6 do
   local sequence = tonumber(ARGV[at + 1])
   -- What is there already was stored by a try whose answer was lost.
   if sequence > last then

@@ -1,8 +1,8 @@
 -- Ends the term at a sequence at the latest.
 -- KEYS: meta
--- ARGV: writer, epoch or '' for any, the last sequence that is sure, another term, where it is told
+-- ARGV: writer, epoch, the last sequence that is sure, another term, where it is told
 local meta = meta_of(KEYS[1])
 if meta.writer > tonumber(ARGV[1]) then return {'fenced', string.format('%.0f', meta.writer)} end
-if not meta.epoch or (ARGV[2] ~= '' and meta.epoch ~= ARGV[2]) then return {'missing', '0'} end
+if meta.epoch ~= ARGV[2] then return {'missing', '0'} end
 bump(KEYS[1], ARGV[5], meta, tonumber(ARGV[3]), ARGV[4])
 return {'done', '1'}

@@ -1,4 +1,5 @@
--- Makes a channel if it is not there, notes who follows it, and gives it as it is.
+-- Makes a channel if it is not there, notes who follows it, since which run of the server, and gives it
+-- as it is.
 -- KEYS: meta, who follows it
 -- ARGV: writer, a token or '', epoch, then the other fields and their values, `term` and `past` first
 local meta = redis.call('HMGET', KEYS[1], 'writer', 'epoch')
@@ -12,5 +13,5 @@ elseif meta[2] == ARGV[3] then
   redis.call('HSET', KEYS[1], unpack(ARGV, 8))
 end
 redis.call('HSET', KEYS[1], 'writer', ARGV[1])
-if ARGV[2] ~= '' then redis.call('HSET', KEYS[2], ARGV[2], 1) end
+if ARGV[2] ~= '' then redis.call('HSET', KEYS[2], ARGV[2], run_of_server()) end
 return {word, redis.call('HGETALL', KEYS[1])}

@@ -41,6 +41,17 @@ local function has(stream, meta, sequence, id, origin)
   return (not oldest or is_before(id, oldest[1])) and 'trimmed' or 'no'
 end
 
+-- Which run of which server this is: another one may have forgotten what this one told. '' if that
+-- can't be known, as the user of the connection may not ask.
+local function run_of_server()
+  local server, replication = redis.pcall('INFO', 'server'), redis.pcall('INFO', 'replication')
+  if type(server) ~= 'string' or type(replication) ~= 'string' then return '' end
+  local run = string.match(server, 'run_id:(%x+)')
+  -- A replica that becomes the master gets another one of these.
+  local history = string.match(replication, 'master_replid:(%x+)')
+  return run and history and run .. ':' .. history or ''
+end
+
 -- Ends the term; of it and of those before it no more is sure than up to a sequence.
 local function bump(key, push, meta, sure, term)
   sure = math.min(sure, meta.last)

@@ -5,7 +5,8 @@
 --       had seen, keep messages, keep ms or 0, what stands before the time of a message, what stands
 --       before its sequence, where it is told, the time of the last event as text if none is kept,
 --       then for each event its time in us and as text, id, sender, origin, the rest of the message,
---       and its place if that is known: '' or 'p' and the sequence, or 'r' and that of the first
+--       its place if that is known: '' or 'p' and the sequence, or 'r' and that of the first, and for
+--       how many ms it may still be delivered or '' if for ever
 -- Answers with the sequence of each, and whether it is a repeat.
 local meta = meta_of(KEYS[2])
 if meta.writer > tonumber(ARGV[1]) then return {'fenced', {meta.writer}} end
@@ -37,10 +38,17 @@ local function next_id(us, sequence)
   return ms
 end
 
+local time
+-- What it has left is kept as a time of this server's clock, as those of nodes differ.
+local function until_ms(left)
+  time = time or redis.call('TIME')
+  return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + left)
+end
+
 local last, last_us, last_time = meta.last, meta.last_us, meta.last_time or ARGV[13]
 local top, origin = meta.top, meta.origin
 local places, told = {}, {}
-for at = 14, #ARGV, 7 do
+for at = 14, #ARGV, 8 do
   local id, from, name = ARGV[at + 2], ARGV[at + 3], ARGV[at + 3] .. '\n' .. ARGV[at + 2]
   -- It was placed by a call whose answer was lost; or it is a repeat.
   local sequence, is_repeat = by_origin[ARGV[at + 4]], 0
@@ -56,8 +64,12 @@ for at = 14, #ARGV, 7 do
     local message = table.concat({ARGV[10], last_time, ARGV[11], digits, ARGV[at + 5]})
     local function add(ms)
       top = string.format('%.0f-%s', ms, digits)
-      return redis.pcall('XADD', KEYS[1], top, 'epoch', ARGV[2], 'sequence', digits, 'id', id,
-        'from', from, 'origin', ARGV[at + 4], 'message', message)
+      local fields = {'epoch', ARGV[2], 'sequence', digits, 'id', id, 'from', from,
+        'origin', ARGV[at + 4], 'message', message}
+      if ARGV[at + 7] ~= '' then
+        fields[#fields + 1], fields[#fields + 2] = 'until', until_ms(ARGV[at + 7])
+      end
+      return redis.pcall('XADD', KEYS[1], top, unpack(fields))
     end
     local ms = next_id(last_us, sequence)
     local reply = add(ms)
@@ -76,7 +88,8 @@ for at = 14, #ARGV, 7 do
     if reply.err then return redis.error_reply(reply.err) end
     top_ms, top_sequence, last, origin = ms, sequence, sequence, ARGV[at + 4]
     by_name[name], by_origin[origin] = sequence, sequence
-    told[#told + 1] = table.concat({digits, top, origin, #message .. '\n' .. message}, ' ')
+    local left = ARGV[at + 7] ~= '' and ' ' .. ARGV[at + 7] or ''
+    told[#told + 1] = table.concat({digits, ' ', top, ' ', origin, ' ', #message, left, '\n', message})
   end
   places[#places + 1] = sequence
   places[#places + 1] = is_repeat

@@ -1,22 +1,27 @@
 -- Gives what follows a mark. If Redis has forgotten what was marked, the term ends.
 -- KEYS: stream, meta, who follows the channel
--- ARGV: writer, token, epoch, term, how many, another term, where it is told, then marks, each
---       sequence, id and origin, the newest first
+-- ARGV: writer, token, epoch, term, how many, another term, where it is told, '1' if this is the first
+--       look over a new connection, then marks, each sequence, id and origin, the newest first
 local meta = meta_of(KEYS[2])
 if meta.writer > tonumber(ARGV[1]) then
-  return {'fenced', {string.format('%.0f', meta.writer), ''}, {}}
+  return {'fenced', {string.format('%.0f', meta.writer), ''}, {}, {0, 0}}
 end
-if not meta.epoch then return {'missing', {}, {}} end
-if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then redis.call('HSET', KEYS[3], ARGV[2], 1) end
-if meta.epoch ~= ARGV[3] then return {'apart', {}, {}} end
-local state = has(KEYS[1], meta, ARGV[8], ARGV[9], ARGV[10])
+if not meta.epoch then return {'missing', {}, {}, {0, 0}} end
+local is_known = redis.call('HEXISTS', KEYS[3], ARGV[2]) == 1
+if not is_known then redis.call('HSET', KEYS[3], ARGV[2], '') end
+if meta.epoch ~= ARGV[3] then return {'apart', {}, {}, {0, 0}} end
+local state = has(KEYS[1], meta, ARGV[9], ARGV[10], ARGV[11])
 if state == 'yes' then
-  local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[9], '+', 'COUNT', ARGV[5])
-  return {'on', redis.call('HGETALL', KEYS[2]), entries}
+  -- All that it was told, this run of the server has.
+  if not is_known or ARGV[8] == '1' then
+    redis.call('HSET', KEYS[3], ARGV[2], run_of_server())
+  end
+  local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[10], '+', 'COUNT', ARGV[5])
+  return {'on', redis.call('HGETALL', KEYS[2]), entries, redis.call('TIME')}
 end
 if state == 'no' then
   local sure = 0
-  for at = 11, #ARGV, 3 do
+  for at = 12, #ARGV, 3 do
     if has(KEYS[1], meta, ARGV[at], ARGV[at + 1], ARGV[at + 2]) == 'yes' then
       sure = tonumber(ARGV[at])
       break
@@ -28,4 +33,4 @@ if state == 'no' then
     bump(KEYS[2], ARGV[7], meta, sure, ARGV[6])
   end
 end
-return {'apart', {}, {}}
+return {'apart', {}, {}, {0, 0}}

@@ -313,6 +313,11 @@ impl Conn {
         let (room, channel) = (word(message, "room"), word(message, "channel"));
         let payload = &message["payload"];
         match word(payload, "event") {
+            "epoch_changed" => {
+                let life = model.life_of(word(payload, "epoch"));
+                let sequence = payload["sequence"].as_u64().unwrap_or(0);
+                self.change_order((room, channel), life, sequence);
+            }
             "gap" if payload["reason"] == "order_changed" => {
                 let life = model.life_of(word(payload, "epoch"));
                 let last = payload["last"].as_u64().unwrap_or(0);

@@ -194,10 +194,10 @@ impl Conn {
     /// The order of a channel is another one: this is how far it goes.
     pub(super) fn change_order(&mut self, (room, channel): (&str, &str), life: usize, last: u64) {
         let (named, of) = (room.to_owned(), channel.to_owned());
-        self.gaps.push(Gap { room: named, channel: of, first: 1, last, count: last });
+        if last > 0 {
+            self.gaps.push(Gap { room: named, channel: of, first: 1, last, count: last });
+        }
         let Some(known) = self.rooms.get_mut(room) else { return };
-        // Of an order without an event it says that it goes to 1.
-        let last = if last == 1 { 0 } else { last };
         if channel != "*" && known.whole.is_some() && !known.channels.contains_key(channel) {
             // It came back while the room was joined as a whole.
             let (whole, cursor) = (known.whole, Cursor::new(life, last));

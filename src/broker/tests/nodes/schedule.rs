@@ -8,9 +8,17 @@ use std::collections::{BTreeMap, BTreeSet};
 /// By client and channel: the ids that it heard, and the sequences since its last gap.
 type Heard = BTreeMap<(usize, String), (BTreeSet<String>, Vec<u64>)>;
 
+/// What clients were told: the places of their events, and by client and channel the epoch.
+#[derive(Default)]
+struct Told {
+    acked: BTreeMap<String, u64>,
+    epochs: BTreeMap<(usize, String), String>,
+}
+
 /// A schedule that a seed chooses: clients on three nodes join, leave, publish and move, while nodes
 /// hear late or are cut off. Afterwards every member has heard each event at most once; what it heard
-/// since its last gap is a run; and what was acknowledged has just that place.
+/// since its last gap is a run; what was acknowledged has just that place; and the epoch that it was
+/// told last is the one that its node has, and recovers all.
 #[test]
 fn whatever_happens_everybody_ends_in_one_order() {
     for_each_seed(run);
@@ -31,7 +39,7 @@ fn run(seed: u64) {
     let mut heard = Heard::new();
     let mut sent: Vec<(usize, &str, String)> = Vec::new();
     let mut joined_at: BTreeMap<(usize, String), usize> = BTreeMap::new();
-    let mut acked: BTreeMap<String, u64> = BTreeMap::new();
+    let mut told = Told::default();
     for _ in 0..120 {
         let at = rng.usize(..clients.len());
         let (node, client) = clients[at].clone();
@@ -62,7 +70,7 @@ fn run(seed: u64) {
             }
             8 if joined[at].contains(channel) => {
                 world.nodes[node].done(&client, "leave_channel", channel, json!({}));
-                listen(&mut world, at, &clients[at], &mut heard, &sent, &mut acked);
+                listen(&mut world, at, &clients[at], &mut heard, &sent, &mut told);
                 joined[at].remove(channel);
             }
             9 => world.store.borrow_mut().nodes[node].is_late ^= true,
@@ -79,7 +87,7 @@ fn run(seed: u64) {
             world.settle();
         }
         for (at, client) in clients.iter().enumerate() {
-            listen(&mut world, at, client, &mut heard, &sent, &mut acked);
+            listen(&mut world, at, client, &mut heard, &sent, &mut told);
         }
     }
     for node in 0..3 {
@@ -92,10 +100,25 @@ fn run(seed: u64) {
     world.settle();
     world.pass(1);
     for (at, client) in clients.iter().enumerate() {
-        listen(&mut world, at, client, &mut heard, &sent, &mut acked);
+        listen(&mut world, at, client, &mut heard, &sent, &mut told);
+    }
+    for (at, (node, client)) in clients.iter().enumerate() {
+        for channel in &joined[at] {
+            let bus = &mut world.nodes[*node];
+            let (room, name) = channel.split_once(':').unwrap();
+            let home = bus.placement.of_room(room).index();
+            let history = &bus.homes[home].channel(room, name).expect("it has a member").history;
+            let (epoch, sequence) = (history.epoch().to_string(), history.last());
+            let known = &told.epochs[&(at, (*channel).to_owned())];
+            assert_eq!(*known, epoch, "seed {seed}: {at} in {channel}");
+            bus.done(client, "leave_channel", channel, json!({}));
+            let recover = json!({"recover": {"epoch": known, "sequence": sequence}});
+            let again = bus.done(client, "join_channel", channel, recover);
+            assert_eq!(again["recovered"], true, "seed {seed}: {at} in {channel}: {again}");
+        }
     }
     let store = world.store.borrow();
-    for (key, sequence) in &acked {
+    for (key, sequence) in &told.acked {
         let is_so = store.places[key].values().any(|place| place == sequence);
         assert!(is_so, "seed {seed}: {key} was acknowledged with {sequence}");
     }
@@ -130,7 +153,7 @@ fn listen(
     (node, client): &(usize, Client),
     heard: &mut Heard,
     sent: &[(usize, &str, String)],
-    acked: &mut BTreeMap<String, u64>,
+    told: &mut Told,
 ) {
     for message in world.nodes[*node].heard(client) {
         let text = |field: &str| message[field].as_str().unwrap_or_default().to_owned();
@@ -142,12 +165,22 @@ fn listen(
                 assert!(ids.insert(text("id")), "{at} heard {message} before");
                 run.push(message["metadata"]["sequence"].as_u64().unwrap());
             }
-            "system" if payload["event"] == "gap" => heard.entry(key).or_default().1.clear(),
+            "system" if payload["event"] == "gap" || payload["event"] == "epoch_changed" => {
+                if let Some(epoch) = payload["epoch"].as_str() {
+                    told.epochs.insert(key.clone(), epoch.to_owned());
+                }
+                heard.entry(key).or_default().1.clear();
+            }
             "command_response" if payload["status"] == "success" => {
                 let id = payload["request_id"].as_str().unwrap_or_default();
                 if let Some((_, channel, _)) = sent.iter().find(|(_, _, known)| known == id) {
                     let sequence = payload["result"]["sequence"].as_u64().unwrap();
-                    acked.insert(format!("{channel} {id}"), sequence);
+                    told.acked.insert(format!("{channel} {id}"), sequence);
+                }
+                if let (Some(epoch), true) =
+                    (payload["result"]["epoch"].as_str(), payload["command"] == "join_channel")
+                {
+                    told.epochs.insert(key, epoch.to_owned());
                 }
             }
             _ => {}

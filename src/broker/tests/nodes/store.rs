@@ -374,6 +374,7 @@ impl Store {
             last_us: 0,
             messages: Vec::new(),
         });
-        Snapshot { rooms: self.rooms.values().cloned().collect(), channels: kept.collect() }
+        let (rooms, channels) = (self.rooms.values().cloned().collect(), kept.collect());
+        Snapshot { rooms, channels, is_unread: false }
     }
 }

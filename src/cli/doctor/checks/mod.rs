@@ -12,6 +12,7 @@ mod network;
 use crate::cli::doctor::finding::{Finding, Verdict};
 use crate::cli::machine::Facts;
 use crate::daemon::config::Config;
+use crate::storage::ClockReading;
 
 /// What is judged.
 #[derive(Clone, Debug)]
@@ -22,6 +23,9 @@ pub(super) struct Case {
     pub(super) config: Config,
     /// Whether somebody gave `max_connections`, so that it is not simply lowered.
     pub(super) asks_for_connections: bool,
+    /// How the clock of this machine compares with that of the Redis of the configuration, if it names
+    /// one.
+    pub(super) redis_clock: Option<Result<ClockReading, String>>,
 }
 
 /// One check.
@@ -139,6 +143,12 @@ const CHECKS: &[Check] = &[
         why: "A CPU that serves all interrupts of the network has no time for its shard.",
         look: network::interrupts,
     },
+    Check {
+        name: "clock of Redis",
+        why: "Messages carry the time of the server that took them; where clocks differ, so do the \
+              times that members of one channel read.",
+        look: network::redis_clock,
+    },
 ];
 
 /// Does all checks, in the order of the table.
@@ -163,7 +173,7 @@ mod tests {
         let host = Host { cores: facts.cpu.for_daemon(), descriptors: None, ..Host::anywhere() };
         let mut config = Config::defaults(&host);
         change(&mut facts, &mut config);
-        Case { facts, config, asks_for_connections: false }
+        Case { facts, config, asks_for_connections: false, redis_clock: None }
     }
 
     /// Holds a verdict to a severity and to words in it.

@@ -38,6 +38,29 @@ pub(super) fn idle_restart(case: &Case) -> Verdict {
     }
 }
 
+pub(super) fn redis_clock(case: &Case) -> Verdict {
+    let clock = match &case.redis_clock {
+        None => return Verdict::ok("no Redis is configured"),
+        Some(Err(why)) => {
+            return Verdict::note(
+                format!("Redis did not say what its clock shows: {why}"),
+                "start Redis, or correct redis_url, and run doctor again",
+            );
+        }
+        Some(Ok(clock)) => clock,
+    };
+    let (apart_ms, within_ms) =
+        (clock.ahead_us.unsigned_abs() / 1_000, clock.within_us.div_ceil(1_000));
+    let way = if clock.ahead_us < 0 { "behind" } else { "ahead of" };
+    let found = format!(
+        "this machine's clock is {apart_ms} ms {way} that of Redis, give or take {within_ms}"
+    );
+    match clock.is_apart() {
+        true => Verdict::warning(found, "timedatectl set-ntp true, on both machines"),
+        false => Verdict::ok(found),
+    }
+}
+
 pub(super) fn interrupts(case: &Case) -> Verdict {
     let cpus = case.facts.cpu.online.len();
     let cards: Vec<&Interface> = case.facts.interfaces.iter().filter(|card| card.is_up).collect();
@@ -95,6 +118,22 @@ mod tests {
     use super::*;
     use crate::cli::doctor::checks::tests::{assert_verdict, case};
     use crate::cli::doctor::finding::Severity::{Note, Ok, Warning};
+    use crate::storage::ClockReading;
+
+    #[test]
+    fn clocks_that_differ_are_told_with_the_way_to_mend_it() {
+        let reading = |ahead_us| ClockReading { ahead_us, within_us: 400 };
+        for (clock, severity, words) in [
+            (None, Ok, "no Redis"),
+            (Some(Result::Ok(reading(-3_000))), Ok, "3 ms behind"),
+            (Some(Result::Ok(reading(2_000_000))), Warning, "2000 ms ahead of"),
+            (Some(Err("refused".to_owned())), Note, "refused"),
+        ] {
+            let mut case = case(|_, _| {});
+            case.redis_clock = clock;
+            assert_verdict(&redis_clock(&case), severity, &[words]);
+        }
+    }
 
     #[test]
     fn sockets_need_memory_of_the_kernel() {

@@ -125,6 +125,12 @@ fn itself(text: &mut Exposition, meters: &Meters) {
     ] {
         text.family(name, kind, help).sample(&[], count.load(Relaxed));
     }
+    if let Some(clock) = meters.clock() {
+        let help =
+            "By how much the clock of this machine is ahead of that of Redis; negative if behind";
+        text.family("arqonbus_storage_clock_ahead_seconds", Kind::Gauge, help)
+            .sample(&[], clock.ahead_us as f64 / 1e6);
+    }
     let help = "How long rounds of writing took; each carries all that had come together";
     let counts: Vec<u64> = meters.commits.iter().map(|count| count.load(Relaxed)).collect();
     let sum_ns = meters.commits_us.load(Relaxed) * 1_000;

@@ -1,0 +1,3 @@
+-- What the clock shows of the server that has the key.
+-- KEYS: who writes
+return redis.call('TIME')
