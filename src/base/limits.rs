@@ -88,6 +88,16 @@ pub const TELEMETRY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub const OWN_ASKS_AT_A_TIME: usize = 64;
 /// How much of `history_bytes_total` a shard borrows at a time, beyond what is its own.
 pub const HISTORY_LOAN_BYTES: u64 = 256 * 1024;
+/// How often the memory of the process is looked at.
+pub const MEMORY_SAMPLE_MS: u64 = 100;
+/// The bytes of stored messages that a shard gives up at a time while memory is short.
+pub const SHED_HISTORY_BYTES_MAX: u64 = 32 * 1024 * 1024;
+/// The stored messages that a shard gives up at a time while memory is short.
+pub const SHED_MESSAGES_MAX: usize = 20_000;
+/// The connections that a shard closes at a time while memory is short.
+pub const SHED_CLIENTS_MAX: usize = 64;
+/// A connection that holds less is never closed because memory is short.
+pub const SHED_CLIENT_BYTES_MIN: usize = 32 * 1024;
 /// How long the parts of an answer that shards tell of themselves are waited for: of a question to
 /// all of them from when it was asked, of a trace from when its event was accepted.
 pub const GATHER_DEADLINE_MS: u64 = 80;
@@ -187,6 +197,9 @@ pub struct Limits {
     pub history_bytes: u32,
     /// Bytes kept for all channels of this node together; 0 is no limit.
     pub history_bytes_total: u64,
+    /// Memory of the process, in bytes, that it does not come near without giving something up; 0 is no
+    /// limit.
+    pub memory_limit_bytes: u64,
     /// Bytes that may wait for one client before messages to it are dropped.
     pub outbox_bytes: u32,
     /// How long a client may stay over `outbox_bytes` before it is closed with 4008.
@@ -221,6 +234,7 @@ impl Default for Limits {
             history_size: 500,
             history_bytes: 16 * 1024 * 1024,
             history_bytes_total: 512 * 1024 * 1024,
+            memory_limit_bytes: 0,
             outbox_bytes: 4 * 1024 * 1024,
             slow_grace_ms: 5_000,
             heartbeat_ms: 25_000,

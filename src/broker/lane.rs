@@ -50,6 +50,13 @@ pub enum Ask {
     Traced(TraceReport),
     /// What the storage says to the home.
     Storage(Box<StorageNews>),
+    /// The process is short of memory: give some up.
+    Shed {
+        /// The bytes of stored messages to delete, the largest histories first.
+        history_bytes: u64,
+        /// The bytes that connections hold to free, the heaviest connections first.
+        client_bytes: u64,
+    },
     /// New limits.
     Reconfigure(Arc<Limits>),
     /// Other web pages may connect.

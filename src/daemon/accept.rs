@@ -46,6 +46,8 @@ pub struct Admission {
     pub connections_max: AtomicU32,
     /// Connections from one IPv4 address or one IPv6 network; 0 is no limit.
     pub per_address_max: AtomicU32,
+    /// Whether memory is short, so that nobody may come in.
+    pub is_short_of_memory: AtomicBool,
 }
 
 /// What the acceptor counts.
@@ -205,6 +207,8 @@ impl Doorman {
         let of_address = self.of_address.entry(network(peer)).or_insert(0);
         let turned_away = if open >= max {
             Some(CloseReason::Full)
+        } else if self.parts.admission.is_short_of_memory.load(Relaxed) {
+            Some(CloseReason::Memory)
         } else if per_address_max > 0 && *of_address >= per_address_max {
             Some(CloseReason::AddressFull)
         } else {

@@ -10,6 +10,7 @@ use crate::daemon::cgroup::{self, Quota};
 use crate::protocol::names::Name;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs;
+use std::path::Path;
 use std::thread::available_parallelism;
 
 /// The machine, as far as the configuration depends on it.
@@ -19,6 +20,9 @@ pub struct Host {
     pub cores: Cores,
     /// The file descriptors this process may hold; `None` is no limit.
     pub descriptors: Option<u64>,
+    /// The memory this process may have, in bytes, where the system tells: what its control group
+    /// allows, or what the machine has.
+    pub memory_bytes: Option<u64>,
     /// The host name, made into a valid name.
     pub name: Name,
 }
@@ -35,7 +39,12 @@ pub struct Cores {
 impl Host {
     /// Looks at the machine, and raises this process's descriptor limit as far as it may.
     pub fn survey() -> Host {
-        Host { cores: Cores::survey(), descriptors: raise_descriptor_limit(), name: host_name() }
+        Host {
+            cores: Cores::survey(),
+            descriptors: raise_descriptor_limit(),
+            memory_bytes: memory_bytes(|path| fs::read_to_string(path).ok()),
+            name: host_name(),
+        }
     }
 
     /// A machine that depends on nothing, for texts that must be the same everywhere.
@@ -43,6 +52,7 @@ impl Host {
         Host {
             cores: Cores { affinity: 1, quota: None },
             descriptors: None,
+            memory_bytes: None,
             name: Name::fixed("node"),
         }
     }
@@ -95,6 +105,15 @@ pub fn raise_descriptor_limit() -> Option<u64> {
         let _ = setrlimit(Resource::Nofile, raised);
     }
     getrlimit(Resource::Nofile).current
+}
+
+fn memory_bytes(read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let of_machine = read(Path::new("/proc/meminfo")).and_then(|text| {
+        let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1_024)
+    });
+    let of_group = cgroup::memory_limit(read);
+    of_machine.into_iter().chain(of_group).min()
 }
 
 fn host_name() -> Name {

@@ -8,6 +8,7 @@ pub mod config;
 pub mod control;
 pub mod host;
 pub mod logging;
+pub mod memory;
 pub mod node;
 pub mod pinning;
 pub mod scaling;

@@ -17,6 +17,7 @@ use crate::daemon::control::{
     self, About, Control, ControlThread, Facts, Phase, PortOrigins, Publication,
 };
 use crate::daemon::logging;
+use crate::daemon::memory::MemoryParts;
 use crate::daemon::pinning::{self, Pinning};
 use crate::daemon::storage::{Courier, Notice, StorageSeam, no_sink};
 use crate::protocol::origin::Origins;
@@ -59,6 +60,8 @@ pub struct Node {
     acceptor: Option<Acceptor>,
     control: Option<ControlThread>,
     storage: Option<RunningStorage>,
+    /// The guard of the memory, which runs for as long as the sender is there.
+    memory: (Sender<Infallible>, JoinHandle<()>),
     facts: Arc<Facts>,
     admission: Arc<Admission>,
     origins: Arc<RwLock<Origins>>,
@@ -90,6 +93,7 @@ impl Node {
         let admission = Arc::new(Admission {
             connections_max: AtomicU32::new(config.limits.max_connections),
             per_address_max: AtomicU32::new(config.limits.max_connections_per_address),
+            is_short_of_memory: AtomicBool::new(false),
         });
         let origins = Arc::new(RwLock::new(config.allowed_origins.clone()));
         let facts = Arc::new(Facts::new(about(config, &listeners, now)?, config.limits.clone()));
@@ -170,6 +174,16 @@ impl Node {
         };
         drop((events, departures));
 
+        let (memory_needed, memory_quit) = crossbeam_channel::bounded(0);
+        let memory = MemoryParts {
+            facts: facts.clone(),
+            admission: admission.clone(),
+            lanes: lanes.clone(),
+            meters: meters.clone(),
+            clock: clock.clone(),
+            quit: memory_quit,
+        };
+        let memory = (memory_needed, memory.spawn()?);
         let counts = Arc::new(AcceptCounts::default());
         let control = control::spawn(Control {
             http: listeners.http,
@@ -210,6 +224,7 @@ impl Node {
             acceptor: Some(acceptor),
             control: Some(control),
             storage,
+            memory,
             facts,
             admission,
             origins,
@@ -266,6 +281,11 @@ impl Node {
             if shard.join().is_err() {
                 tracing::error!("a shard panicked");
             }
+        }
+        let (needed, guard) = self.memory;
+        drop(needed);
+        if guard.join().is_err() {
+            tracing::error!("the guard of the memory panicked");
         }
         if let Some(RunningStorage { end, needed, courier }) = self.storage.take() {
             end();

@@ -184,6 +184,7 @@ fn announce(
         max_message_bytes = limits.max_message_bytes,
         history_size = limits.history_size,
         outbox_bytes = limits.outbox_bytes,
+        memory_limit_bytes = limits.memory_limit_bytes,
         heartbeat_ms = limits.heartbeat_ms,
         max_violations = limits.max_violations,
         rate_messages = limits.rate_messages,

@@ -93,6 +93,11 @@ struct Assembly {
 }
 
 impl WebSocket {
+    /// The memory that the fragments of an unfinished message take, in bytes.
+    pub fn assembly_bytes(&self) -> usize {
+        self.assembly.as_ref().map_or(0, |assembly| assembly.bytes.capacity())
+    }
+
     /// A conversation that begins.
     pub fn new() -> WebSocket {
         WebSocket::default()

@@ -49,6 +49,8 @@ closes! {
     Full = 1013 "full" "the server is full; try again later",
     /// The address has as many connections as it may have.
     AddressFull = 1013 "address_full" "too many connections from this address; close one or try again later",
+    /// The process comes near its memory limit.
+    Memory = 1013 "memory" "the server is short of memory; try again later, and read faster",
     /// The token does not hold any more.
     Unauthorized = 4001 "unauthorized" "the token is missing, wrong or expired",
     /// The client does not read what it is sent.

@@ -45,6 +45,8 @@ meter! {
     Deliveries = "deliveries" "Events put on their way to a member, those dropped there included",
     /// Messages that histories gave up before their time.
     HistoryShed = "history_shed" "Messages given up because all histories together held too many bytes",
+    /// Connections closed because memory was short.
+    ClientsShed = "clients_shed" "Connections closed because they held much memory while it was short",
     /// Bytes read from sockets.
     BytesReceived = "bytes_received" "Bytes read from client sockets",
     /// Bytes written to sockets.

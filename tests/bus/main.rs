@@ -21,6 +21,7 @@ mod foreign_clients;
 mod history;
 mod late;
 mod lifecycle;
+mod memory;
 mod nodes;
 mod presence;
 mod private;

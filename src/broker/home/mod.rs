@@ -32,7 +32,7 @@ mod wishes;
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
-use crate::base::limits::Limits;
+use crate::base::limits::{Limits, SHED_MESSAGES_MAX};
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::base::work::Work;
@@ -292,7 +292,11 @@ impl Home {
             Ask::Disconnect(ask) => self.disconnect(*ask, told),
             Ask::Storage(news) => self.on_storage(now, *news, told),
             Ask::Reconfigure(limits) => self.reconfigure(limits, told),
-            Ask::Survey(_) | Ask::Traced(_) | Ask::Drain { .. } | Ask::Admit(_) => {
+            Ask::Survey(_)
+            | Ask::Traced(_)
+            | Ask::Drain { .. }
+            | Ask::Shed { .. }
+            | Ask::Admit(_) => {
                 unreachable!("what concerns the whole shard does not reach its home")
             }
         }
@@ -560,15 +564,30 @@ impl Home {
 
     /// Gives up old messages as long as all histories together hold more than they may.
     fn shed(&mut self, told: &mut Told) {
-        while self.retention.is_over() {
-            let Some(id) = self.retention.largest() else { return };
-            let Home { channels, whole_rooms, rooms, .. } = self;
-            let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
-            let before = history.held();
-            history.evict();
-            self.retention.account(id, before, history);
-            told.shed += 1;
+        while self.retention.is_over() && self.evict_from_largest(told) {}
+    }
+
+    /// Gives up so many bytes of stored messages, as far as one turn may, the largest histories first.
+    pub fn give_up(&mut self, bytes: u64, told: &mut Told) {
+        let held = |home: &Home| home.retention.total().bytes as u64;
+        let goal = held(self).saturating_sub(bytes);
+        for _ in 0..SHED_MESSAGES_MAX {
+            if held(self) <= goal || !self.evict_from_largest(told) {
+                return;
+            }
         }
+    }
+
+    /// Deletes the oldest message of a history that holds about the most; `false` if none holds any.
+    fn evict_from_largest(&mut self, told: &mut Told) -> bool {
+        let Some(id) = self.retention.largest() else { return false };
+        let Home { channels, whole_rooms, rooms, .. } = self;
+        let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return false };
+        let before = history.held();
+        history.evict();
+        self.retention.account(id, before, history);
+        told.shed += 1;
+        true
     }
 
     fn new_history(&mut self, size: u32) -> History {

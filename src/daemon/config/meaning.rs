@@ -11,6 +11,7 @@ use crate::daemon::config::check;
 use crate::daemon::config::rooms::{self, RoomSpec};
 use crate::daemon::host::Host;
 use crate::daemon::logging;
+use crate::daemon::memory;
 use crate::protocol::command::Persist;
 use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
@@ -183,7 +184,10 @@ impl Config {
             roles: Roles::ByAddress,
             publish_anywhere: Vec::new(),
             turn: TurnLimits::default(),
-            limits: Limits::default(),
+            limits: Limits {
+                memory_limit_bytes: host.memory_bytes.map_or(0, memory::default_limit_bytes),
+                ..Limits::default()
+            },
             rooms: rooms::hard_coded(true),
         }
     }

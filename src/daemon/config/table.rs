@@ -455,6 +455,21 @@ pub(super) static KEYS: &[Key] = &[
         "Bytes kept for each channel; the oldest messages go first."),
     limit!(history_bytes_total "history-bytes-total" from 0 to 1_099_511_627_776 bytes, 0 is "no limit":
         "Bytes kept for all channels of this node; the channels that hold the most give up first."),
+    Key {
+        flag: "memory-limit-bytes",
+        path: "limits.memory_limit_bytes",
+        doc: "Memory of the process that it does not come near without giving something up: from 85 % of it \
+              on new connections, from 90 % the largest histories, from 95 % the clients that hold the most.",
+        default: Some("80 % of what the control group or the machine allows"),
+        is_live: true,
+        field: &Number {
+            at: at!(Config, limits.memory_limit_bytes),
+            min: 0,
+            max: 1 << 50,
+            unit: "bytes",
+            zero: Some("no limit"),
+        },
+    },
     limit!(outbox_bytes "outbox-bytes" from 66_560 to 1_073_741_824 bytes:
         "Bytes that may wait for one client before messages to it are dropped."),
     limit!(slow_grace_ms "slow-grace-ms" from 1 to 600_000 ms:

@@ -28,6 +28,8 @@ pub enum Component {
     Shards,
     /// The log.
     Log,
+    /// The memory of the process.
+    Memory,
 }
 
 impl Component {
@@ -38,6 +40,7 @@ impl Component {
         Component::Telemetry,
         Component::Shards,
         Component::Log,
+        Component::Memory,
     ];
 
     /// The stable word.
@@ -48,6 +51,7 @@ impl Component {
             Component::Telemetry => "telemetry",
             Component::Shards => "shards",
             Component::Log => "log",
+            Component::Memory => "memory",
         }
     }
 
@@ -66,12 +70,16 @@ impl Component {
                 "clients of a shard get nothing; if it lasts, restart the server and report it"
             }
             Component::Log => "log lines are dropped; read standard error, or lower `log_level`",
+            Component::Memory => {
+                "raise limits.memory_limit_bytes, or lower limits.history_bytes_total, \
+                 limits.outbox_bytes or limits.max_connections"
+            }
         }
     }
 
     /// Whether clients had better go to another node meanwhile.
     pub fn is_needed_by_clients(self) -> bool {
-        matches!(self, Component::Accept | Component::Shards)
+        matches!(self, Component::Accept | Component::Shards | Component::Memory)
     }
 }
 

@@ -10,7 +10,8 @@ mod storage;
 use super::Shared;
 use super::exposition::{Exposition, Family, Kind, Labels, seconds};
 use super::health::Component;
-use super::status::{Totals, resident_bytes};
+use super::status::Totals;
+use crate::daemon::memory::resident_bytes;
 use crate::protocol::close::CloseReason;
 use crate::protocol::fault::Fault;
 use crate::shard::meters::{Counter, Drop, Gauge, LATENCY_BOUNDS_NS, Latency, Meters, Pause};
@@ -86,6 +87,18 @@ fn node(text: &mut Exposition, shared: &Shared) {
         let help = "Memory of the process that is in RAM";
         one("arqonbus_memory_usage_bytes", Kind::Gauge, help, bytes as f64);
     }
+    one(
+        "arqonbus_memory_limit_bytes",
+        Kind::Gauge,
+        "Memory of the process that it does not come near without giving something up; 0 is no limit",
+        shared.facts.memory_limit_bytes() as f64,
+    );
+    one(
+        "arqonbus_memory_pressure",
+        Kind::Gauge,
+        "What is given up for memory: 0 nothing, 1 new connections, 2 also histories, 3 also heavy clients",
+        f64::from(shared.facts.memory_pressure()),
+    );
     let labels = [("version", about.version), ("node", &about.node), ("storage", about.storage)];
     text.family("arqonbus_build_info", Kind::Gauge, "What runs here; always 1").sample(&labels, 1);
 }

@@ -115,6 +115,7 @@ pub struct Facts {
     limits: RwLock<Limits>,
     outage: RwLock<Option<Outage>>,
     health: Health,
+    memory_pressure: AtomicU8,
     phase: AtomicU8,
 }
 
@@ -165,7 +166,8 @@ impl Facts {
     pub fn new(about: About, limits: Limits) -> Facts {
         let (limits, outage) = (RwLock::new(limits), RwLock::default());
         let (health, phase) = (Health::default(), AtomicU8::new(Phase::Starting as u8));
-        Facts { about, limits, outage, health, phase }
+        let memory_pressure = AtomicU8::new(0);
+        Facts { about, limits, outage, health, memory_pressure, phase }
     }
 
     /// What never changes.
@@ -196,6 +198,21 @@ impl Facts {
     /// Says whether anything can be stored now.
     pub fn set_outage(&self, outage: Option<Outage>) {
         *self.outage.write().unwrap_or_else(PoisonError::into_inner) = outage;
+    }
+
+    /// The limit of the process's memory that is in force, in bytes; 0 is none.
+    pub fn memory_limit_bytes(&self) -> u64 {
+        self.limits.read().unwrap_or_else(PoisonError::into_inner).memory_limit_bytes
+    }
+
+    /// How much is given up for memory: 0 nothing, 3 the most.
+    pub fn memory_pressure(&self) -> u8 {
+        self.memory_pressure.load(Relaxed)
+    }
+
+    /// Says how much is given up for memory.
+    pub fn set_memory_pressure(&self, level: u8) {
+        self.memory_pressure.store(level, Relaxed);
     }
 
     /// Where the process is in its life.

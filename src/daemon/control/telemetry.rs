@@ -13,11 +13,12 @@
 
 use super::backlog::Entry;
 use super::intake::{Lost, Outlet};
-use super::status::{self, Totals, resident_bytes};
+use super::status::{self, Totals};
 use super::{Publication, Shared};
 use crate::base::limits::TELEMETRY_GATHER_MS;
 use crate::base::time::Now;
 use crate::broker::telemetry::{Event, Place, Telemetry};
+use crate::daemon::memory::resident_bytes;
 use crate::protocol::command::Address;
 use crate::protocol::envelope::{Envelope, MessageType, Metadata};
 use crate::protocol::frame::{Draft, Origin};

@@ -151,15 +151,10 @@ impl Engine {
         self.edge.end_stay(conn, reason);
         // What joins its batches from now on is not for it.
         self.settle_now(now, conn);
-        let Engine { connections, outbox_bytes, .. } = self;
-        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
+        let Some(connection) = self.connection(conn) else { return };
         let was_open = connection.is_open();
         if matches!(reason, CloseReason::TooSlow | CloseReason::Lost) || connection.is_held {
-            let before = connection.outbox.bytes();
-            // The answer to its handshake stays and goes before any goodbye.
-            let dropped = connection.outbox.abandon();
-            *outbox_bytes -= (before - connection.outbox.bytes()) as u64;
-            self.tally.dropped(DropReason::Closed, dropped);
+            self.abandon_backlog(conn);
         }
         self.tally.close(reason);
         self.leaving.push((conn, reason));
@@ -193,6 +188,16 @@ impl Engine {
             CloseReason::Lost | CloseReason::HandshakeTimeout => self.forget(conn),
             _ => self.mark_dirty(conn),
         }
+    }
+
+    /// Drops what waits for a client. The answer to its handshake stays and goes before any goodbye.
+    pub(super) fn abandon_backlog(&mut self, conn: ConnId) {
+        let Some(connection) = self.connection_mut(conn) else { return };
+        let before = connection.outbox.bytes();
+        let dropped = connection.outbox.abandon();
+        let freed = before - connection.outbox.bytes();
+        self.outbox_bytes -= freed as u64;
+        self.tally.dropped(DropReason::Closed, dropped);
     }
 
     /// Refuses a handshake with an HTTP answer.

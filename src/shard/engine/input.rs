@@ -361,6 +361,10 @@ impl Engine {
 /// Why there is no room for a connection.
 fn no_room(reason: CloseReason) -> Refusal {
     match reason {
+        CloseReason::Memory => Refusal::new(
+            Fault::ConnectionLimit,
+            "The server is short of memory and takes no new connections; try again later.",
+        ),
         CloseReason::AddressFull => Refusal::new(
             Fault::AddressLimit,
             "Your address has as many connections as it may have; close one, or try again later.",

@@ -24,6 +24,7 @@ mod closing;
 mod heard;
 mod input;
 mod output;
+mod shedding;
 
 pub use ahead::AHEAD;
 
@@ -294,6 +295,9 @@ impl Engine {
                 self.deliver(now);
             }
             Ask::Drain { window_ms } => self.drain(now, window_ms),
+            Ask::Shed { history_bytes, client_bytes } => {
+                self.shed(now, history_bytes, client_bytes);
+            }
             // Clients that are connected keep their roles.
             Ask::Admit(access) => {
                 self.handshakes.allowed_origins = access.origins;

@@ -23,6 +23,7 @@ fn host() -> Host {
     Host {
         cores: Cores { affinity: 8, quota: Some(Quota { time_us: 350_000, period_us: 100_000 }) },
         descriptors: None,
+        memory_bytes: None,
         name: Name::fixed("box"),
     }
 }
@@ -120,6 +121,7 @@ const SAMPLES: &[(&str, [&str; 3])] = &[
     ("limits.history_size", ["0", "1", "2"]),
     ("limits.history_bytes", ["2000000", "0", "3000000"]),
     ("limits.history_bytes_total", ["5000000000", "0", "1"]),
+    ("limits.memory_limit_bytes", ["100000000", "0", "2000000000"]),
     ("limits.outbox_bytes", ["2000000", "3000000", "5000000"]),
     ("limits.slow_grace_ms", ["1", "2", "3"]),
     ("limits.heartbeat_ms", ["100", "200", "300"]),
@@ -204,6 +206,7 @@ fn the_edges_of_every_range_hold() {
         ("limits.history_size", 0, 1_000_000),
         ("limits.history_bytes", 0, u32::MAX as u64),
         ("limits.history_bytes_total", 0, 1 << 40),
+        ("limits.memory_limit_bytes", 0, 1 << 50),
         ("limits.outbox_bytes", 1_024 + (64 << 10), 1 << 30),
         ("limits.slow_grace_ms", 1, 600_000),
         ("limits.heartbeat_ms", 100, 3_600_000),

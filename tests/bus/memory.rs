@@ -1,0 +1,110 @@
+//! The ceiling of the process's memory: what is given up before it is reached, and how that is said.
+
+use crate::common::raw::{RawPeer, TEXT, header};
+use crate::common::{Client, Daemon, eventually};
+use serde_json::json;
+
+const LIMIT: u64 = 120_000_000;
+
+/// Whatever other bounds are, the ceiling holds.
+fn daemon() -> Daemon {
+    let limit = LIMIT.to_string();
+    Daemon::start(&[
+        "--shards=2",
+        "--memory-limit-bytes",
+        &limit,
+        "--history-bytes=0",
+        "--history-bytes-total=0",
+        "--max-message-bytes=50000000",
+        "--outbox-bytes=60000000",
+    ])
+}
+
+fn resident(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix("kB").unwrap().trim().parse::<u64>().unwrap() * 1_024
+}
+
+fn pressure(daemon: &Daemon) -> f64 {
+    daemon.metric("arqonbus_memory_pressure", "")
+}
+
+#[test]
+fn histories_give_up_before_the_ceiling_and_nobody_is_closed() {
+    let daemon = daemon();
+    let mut loud = daemon.client_with("client_id=loud&join=home:a,home:b,den:c");
+    let text = "x".repeat(200_000);
+    let (mut most, mut stored) = (0, 0);
+    while stored < 3 * LIMIT {
+        for channel in ["home:a", "home:b", "den:c"] {
+            loud.publish_acked(channel, json!({"t": text}));
+            stored += 200_000;
+        }
+        most = most.max(resident(&daemon));
+    }
+    assert!(most > LIMIT / 2, "{most} bytes: the histories were meant to grow");
+    assert!(most < LIMIT, "{most} bytes were in use");
+    assert!(daemon.metric("arqonbus_shard_history_shed_total", "") > 100.0);
+    assert_eq!(daemon.metric("arqonbus_shard_clients_shed_total", ""), 0.0);
+    eventually("somebody to be turned away or all to be well", || {
+        (pressure(&daemon) <= 2.0).then_some(())
+    });
+    loud.publish_acked("home:a", json!({"still": "here"}));
+}
+
+#[test]
+fn who_holds_the_most_is_closed_and_others_go_on() {
+    let daemon = daemon();
+    let mut quiet = daemon.client_with("client_id=quiet&join=home:a");
+    let mut heavy: Vec<RawPeer> = (0..4).map(|n| daemon.raw(&format!("client_id=h{n}"))).collect();
+    // Each has sent most of a message, and never sends the rest.
+    let part = vec![b' '; 1_000_000];
+    let mut begin = header(TEXT, 49_000_000);
+    begin.extend([0; 4]);
+    for peer in &mut heavy {
+        peer.send(&begin);
+    }
+    for _ in 0..48 {
+        for peer in &mut heavy {
+            peer.send(&part);
+        }
+        if daemon.metric("arqonbus_shard_clients_shed_total", "") > 0.0 {
+            break;
+        }
+    }
+    eventually("the heaviest to be closed", || {
+        (daemon.metric("arqonbus_shard_clients_shed_total", "") > 0.0).then_some(())
+    });
+    assert!(daemon.metric("arqonbus_shard_closes_total", "reason=\"memory\"") > 0.0);
+    daemon.log().line("memory is short");
+    quiet.publish_acked("home:a", json!({"still": "here"}));
+    drop(heavy);
+    eventually("the memory to come back", || (pressure(&daemon) == 0.0).then_some(()));
+    let ready = daemon.get("/ready");
+    assert_eq!(ready.status, 200, "{}", ready.head);
+    drop(Client::connect(daemon.bus, "client_id=late"));
+}
+
+#[test]
+fn while_memory_is_short_new_connections_are_told_so() {
+    let daemon = Daemon::start(&["--shards=1", "--memory-limit-bytes=1000"]);
+    eventually("the pressure to be seen", || (pressure(&daemon) == 3.0).then_some(()));
+    let mut late = RawPeer::upgraded({
+        use std::io::Write;
+        let mut stream = daemon.socket();
+        stream.write_all(&crate::common::raw::handshake("/", "")).unwrap();
+        stream
+    });
+    let refusal = late.message();
+    assert_eq!(refusal["payload"]["code"], 503);
+    assert_eq!(refusal["payload"]["error"], "CONNECTION_LIMIT");
+    assert_eq!(late.await_close().0, 1013);
+    let ready = daemon.get("/ready");
+    assert_eq!(ready.status, 503);
+    assert!(ready.json()["reason"].as_str().unwrap().contains("memory is short"));
+    let status = daemon.get("/status").json();
+    assert_eq!(status["memory_limit_bytes"], 1000);
+    assert_eq!(status["degraded"][0]["component"], "memory", "{status}");
+    daemon.log().line("memory is short");
+}
