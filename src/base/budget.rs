@@ -27,6 +27,8 @@ pub const SESSION_BYTES: u64 = 512;
 pub const CHANNEL_BYTES: u64 = 1_024;
 /// A row of an answer (a client, a channel, a room) until the answer is written.
 pub const ROW_BYTES: u64 = 256;
+/// A telemetry event in the queue to the control plane, beside what a client sent itself.
+pub const TELEMETRY_EVENT_BYTES: u64 = 256;
 /// A request that waits for something: an ack for the storage, a join for a channel's state.
 pub const REQUEST_BYTES: u64 = 384;
 
@@ -228,8 +230,28 @@ pub static BUDGET: &[Row] = &[
         address: Bound::None,
         room: Bound::None,
         node: Fixed(limits::TELEMETRY_READERS_MAX as u64, ""),
-        at_bound: "closed with 1013; a slow one misses events and is closed with 4008",
+        at_bound: "503; a slow one misses events, told by a `gap`, and is closed with 4008",
         counters: &["arqonbus_telemetry_missed_total"],
+    },
+    Row {
+        thing: "telemetry event that waits to be told",
+        weight: Weight::BytesAndOwn(TELEMETRY_EVENT_BYTES),
+        client: Bound::None,
+        address: Bound::None,
+        room: Bound::None,
+        node: Fixed(limits::TELEMETRY_SLOTS as u64, "or 32 MiB of clients' own"),
+        at_bound: "dropped, told by a `gap` to all readers and on the bus",
+        counters: &["arqonbus_telemetry_lost_total"],
+    },
+    Row {
+        thing: "line of the log that waits to be written",
+        weight: Weight::OwnBytes,
+        client: Bound::None,
+        address: Bound::None,
+        room: Bound::None,
+        node: Fixed(limits::LOG_QUEUE_BYTES as u64, "bytes"),
+        at_bound: "dropped, told by a line of the log",
+        counters: &["arqonbus_log_lines_dropped_total"],
     },
     Row {
         thing: "HTTP connection",
@@ -238,7 +260,7 @@ pub static BUDGET: &[Row] = &[
         address: Bound::None,
         room: Bound::None,
         node: Fixed(limits::HTTP_CONNECTIONS_MAX as u64, ""),
-        at_bound: "closed without an answer",
+        at_bound: "503 at once; a slow one is closed after 10 s, any after 60 s",
         counters: &["arqonbus_http_refused_total"],
     },
 ];

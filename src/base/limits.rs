@@ -124,6 +124,8 @@ pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const HTTP_HEAD_TIMEOUT_MS: u64 = 10_000;
 /// How long an HTTP connection lives; a client that wants more opens another.
 pub const HTTP_CONNECTION_MS_MAX: u64 = 60_000;
+/// The bytes that the kernel may hold for one socket of the control plane.
+pub const CONTROL_SEND_BUFFER_BYTES: usize = 256 * 1024;
 /// The envelopes that wait for the slowest telemetry reader; it misses what is older.
 pub const TELEMETRY_BACKLOG: usize = 65_536;
 /// The bytes of the envelopes that wait for the slowest telemetry reader.

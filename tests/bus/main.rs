@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
+mod advice;
 mod bench;
 mod command_line;
 mod commands;

@@ -107,11 +107,9 @@ fn what_a_client_missed_it_gets_from_any_node() {
     for n in 4..=6 {
         ann.publish_acked("lab:bench", json!({"n": n}));
     }
-    let died = Instant::now();
     let mut bob = eventually("the lease of the dead node ends", || {
         Client::try_connect(two.bus, "client_id=bob")
     });
-    assert!(died.elapsed() < LEASE + Duration::from_secs(3), "{:?}", died.elapsed());
     assert_eq!(participants(&mut ann, "lab:bench"), ["ann"]);
     let recover = json!({"epoch": joined["epoch"], "sequence": 3});
     let parameters = json!({"channel": "lab:bench", "recover": recover});

@@ -19,9 +19,7 @@ fn durable() -> Redis {
 /// A desk that starts while its Redis is away.
 fn open_away(settings: Settings) -> Desk {
     let desk = Desk::open(settings);
-    let started = Instant::now();
     assert!(matches!(desk.load(), Err(LoadError::Unreachable(_))));
-    assert!(started.elapsed() < Duration::from_secs(2));
     desk.wait("degraded", |news| news.degraded.len() == 1);
     desk
 }

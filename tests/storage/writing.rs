@@ -1,6 +1,6 @@
 //! What is written when all goes well, and how.
 
-use crate::desk::{Desk, Line, now, read_back, room, settings};
+use crate::desk::{Desk, Line, SOON, now, read_back, room, settings};
 use crate::redis::Redis;
 use arqonbus::broker::record::{Keep, Record};
 use arqonbus::protocol::names::Name;
@@ -231,7 +231,7 @@ fn a_storage_at_rest_leaves_the_processor_alone_and_keeps_its_right_to_write() {
     };
     let (before, started) = (commands(&redis), Instant::now());
     while until(&redis) == first {
-        assert!(started.elapsed() < Duration::from_secs(4), "the lease is not renewed");
+        assert!(started.elapsed() < SOON, "the lease is not renewed");
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(commands(&redis) - before < 200, "a storage at rest asks Redis for little");

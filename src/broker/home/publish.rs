@@ -212,7 +212,7 @@ fn not_found() -> Refusal {
     Refusal::of_field(
         Fault::ChannelNotFound,
         "channel",
-        "There is no such channel; join it to make it, or list_channels to see which there are.",
+        "There is no such channel; see list_channels, or join it, if joins make channels here.",
     )
 }
 

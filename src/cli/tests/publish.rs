@@ -5,7 +5,7 @@ use crate::cli::tests::run::{Done, Run};
 use crate::cli::tests::world::World;
 use serde_json::{Value, json};
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const HERE: &str = "science:general";
 
@@ -246,16 +246,15 @@ fn a_bus_that_answers_nothing_is_tried_again_and_then_given_up() {
 #[test]
 fn a_signal_ends_it_and_says_what_is_not_confirmed() {
     let bus = Bus::start();
-    let mut run = Run::start(&bus, &["pub", HERE, "--lines"]);
+    // An answer would be waited for far longer than this test waits for the end.
+    let mut run = Run::start(&bus, &["pub", HERE, "--lines", "--timeout", "600"]);
     bus.until_joined(HERE);
     bus.world().moods.is_silent = true;
     run.input.as_mut().unwrap().write_all(b"x\ny\n").unwrap();
-    let start = Instant::now();
     std::thread::sleep(Duration::from_millis(100));
     let done = run.interrupt();
     assert_eq!(done.code, 130);
     told(&done, "not confirmed 2");
-    assert!(start.elapsed() < Duration::from_secs(5));
     bus.until("it said goodbye", |world| world.goodbyes == [1000]);
 }
 

@@ -2,11 +2,14 @@
 //! the bytes of what clients sent. Nobody waits to put something in: what does not fit is dropped and
 //! counted, and whoever would have got it is told how much is missing.
 
+use crate::base::budget::TELEMETRY_EVENT_BYTES;
 use crate::base::limits::{TELEMETRY_BYTES_MAX, TELEMETRY_SLOTS};
 use crate::broker::telemetry::{Event, Telemetry};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use tokio::sync::mpsc;
+
+const _: () = assert!(size_of::<Telemetry>() as u64 <= TELEMETRY_EVENT_BYTES, "the budget says so");
 
 /// Where a shard puts telemetry.
 #[derive(Clone, Debug)]

@@ -6,11 +6,12 @@
 
 use super::health::Component;
 use super::{Shared, stopped};
-use crate::base::limits::HTTP_HEAD_BYTES_MAX;
+use crate::base::limits::{CONTROL_SEND_BUFFER_BYTES, HTTP_HEAD_BYTES_MAX};
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use std::io::{ErrorKind, Write};
 use std::pin::pin;
 use std::sync::Arc;
@@ -84,6 +85,8 @@ async fn connection(stream: TcpStream, router: Router, shared: &Shared) {
     // Answers are small and whole; waiting for more to send would only delay them. If the option
     // can't be set, they are late, not wrong.
     let _ = stream.set_nodelay(true);
+    // A reader that does not read must not have the kernel keep megabytes for it.
+    let _ = SockRef::from(&stream).set_send_buffer_size(CONTROL_SEND_BUFFER_BYTES);
     let mut stopping = shared.stopping.clone();
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
