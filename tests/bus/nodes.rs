@@ -277,3 +277,58 @@ fn delivery_across_two_nodes() {
     one.stop();
     two.stop();
 }
+
+#[test]
+fn a_node_is_ready_when_the_others_know_of_it() {
+    let redis = Redis::start();
+    let one = node(&redis, "one");
+    let mut ann = one.client("ann");
+    for name in ["two", "three", "four"] {
+        let other = node(&redis, name);
+        let _bob = other.client(name);
+        // As soon as it says so, and not a moment later.
+        let end = Instant::now() + Duration::from_secs(20);
+        while other.get("/ready").status != 200 {
+            assert!(Instant::now() < end, "{name} is never ready");
+        }
+        let listed = ann.command("list_clients", json!({}));
+        let rows = listed["clients"].as_array().unwrap();
+        assert!(rows.iter().any(|row| row["client_id"] == name), "{name}: {listed}");
+        other.stop();
+    }
+    one.stop();
+}
+
+#[test]
+fn an_epoch_holds_over_the_end_and_the_death_of_nodes() {
+    let redis = Redis::start();
+    let (one, two) = (node(&redis, "one"), node(&redis, "two"));
+    let (mut ann, mut bob) = (two.client("ann"), one.client("bob"));
+    let epoch = ann.join("lab:bench")["epoch"].clone();
+    bob.join("lab:bench");
+    assert_eq!(bob.publish_acked("lab:bench", json!({"n": 1})), 1);
+    assert_eq!(ann.event().sequence(), 1);
+    one.stop();
+    for (name, is_killed) in [("three", true), ("four", false), ("five", true)] {
+        let other = node(&redis, name);
+        let mut cat = other.client(name);
+        assert_eq!(cat.join("lab:bench")["epoch"], epoch, "{name} goes on in it");
+        let sequence = cat.publish_acked("lab:bench", json!({"by": name}));
+        assert_eq!(ann.event().sequence(), sequence);
+        match is_killed {
+            true => {
+                other.kill();
+                // Until it is known to be dead.
+                thread::sleep(LEASE + Duration::from_secs(1));
+            }
+            false => drop(other.stop()),
+        }
+    }
+    ann.leave("lab:bench");
+    let recover = json!({"recover": {"epoch": epoch, "sequence": 3}});
+    let joined = ann.join_with("lab:bench", recover);
+    assert_eq!((&joined["recovered"], &joined["epoch"]), (&json!(true), &epoch));
+    assert_eq!(ann.event().sequence(), 4);
+    assert!(!ann.texts().iter().any(|text| text.contains("epoch_changed")), "nobody was told so");
+    two.stop();
+}

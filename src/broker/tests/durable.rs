@@ -16,6 +16,8 @@ pub(super) struct Shelf {
     pub(super) sent: u32,
     pub(super) rooms: BTreeMap<String, RoomRecord>,
     pub(super) channels: BTreeMap<String, (ChannelRecord, Vec<Arc<Frame>>)>,
+    /// Whether a bus that begins with it does not know yet what is kept.
+    pub(super) is_unread: bool,
 }
 
 impl Shelf {
@@ -57,7 +59,7 @@ impl Shelf {
             messages: frames.clone(),
         });
         let (rooms, channels) = (self.rooms.values().cloned().collect(), kept.collect());
-        Snapshot { rooms, channels, is_unread: false }
+        Snapshot { rooms, channels, is_unread: self.is_unread }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::protocol::timestamp::Writer;
 
 /// A bus that begins without what is on the shelf, degraded.
 fn away(persist: Persist, shelf: &Shelf) -> Bus {
-    let mut bus = begun(persist, &Shelf { sent: shelf.sent, ..Shelf::default() });
+    let mut bus = begun(persist, &Shelf { sent: shelf.sent, is_unread: true, ..Shelf::default() });
     bus.news(&StorageNews::Degraded("away".into()));
     bus
 }
@@ -461,4 +461,38 @@ fn who_is_in_a_whole_room_is_in_what_comes_back() {
     // The terms that they are told came with the answer.
     bus.shelve(&mut shelf);
     assert_ne!(shelf.channels["r:c"].0.term, 0);
+}
+
+#[test]
+fn what_was_not_read_is_not_called_unknown() {
+    let (mut shelf, ..) = filled();
+    let mut bus = away(Persist::All, &shelf);
+    let (ann, bob) = (bus.connect(0, "ann"), bus.connect(1, "bob"));
+    let recover = json!({"recover": {"epoch": "of an earlier run", "sequence": 1}});
+    for address in ["r:c", "r:never"] {
+        let refused = bus.command(&ann, "join_channel", address, recover.clone());
+        assert_eq!(
+            (&refused["error"], &refused["code"]),
+            (&json!("STORAGE_UNAVAILABLE"), &json!(503))
+        );
+    }
+    for (command, address) in
+        [("channel_info", "r:c"), ("list_channels", "r:*"), ("channel_info", "nowhere:c")]
+    {
+        let refused = bus.command(&ann, command, address, json!({}));
+        assert_eq!(refused["error"], "STORAGE_UNAVAILABLE", "{command} {address}: {refused}");
+    }
+    // What it knows itself it says, also how far it goes.
+    let joined = bus.done(&bob, "join_channel", "r:new", json!({}));
+    bus.done(&bob, "leave_channel", "r:new", json!({}));
+    let recover = json!({"recover": {"epoch": joined["epoch"], "sequence": 0}});
+    let joined = bus.done(&bob, "join_channel", "r:new", recover);
+    assert_eq!(joined["recovered"], true, "{joined}");
+    assert_eq!(bus.done(&bob, "history", "r:new", json!({}))["incomplete"], true);
+    bus.arrive(&mut shelf);
+    assert!(bus.done(&bob, "history", "r:new", json!({})).get("incomplete").is_none());
+    assert_eq!(bus.command(&ann, "channel_info", "nowhere:c", json!({}))["code"], 404);
+    let recover = json!({"recover": {"epoch": "of an earlier run", "sequence": 1}});
+    let joined = bus.done(&ann, "join_channel", "r:c", recover);
+    assert_eq!(joined["reason"], "epoch_changed");
 }

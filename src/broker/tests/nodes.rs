@@ -7,6 +7,7 @@ mod listing;
 mod returning;
 mod schedule;
 mod store;
+mod unknown;
 
 use super::{Bus, Client};
 use crate::base::hash::Placement;

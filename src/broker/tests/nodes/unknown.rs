@@ -1,0 +1,53 @@
+//! What a node that is cut off can't know it does not call unknown.
+
+use super::World;
+use serde_json::{Value, json};
+
+const UNAVAILABLE: &str = "STORAGE_UNAVAILABLE";
+
+#[test]
+fn what_another_node_may_have_is_not_called_unknown_while_it_cant_be_reached() {
+    let mut world = World::new(2);
+    let ann = world.nodes[0].connect(0, "ann");
+    let bob = world.nodes[1].connect(0, "bob");
+    let epoch = world.nodes[0].done(&ann, "join_channel", "r:c", json!({}))["epoch"].clone();
+    (0..3).for_each(|_| drop(world.publish(0, &ann, "r:c")));
+    let recover = |epoch: &Value| json!({"recover": {"epoch": epoch, "sequence": 2}});
+    let private = |world: &mut World, target: &str| {
+        let payload = json!({"target": target});
+        let id = world.nodes[1].say(&bob, "private", "r:pm", payload, json!({}));
+        world.settle();
+        world.nodes[1].reply(&bob, &id).unwrap()
+    };
+    world.cut_off(1);
+    for epoch in [&epoch, &json!("0123")] {
+        let refused = world.nodes[1].command(&bob, "join_channel", "r:c", recover(epoch));
+        assert_eq!((&refused["error"], &refused["code"]), (&json!(UNAVAILABLE), &json!(503)));
+    }
+    let ask = [
+        ("channel_info", "r:nothing", json!({})),
+        ("list_channels", "nowhere:*", json!({})),
+        ("disconnect_client", "r:*", json!({"client_id": "ann"})),
+        ("disconnect_client", "r:*", json!({"client_id": "zoe"})),
+    ];
+    for (command, address, parameters) in &ask {
+        let refused = world.nodes[1].command(&bob, command, address, parameters.clone());
+        assert_eq!(refused["error"], UNAVAILABLE, "{command} {address} {parameters}");
+    }
+    world.nodes[1].join(&bob, "r:d");
+    for target in ["ann", "zoe"] {
+        assert_eq!(private(&mut world, target)["error"], UNAVAILABLE, "{target}");
+    }
+    assert_eq!(world.nodes[1].done(&bob, "history", "r:d", json!({}))["incomplete"], true);
+    world.mend(1);
+    let joined = world.nodes[1].done(&bob, "join_channel", "r:c", recover(&epoch));
+    assert_eq!((&joined["recovered"], &joined["missed"]), (&json!(true), &json!(1)));
+    for (command, address, parameters) in &ask {
+        if *parameters != json!({"client_id": "ann"}) {
+            let refused = world.nodes[1].command(&bob, command, address, parameters.clone());
+            assert_eq!(refused["code"], 404, "{command} {address} {parameters}");
+        }
+    }
+    assert_eq!(private(&mut world, "zoe")["error"], "TARGET_NOT_FOUND");
+    assert!(world.nodes[1].done(&bob, "history", "r:d", json!({})).get("incomplete").is_none());
+}
