@@ -60,6 +60,9 @@ kills: install-redis ## kill the bus, nodes of it and Redis under load and print
 crossing: ## count the messages between shards for each publish, on 1 to 64 shards
 	SIM_PUBLISHES=$(or $(PUBLISHES),2000) $(CARGO) test --test sim messages_between_shards -- --nocapture
 
+fuzz: ## fuzz every parser and whole sessions: make fuzz SECONDS=600 (for each target)
+	@tests/fuzz/run $(or $(SECONDS),60)
+
 lint: ## check the format and run clippy; a warning is an error
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings

@@ -85,6 +85,8 @@ mod census;
 mod claims;
 mod clock;
 mod codec;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod holder;
 mod hub;
 mod intake;

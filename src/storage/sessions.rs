@@ -345,7 +345,7 @@ fn recalled(text: &str) -> Recalled {
     }
 }
 
-fn parse(text: &str) -> Option<KeptSession> {
+pub(super) fn parse(text: &str) -> Option<KeptSession> {
     let text: Text = serde_json::from_str(text).ok()?;
     let one = |one: TextOfOne| {
         let room = Name::parse(&one.room).ok()?;

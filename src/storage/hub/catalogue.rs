@@ -270,7 +270,7 @@ impl Hub {
 }
 
 /// What a node has changed.
-fn read(what: &str) -> Result<PeerNews, String> {
+pub(super) fn read(what: &str) -> Result<PeerNews, String> {
     let mut words = what.splitn(3, ' ');
     let (kind, name) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
     let rest = words.next().unwrap_or("");

@@ -469,3 +469,9 @@ async fn next_of(ears: &mut Option<PubSubStream>) -> Option<Msg> {
         None => std::future::pending().await,
     }
 }
+/// Reads any text as everything that other nodes publish.
+#[cfg(any(test, fuzzing))]
+pub(super) fn read_any(text: &str) {
+    let _ = push::Push::parse(text);
+    let _ = catalogue::read(text);
+}
