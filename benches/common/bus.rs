@@ -128,6 +128,7 @@ impl Bus {
         engine.take_asks(now, LANE_SLOTS, || inbox.asks.take());
         engine.resume(now, resumed);
         resumed.clear();
+        engine.begin_reading();
         let mut own: Vec<&mut Parcel> =
             parcels.iter_mut().filter(|parcel| parcel.sender.shard == number).collect();
         for some in own.chunks_mut(AHEAD) {
@@ -138,7 +139,7 @@ impl Bus {
                 engine.receive(now, parcel.sender.conn, &mut parcel.bytes);
             }
             if engine.asks_itself_much() {
-                engine.run_own_lane(now);
+                engine.run_own_lane_between(now);
             }
         }
         engine.tick(now);

@@ -9,6 +9,7 @@
 //! differ; a bound that an operator can set names its key, so the page shows the value in force.
 
 use crate::base::limits::{self, Limits};
+use crate::base::work::{LATE_UNITS_MAX, TURN_UNITS};
 use std::fmt::{self, Write};
 
 /// A connection that is open and idle: its entry in the shard, its session at the edge, its client
@@ -16,11 +17,11 @@ use std::fmt::{self, Write};
 pub const CONNECTION_BYTES: u64 = 1_024;
 /// A frame that waits in a connection's backlog, beside the bytes of the frame: its place in the
 /// queue, the frame's header and its two reference counts.
-pub const LETTER_BYTES: u64 = 112;
+pub const LETTER_BYTES: u64 = 192;
 /// A membership of a client in one channel: the entry at the home and the one at the edge.
 pub const MEMBERSHIP_BYTES: u64 = 320;
 /// A range of messages that one connection missed in one channel, until it is told.
-pub const GAP_BYTES: u64 = 48;
+pub const GAP_BYTES: u64 = 192;
 /// A session that is kept, beside its bytes: its hash, its place in the index.
 pub const SESSION_BYTES: u64 = 512;
 /// A channel without members and messages, its place in its room and in the indexes.
@@ -136,12 +137,62 @@ pub static BUDGET: &[Row] = &[
     Row {
         thing: "range of missed messages, until it is told",
         weight: Weight::Bytes(GAP_BYTES),
-        client: By("one for each channel it has joined"),
+        client: Fixed(limits::GAPS_MAX as u64, ""),
         address: By("connections"),
         room: Bound::None,
         node: By("memberships"),
-        at_bound: "ranges of one channel are merged",
+        at_bound: "ranges of one channel are merged; those of further channels are told without the channel; at most 256 are told per turn",
         counters: &["arqonbus_shard_gaps_total"],
+    },
+    Row {
+        thing: "bytes that the kernel holds and has not sent",
+        weight: Weight::OwnBytes,
+        client: Key("socket_unsent_bytes", "bytes"),
+        address: By("connections"),
+        room: Bound::None,
+        node: By("connections"),
+        at_bound: "the rest waits in the outbox",
+        counters: &["arqonbus_shard_outbox_bytes"],
+    },
+    Row {
+        thing: "WebSocket ping or pong",
+        weight: Weight::Work,
+        client: Key("rate_control_frames", "per second"),
+        address: By("connections"),
+        room: Bound::None,
+        node: By("connections"),
+        at_bound: "closed with 1008; of several pings only the latest is answered",
+        counters: &["arqonbus_shard_closes_total"],
+    },
+    Row {
+        thing: "input of a connection",
+        weight: Weight::Work,
+        client: By("a sixteenth of a turn"),
+        address: Bound::None,
+        room: Bound::None,
+        node: Fixed(TURN_UNITS, "units of work per turn, about 1 ns each"),
+        at_bound: "the rest waits for the next turn",
+        counters: &["arqonbus_shard_pauses_total"],
+    },
+    Row {
+        thing: "write to a member of a large channel",
+        weight: Weight::Work,
+        client: Fixed(LATE_UNITS_MAX, "units of work that wait to be written"),
+        address: Bound::None,
+        room: Bound::None,
+        node: By("half of a turn"),
+        at_bound: "written over several turns, after all other connections; the publisher is not read meanwhile",
+        counters: &["arqonbus_shard_pauses_total"],
+    },
+    Row {
+        thing: "byte from a connection that is being closed",
+        weight: Weight::Work,
+        client: Fixed(limits::LINGER_BYTES_MAX, "bytes within a second"),
+        address: By("connections"),
+        room: Bound::None,
+        node: By("connections"),
+        at_bound: "the connection ends at once",
+        counters: &["arqonbus_shard_closes_total"],
     },
     Row {
         thing: "membership of a channel",

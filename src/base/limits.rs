@@ -86,6 +86,9 @@ pub const TELEMETRY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// What a shard asks of itself is handled before it goes on with what its sockets gave once it is so much:
 /// the messages are in the processor's caches then.
 pub const OWN_ASKS_AT_A_TIME: usize = 64;
+/// A channel with more local members than this is written to after all others, over several turns if
+/// need be.
+pub const FEW_MEMBERS_MAX: usize = 64;
 /// How much of `history_bytes_total` a shard borrows at a time, beyond what is its own.
 pub const HISTORY_LOAN_BYTES: u64 = 256 * 1024;
 /// How often the memory of the process is looked at.
@@ -107,6 +110,12 @@ pub const LIST_BYTES_MAX: u64 = 4 * 1024 * 1024;
 pub const CLOSE_LINGER_MS: u64 = 1_000;
 /// The same for a client that is closed for being slow: it must first read what its kernel holds.
 pub const SLOW_LINGER_MS: u64 = 10_000;
+/// How many bytes a connection that is being closed may still send before it ends at once.
+pub const LINGER_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// The separate gaps that are remembered of one connection; what else it misses is told without a channel.
+pub const GAPS_MAX: usize = 4_096;
+/// The gap notices that a shard sends in one turn; clients that are owed more get them in the next ones.
+pub const GAP_NOTICES_PER_TURN: usize = 256;
 /// The window in which `max_violations` counts.
 pub const VIOLATION_WINDOW_MS: u64 = 60_000;
 /// The most that `max_violations` may be: of a client that misbehaves, so many times are kept.
@@ -216,6 +225,10 @@ pub struct Limits {
     pub rate_messages: u32,
     /// Commands a second from one client; 0 is no limit.
     pub rate_commands: u32,
+    /// Pings and pongs a second from one client; 0 is no limit.
+    pub rate_control_frames: u32,
+    /// Bytes that the kernel takes for one client before they can go out; 0 leaves it to the kernel.
+    pub socket_unsent_bytes: u32,
     /// How long an auto-created channel may stay empty.
     pub empty_channel_ttl_ms: u32,
     /// Whether joining a channel that is not there makes it.
@@ -244,6 +257,8 @@ impl Default for Limits {
             max_violations: 10,
             rate_messages: 0,
             rate_commands: 0,
+            rate_control_frames: 100,
+            socket_unsent_bytes: 128 * 1024,
             empty_channel_ttl_ms: 60_000,
             create_on_join: true,
         }

@@ -148,6 +148,11 @@ impl PendingTable {
         self.deadlines.front().map(|&(deadline_ms, _)| deadline_ms)
     }
 
+    /// Whether an answer to this connection is pending.
+    pub fn is_for(&self, conn: ConnId) -> bool {
+        self.entries.values().any(|pending| pending.conn == conn)
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -51,6 +51,8 @@ pub struct Session {
     pub long_asked: u32,
     /// Which of them has not been answered; 0 if none.
     pub awaited: u32,
+    /// Events whose acks have not come.
+    pub acks_in_flight: u32,
     /// Whether a message of its waits for an answer, to a join, a leave or that command.
     pub waits_for_answer: bool,
     /// When it connected, in microseconds since 1970.
@@ -222,6 +224,7 @@ impl Session {
             leaves_in_flight: 0,
             long_asked: 0,
             awaited: 0,
+            acks_in_flight: 0,
             waits_for_answer: false,
             connected_us: now.wall_us,
             last_activity_us: now.wall_us,

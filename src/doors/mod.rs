@@ -15,6 +15,7 @@
 //! *Not here*: sockets, clocks, threads; who a client is and what it may do.
 
 pub mod control;
+pub mod farewell;
 pub mod handshake;
 pub mod websocket;
 
@@ -26,6 +27,7 @@ mod query;
 mod refusal;
 
 pub use control::{close, close_reply, ping, pong};
+pub use farewell::Farewell;
 pub use handshake::{Handshake, HandshakePolicy, Hello};
 pub use refusal::refuse;
 pub use websocket::{CloseFrame, Event, Step, WebSocket};

@@ -43,6 +43,10 @@ closes! {
     NotUtf8 = 1007 "not_utf8" "a text message must be UTF-8",
     /// Too many malformed messages.
     Violations = 1008 "violations" "too many malformed messages within a minute",
+    /// More pings and pongs than the limit.
+    ControlFlood = 1008 "control_flood" "more pings and pongs than limits.rate_control_frames a second",
+    /// The server failed.
+    Internal = 1011 "internal" "the server failed; connect again",
     /// A message over the size limit.
     TooBig = 1009 "too_big" "the message is longer than limits.max_message_bytes",
     /// The server has as many connections as it may have.

@@ -31,7 +31,7 @@ use mio::{Events, Interest, Poll, Token};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io::{self, ErrorKind};
-use std::net::IpAddr;
+use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -138,7 +138,8 @@ struct Socket {
     peer: IpAddr,
     /// Whether it may hold bytes that were not read.
     is_readable: bool,
-    /// Whether the peer will send no more, so that a short read does not mean empty.
+    /// Whether the peer will send no more, or sends urgent bytes, so that a short read does not mean
+    /// empty.
     is_ending: bool,
     /// Whether it is in the list of sockets to be read.
     is_listed: bool,
@@ -233,7 +234,7 @@ impl Driver {
             let conn = self.parts.engine.open(now, Some(peer), turned_away);
             let slot = conn.slot as usize;
             let mut stream = TcpStream::from_std(stream);
-            let interest = Interest::READABLE | Interest::WRITABLE;
+            let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
             let registry = self.parts.poll.registry();
             if let Err(error) = registry.register(&mut stream, Token(slot), interest) {
                 tracing::warn!(%error, "a new connection could not be watched; it is dropped");
@@ -256,7 +257,9 @@ impl Driver {
             let Some(Some(socket)) = self.sockets.get_mut(slot) else { continue };
             if event.is_readable() || event.is_read_closed() || event.is_error() {
                 socket.is_readable = true;
-                socket.is_ending |= event.is_read_closed() || event.is_error();
+                // Before a byte that is sent as urgent (MSG_OOB) the kernel gives less than there is, too.
+                let is_urgent = event.is_priority();
+                socket.is_ending |= event.is_read_closed() || event.is_error() || is_urgent;
                 if !std::mem::replace(&mut socket.is_listed, true) {
                     self.ready.push(slot);
                 }
@@ -286,8 +289,9 @@ impl Driver {
     /// bus's for the other, and the waits for what the messages touch overlap.
     fn read_sockets(&mut self, now: Now) {
         std::mem::swap(&mut self.ready, &mut self.reading);
+        self.parts.engine.begin_reading();
         let mut next = 0;
-        while next < self.reading.len() {
+        while next < self.reading.len() && self.parts.engine.may_read() {
             next = self.read_some(now, next);
             let mut got = std::mem::take(&mut self.got);
             self.handle(now, &got);
@@ -295,6 +299,19 @@ impl Driver {
                 self.read_rest(now, slot, self.budget_bytes - bytes.len());
             }
             self.got = got;
+        }
+        self.leave_for_later(next);
+    }
+
+    /// Sockets that were not read, because the work of the turn is spent, come first in the next one.
+    fn leave_for_later(&mut self, from: usize) {
+        if from < self.reading.len() {
+            self.parts.engine.tally_mut().pause(Pause::TurnSpent);
+            // What came meanwhile goes behind them.
+            let late = self.ready.drain(..);
+            self.reading.extend(late);
+            std::mem::swap(&mut self.ready, &mut self.reading);
+            self.ready.drain(..from);
         }
         self.reading.clear();
     }
@@ -329,7 +346,7 @@ impl Driver {
             }
             if self.parts.engine.asks_itself_much() {
                 let routed = (self.parts.clock)();
-                self.parts.engine.run_own_lane(routed);
+                self.parts.engine.run_own_lane_between(routed);
             }
         }
     }
@@ -343,7 +360,7 @@ impl Driver {
             if !socket.is_readable || !self.parts.engine.wants_input(conn) {
                 return;
             }
-            if left_bytes == 0 {
+            if left_bytes == 0 || !self.parts.engine.may_read() {
                 self.parts.engine.tally_mut().pause(Pause::ReadBudget);
                 socket.is_listed = true;
                 return self.ready.push(slot);
@@ -366,7 +383,7 @@ impl Driver {
             match rustix::net::recv(&socket.stream, place, RecvFlags::empty()) {
                 Ok((0, _)) => {
                     socket.is_readable = false;
-                    self.parts.engine.lost(now, conn);
+                    self.parts.engine.ended(now, conn);
                     return 0;
                 }
                 Ok((count, _)) => {
@@ -443,6 +460,14 @@ impl Driver {
     }
 
     fn close_sockets(&mut self) {
+        for conn in self.parts.engine.take_half_closed() {
+            if let Some(Some(socket)) = self.sockets.get(conn.slot as usize)
+                && socket.conn == conn
+            {
+                // A socket that fails here is gone already, and a read finds that out.
+                let _ = socket.stream.shutdown(Shutdown::Write);
+            }
+        }
         for conn in self.parts.engine.take_closed() {
             let Some(place) = self.sockets.get_mut(conn.slot as usize) else { continue };
             let Some(mut socket) = place.take_if(|socket| socket.conn == conn) else { continue };

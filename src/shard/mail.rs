@@ -11,8 +11,13 @@
 //! member sent itself it gets only if it asked for echo; such a letter names it, and a member that
 //! another one's letter joins later is put into the batch then ([`Batch::absent`]).
 //!
-//! *Invariants*: letters of a batch are in the order of their numbers; nothing outlives the turn.
+//! What many members get may be written over several turns; for as long the mail goes on, and its
+//! numbers with it. At the end of each of these turns all batches end, since some members have had them.
+//!
+//! *Invariants*: letters of a batch are in the order of their numbers; nothing outlives the turn in which
+//! the last of it is written.
 
+use crate::base::budget::LETTER_BYTES;
 use crate::base::ids::{ChannelId, ConnId};
 use crate::broker::audience::Mark;
 use crate::protocol::frame::Frame;
@@ -29,6 +34,10 @@ pub struct Mail {
     batches: Vec<Batch>,
     batch_count: usize,
     bytes: usize,
+    /// How many letters, the first ones, were looked at by [`Mail::count_written`], and whether some of
+    /// them were late.
+    counted: usize,
+    has_late: bool,
     /// Counts turns, and whatever else ends all batches; a mark of 0 stands for none of them.
     epoch: u64,
 }
@@ -42,6 +51,8 @@ pub struct Letter {
     pub channel: Option<ChannelId>,
     /// Whether it may be dropped; an answer may not.
     pub is_message: bool,
+    /// Whether its receivers are many and may get it later than in its own turn.
+    pub is_late: bool,
     /// The member that sent it and does not get it.
     pub sender: Option<ConnId>,
     /// How many outboxes it went into.
@@ -63,23 +74,44 @@ pub struct Batch {
 impl Letter {
     /// A letter for one connection.
     pub fn new(frame: Arc<Frame>, is_message: bool) -> Letter {
-        Letter { frame, channel: None, is_message, sender: None, receivers: 1 }
+        Letter { frame, channel: None, is_message, is_late: false, sender: None, receivers: 1 }
+    }
+
+    /// What it takes where it waits: the bytes on the wire, and what a letter costs beside them.
+    pub fn weight(&self) -> usize {
+        self.frame.wire().len() + LETTER_BYTES as usize
     }
 }
 
 impl Default for Mail {
     fn default() -> Mail {
         let (letters, batches, batch_count, bytes) = (Vec::new(), Vec::new(), 0, 0);
-        Mail { letters, batches, batch_count, bytes, epoch: 1 }
+        Mail { letters, batches, batch_count, bytes, counted: 0, has_late: false, epoch: 1 }
     }
 }
 
 impl Mail {
     /// Adds a letter and gives its number.
     pub fn add(&mut self, letter: Letter) -> u32 {
-        self.bytes += letter.frame.wire().len();
+        self.bytes += letter.weight();
         self.letters.push(letter);
         (self.letters.len() - 1) as u32
+    }
+
+    /// Calls `count` for each letter that is written to all its receivers by the end of this turn and was
+    /// not counted before; `is_all` says that this is true of every letter.
+    pub fn count_written(&mut self, is_all: bool, mut count: impl FnMut(&Letter)) {
+        let (old, new) = self.letters.split_at(self.counted);
+        if is_all && self.has_late {
+            old.iter().filter(|letter| letter.is_late).for_each(&mut count);
+        }
+        for letter in new {
+            self.has_late |= letter.is_late;
+            if is_all || !letter.is_late {
+                count(letter);
+            }
+        }
+        self.counted = self.letters.len();
     }
 
     /// The letters of this turn.
@@ -92,7 +124,7 @@ impl Mail {
         &self.letters[number as usize]
     }
 
-    /// The bytes of this turn's letters, each once.
+    /// The weight of this turn's letters, each once.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -160,6 +192,7 @@ impl Mail {
         self.batches.truncate(SPARE);
         self.batch_count = 0;
         self.bytes = 0;
+        (self.counted, self.has_late) = (0, false);
         self.end_batches();
     }
 }

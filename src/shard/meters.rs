@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 macro_rules! meter {
     ($(#[$outer:meta])* $enum:ident: $($(#[$doc:meta])* $name:ident = $label:literal $help:literal,)+) => {
         $(#[$outer])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $enum { $($(#[$doc])* $name,)+ }
 
         impl $enum {
@@ -137,8 +137,14 @@ meter! {
     Answer = "answer" "the answer to a join or to a question was awaited before the next message",
     /// The home part waited for the lane to an edge.
     TellLaneFull = "tell_lane_full" "the lane to an edge was full",
+    /// The client will send no more, and is still owed answers.
+    Ended = "ended" "the client closed its half of the connection and was still owed answers",
     /// The bytes of one turn were used up.
     ReadBudget = "read_budget" "the connection had its share of the turn",
+    /// Too much waits to be written to the members of large channels.
+    FanOut = "fan_out" "the client publishes to many members, and what it published before was still being written",
+    /// The work of a turn was spent.
+    TurnSpent = "turn_spent" "the input or the shard had done its share of work in the turn, and the rest waited for the next",
 }
 
 meter! {
@@ -152,6 +158,8 @@ meter! {
     TelemetryFull = "telemetry_full" "the control plane did not keep up",
     /// The report of a trace found its lane full.
     TraceReport = "trace_report" "the report of a trace found its lane full",
+    /// The receiver's handshake was not answered.
+    NotOpen = "not_open" "the receiver's handshake was not answered yet",
     /// The member's connection closed with messages still waiting.
     Closed = "closed" "the connection closed before they were written",
 }

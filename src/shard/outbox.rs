@@ -4,21 +4,24 @@
 //! the shard's [`Mail`]. What a socket did not take by the end of the turn moves to the outbox's
 //! own backlog, which is empty for a client that keeps up.
 //!
-//! Only what the socket was offered and did not take counts against the bound. A message that would
+//! Only what the socket was offered and did not take counts against the bound, by what it takes in
+//! memory: its bytes on the wire and what a letter costs beside them. A message that would
 //! take the backlog past it is dropped, and so is every later one until half of the bound is free
 //! again; what is missing is remembered per channel as a [`Gap`], for a notice. Answers are never
 //! dropped: whoever does not read them is not read from either.
 //!
 //! An outbox that has nothing to write owns no buffer.
 //!
-//! *Invariants*: `bytes` is what is left to write of the backlog; the first frame of the backlog is
-//! never dropped once a byte of it was written; after a turn nothing is fresh.
+//! *Invariants*: `bytes` is the weight of the backlog without what is written of it; the first frame of
+//! the backlog is never dropped once a byte of it was written; after a turn nothing is fresh but what is written late.
 
+use crate::base::budget::LETTER_BYTES;
 use crate::base::ids::{ChannelId, ConnId};
+use crate::base::limits::GAPS_MAX;
 use crate::shard::mail::{Letter, Mail};
 use crate::shard::meters::Drop as DropReason;
 use smallvec::SmallVec;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem::offset_of;
 
 /// The bytes gathered for one write.
@@ -41,6 +44,9 @@ pub struct Gap {
     /// Why.
     pub reason: DropReason,
 }
+
+/// The gaps of one connection, found by what they are of.
+type Gaps = BTreeMap<(Option<ChannelId>, DropReason), Gap>;
 
 /// Messages that were dropped because the outbox was full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,12 +72,12 @@ enum Entry {
 #[repr(C)]
 pub struct Outbox {
     fresh: SmallVec<[Entry; 2]>,
-    /// The bytes of the fresh letters that stand alone.
+    /// The weight of the fresh letters that stand alone.
     fresh_bytes: usize,
-    /// What is left to write of the backlog; 0 only if there is none.
+    /// The weight of the backlog without what is written of it; 0 only if there is none.
     bytes: usize,
     #[allow(clippy::box_collection, reason = "every outbox has room for it, few ever need it")]
-    gaps: Option<Box<Vec<Gap>>>,
+    gaps: Option<Box<Gaps>>,
     /// Whether the connection sent a letter of a fresh batch itself.
     has_own: bool,
     /// Whether a message was dropped and half of the bound is not free yet.
@@ -89,12 +95,12 @@ pub struct Outbox {
 const _: () = assert!(offset_of!(Outbox, backlog) <= 64);
 
 impl Outbox {
-    /// How many bytes of the backlog wait.
+    /// The weight of the backlog that waits.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many bytes wait, the answers of this turn included.
+    /// The weight of what waits, the answers of this turn included.
     pub fn waiting_bytes(&self) -> usize {
         self.bytes + self.fresh_bytes
     }
@@ -119,7 +125,7 @@ impl Outbox {
 
     /// Queues a letter of this turn.
     pub fn put(&mut self, mail: &Mail, number: u32) {
-        self.fresh_bytes += mail.letter(number).frame.wire().len();
+        self.fresh_bytes += mail.letter(number).weight();
         self.fresh.push(Entry::Letter(number));
     }
 
@@ -133,21 +139,29 @@ impl Outbox {
         self.has_own = true;
     }
 
-    /// Puts the answer to the handshake before everything else; only while nothing of the outbox
-    /// was written. It is never dropped.
-    pub fn put_first(&mut self, letter: Letter) {
-        assert_eq!(self.written, 0, "nothing goes before what is half written");
-        self.bytes += letter.frame.wire().len();
+    /// Puts the answer to the handshake before everything else. It is never dropped. False, and nothing
+    /// is put, if something was written already: a frame without a handshake before it.
+    #[must_use]
+    pub fn put_first(&mut self, letter: Letter) -> bool {
+        if self.written > 0 {
+            return false;
+        }
+        self.bytes += letter.weight();
         self.backlog.push_front(letter);
         self.has_greeting = true;
+        true
     }
 
-    /// Puts a letter behind the first one; only while nothing of the outbox was written.
-    pub fn put_second(&mut self, letter: Letter) {
-        assert_eq!(self.written, 0, "nothing goes between what is half written");
-        self.bytes += letter.frame.wire().len();
-        let place = self.backlog.len().min(1);
-        self.backlog.insert(place, letter);
+    /// Puts a letter behind the answer to the handshake. False, and nothing is put, if that was not the
+    /// first or is written already.
+    #[must_use]
+    pub fn put_second(&mut self, letter: Letter) -> bool {
+        if self.written > 0 || !self.has_greeting {
+            return false;
+        }
+        self.bytes += letter.weight();
+        self.backlog.insert(1, letter);
+        true
     }
 
     /// The numbers of this turn's letters, in order.
@@ -202,6 +216,7 @@ impl Outbox {
                 self.written += count;
                 return self.settle(mail, numbers);
             }
+            self.bytes -= LETTER_BYTES as usize;
             count -= taken;
             self.written = 0;
             self.has_greeting = false;
@@ -231,7 +246,7 @@ impl Outbox {
     pub fn settle(&mut self, mail: &Mail, numbers: &[u32]) {
         for &number in numbers {
             let letter = mail.letter(number);
-            self.bytes += letter.frame.wire().len();
+            self.bytes += letter.weight();
             self.may_expire |= letter.frame.expires_ms.is_some();
             self.backlog.push_back(letter.clone());
         }
@@ -261,12 +276,12 @@ impl Outbox {
         let (mut bytes, mut place, mut is_over) = (0, 0, false);
         let mut dropped = Vec::new();
         self.backlog.retain(|letter| {
-            let length = letter.frame.wire().len();
+            let weight = letter.weight();
             place += 1;
-            is_over |= letter.is_message && bytes + length > bytes_max;
+            is_over |= letter.is_message && bytes + weight > bytes_max;
             let stays = place <= keep || !is_over || !letter.is_message;
             match stays {
-                true => bytes += length,
+                true => bytes += weight,
                 false => dropped.push(letter.clone()),
             }
             stays
@@ -297,7 +312,7 @@ impl Outbox {
             stays
         });
         for letter in &expired {
-            self.bytes -= letter.frame.wire().len();
+            self.bytes -= letter.weight();
             self.note_gap(letter, DropReason::Expired);
         }
         if self.backlog.is_empty() {
@@ -307,13 +322,20 @@ impl Outbox {
         expired.len() as u64
     }
 
-    /// The gaps to give notice of: none while the client is behind, for more would be added.
-    pub fn take_gaps(&mut self, bytes_max: usize) -> Vec<Gap> {
+    /// The gaps to give notice of, at most `count_max`: none while the client is behind, for more would be
+    /// added.
+    pub fn take_gaps(&mut self, bytes_max: usize, count_max: usize) -> Vec<Gap> {
         if self.is_behind && self.bytes > bytes_max / 2 {
             return Vec::new();
         }
         self.is_behind = false;
-        self.gaps.take().map_or_else(Vec::new, |gaps| *gaps)
+        let Some(gaps) = &mut self.gaps else { return Vec::new() };
+        let next = || gaps.pop_first().map(|(_, gap)| gap);
+        let taken = std::iter::from_fn(next).take(count_max).collect();
+        if gaps.is_empty() {
+            self.gaps = None;
+        }
+        taken
     }
 
     /// Whether there are gaps that [`Outbox::take_gaps`] might give.
@@ -328,7 +350,7 @@ impl Outbox {
         let keep = usize::from(self.written > 0 || self.has_greeting);
         let dropped = self.backlog.len().saturating_sub(keep);
         self.backlog.truncate(keep);
-        self.bytes = self.backlog.front().map_or(0, |letter| letter.frame.wire().len());
+        self.bytes = self.backlog.front().map_or(0, Letter::weight);
         self.bytes -= self.written;
         self.gaps = None;
         self.is_behind = false;
@@ -340,12 +362,24 @@ impl Outbox {
         self.backlog.len()
     }
 
+    /// Whether something of this turn waits.
+    pub fn has_fresh(&self) -> bool {
+        !self.fresh.is_empty()
+    }
+
     /// Asserts every invariant; for tests and the simulator.
     pub fn check(&self) {
+        self.check_backlog();
         assert!(self.fresh.is_empty() && !self.has_own, "nothing is fresh between turns");
         assert_eq!(self.fresh_bytes, 0, "nothing is fresh between turns");
-        let length: usize = self.backlog.iter().map(|letter| letter.frame.wire().len()).sum();
-        assert_eq!(length - self.written, self.bytes, "the bytes are counted right");
+    }
+
+    /// Asserts those that hold within a turn, too.
+    pub fn check_backlog(&self) {
+        let weight: usize = self.backlog.iter().map(Letter::weight).sum();
+        assert_eq!(weight - self.written, self.bytes, "the bytes are counted right");
+        let gaps = self.gaps.as_ref().map_or(0, |gaps| gaps.len());
+        assert!(gaps <= GAPS_MAX + DropReason::ALL.len(), "{gaps} gaps are remembered");
         assert_eq!(self.bytes == 0, self.backlog.is_empty(), "no frame is empty");
         assert!(self.backlog.front().is_none_or(|first| self.written < first.frame.wire().len()));
     }
@@ -360,16 +394,22 @@ impl Outbox {
     }
 
     fn note_gap(&mut self, letter: &Letter, reason: DropReason) {
-        let (channel, sequence) = (letter.channel, letter.frame.sequence);
+        let sequence = letter.frame.sequence;
         let gaps = self.gaps.get_or_insert_default();
-        match gaps.iter_mut().find(|gap| gap.channel == channel && gap.reason == reason) {
-            Some(gap) => {
-                gap.last = gap.last.max(sequence);
-                gap.first = gap.first.min(sequence);
-                gap.count += 1;
-            }
-            None => gaps.push(Gap { channel, first: sequence, last: sequence, count: 1, reason }),
-        }
+        // A client that joins and leaves channels while it is behind could have any number of gaps. What
+        // is beyond the bound is told without its channel.
+        let is_room = gaps.len() < GAPS_MAX || gaps.contains_key(&(letter.channel, reason));
+        let channel = letter.channel.filter(|_| is_room);
+        let gap = gaps.entry((channel, reason)).or_insert(Gap {
+            channel,
+            first: sequence,
+            last: sequence,
+            count: 0,
+            reason,
+        });
+        gap.first = gap.first.min(sequence);
+        gap.last = gap.last.max(sequence);
+        gap.count += 1;
     }
 }
 
@@ -438,7 +478,8 @@ mod tests {
             for letter in mail.letters() {
                 expected.extend_from_slice(letter.frame.wire());
             }
-            assert_eq!(outbox.waiting_bytes(), expected.len());
+            let weight = expected.len() + 5 * LETTER_BYTES as usize;
+            assert_eq!(outbox.waiting_bytes(), weight);
             assert_eq!(everything(&mut outbox, &mail, step), expected);
         }
     }
@@ -493,17 +534,18 @@ mod tests {
         assert!(dropped.is_first && (1..10).contains(&dropped.count), "a few fit: {dropped:?}");
         let kept = 10 - dropped.count;
         assert_eq!(outbox.len() as u64, kept + 1, "the answer stays");
-        assert!(outbox.take_gaps(1_000).is_empty(), "more than half still waits");
+        assert!(outbox.take_gaps(1_000, 9).is_empty(), "more than half still waits");
         mail.clear();
         put(&mut outbox, &mut mail, 11);
         let mut numbers = Vec::new();
         outbox.list(&mail, CONN, &mut numbers);
         assert_eq!(outbox.drop_messages(&mail, &mut numbers), 1);
         outbox.settle(&mail, &numbers);
-        outbox.advance(&mail, &[], outbox.bytes() - 100);
+        let left: usize = outbox.backlog.iter().map(|letter| letter.frame.wire().len()).sum();
+        outbox.advance(&mail, &[], left - 100);
         let (channel, reason) = (Some(channel()), DropReason::OutboxFull);
         let (first, last, count) = (kept + 1, 11, dropped.count + 1);
-        assert_eq!(outbox.take_gaps(1_000), [Gap { channel, first, last, count, reason }]);
+        assert_eq!(outbox.take_gaps(1_000, 9), [Gap { channel, first, last, count, reason }]);
         assert!(!outbox.is_behind());
         outbox.check();
     }
@@ -520,7 +562,7 @@ mod tests {
         assert_eq!(outbox.prune(9), 0);
         assert_eq!(outbox.prune(10), 1, "2 is half written, 3 never expires");
         outbox.check();
-        let gaps = outbox.take_gaps(1 << 20);
+        let gaps = outbox.take_gaps(1 << 20, 9);
         assert_eq!((gaps[0].first, gaps[0].last, gaps[0].reason), (4, 4, DropReason::Expired));
         assert_eq!(outbox.abandon(), 1);
         outbox.check();
@@ -532,13 +574,21 @@ mod tests {
         let (mut outbox, mut mail) = (Outbox::default(), Mail::default());
         put(&mut outbox, &mut mail, 1);
         settle(&mut outbox, &mail, 1 << 20);
-        outbox.put_first(Letter::new(Frame::of_wire(b"HTTP".to_vec(), 0), false));
-        outbox.put_second(Letter::new(Frame::of_wire(b"second".to_vec(), 0), false));
+        let wire = |bytes: &[u8]| Letter::new(Frame::of_wire(bytes.to_vec(), 0), false);
+        assert!(!outbox.put_second(wire(b"early")), "nothing is second without a first");
+        assert!(outbox.put_first(wire(b"HTTP")) && outbox.put_second(wire(b"second")));
         assert_eq!(outbox.abandon(), 2);
         assert_eq!(everything(&mut outbox, &mail, 3), b"HTTP");
         put(&mut outbox, &mut mail, 2);
         settle(&mut outbox, &mail, 1 << 20);
         assert_eq!(outbox.abandon(), 1);
         assert!(outbox.is_empty());
+        // Bytes that came before the handshake make no process end.
+        put(&mut outbox, &mut mail, 3);
+        let mut numbers = Vec::new();
+        outbox.list(&mail, CONN, &mut numbers);
+        outbox.advance(&mail, &numbers, 5);
+        assert!(!outbox.put_first(wire(b"HTTP")) && !outbox.put_second(wire(b"second")));
+        outbox.check();
     }
 }

@@ -2,7 +2,8 @@
 //! buffers, how patient the server.
 
 use crate::storage::Habits;
-use arqonbus::base::limits::Limits;
+use arqonbus::base::limits::{FEW_MEMBERS_MAX, Limits};
+use arqonbus::base::work::TURN_UNITS;
 use arqonbus::broker::home::Bootstrap;
 use arqonbus::broker::policy::{PublishAnywhere, Role};
 use arqonbus::protocol::command::RoomConfig;
@@ -46,6 +47,10 @@ pub struct Setup {
     pub staged_max: usize,
     /// How many asks, and how many tells, a shard takes in one turn.
     pub lane_budget: usize,
+    /// The units of work of one turn.
+    pub turn_units: u64,
+    /// The most members that a channel has without being written to late.
+    pub few_members_max: usize,
     /// How many bytes are read from one socket in one turn.
     pub read_bytes: usize,
     /// How many bytes a socket takes that the client has not read.
@@ -100,6 +105,9 @@ impl Setup {
             has_leaps: rng.bool(),
             ends_with_drain: rng.u8(..4) == 0,
             storage: None,
+            // Behind all else, so that the seeds that were found before still do what they did.
+            turn_units: pick(rng, &[4_000, 40_000, TURN_UNITS]),
+            few_members_max: pick(rng, &[0, 2, FEW_MEMBERS_MAX]),
         }
     }
 }
@@ -151,6 +159,8 @@ pub fn limits(rng: &mut Rng) -> Limits {
         max_violations: pick(rng, &[0, 3, 10]),
         rate_messages: pick(rng, &[0, 0, 0, 50]),
         rate_commands: pick(rng, &[0, 0, 0, 20]),
+        // Clients here ping as fast as they like.
+        rate_control_frames: 0,
         empty_channel_ttl_ms: pick(rng, &[0, 20, 1_000, 60_000]),
         create_on_join: rng.u8(..8) > 0,
         ..Limits::default()

@@ -36,6 +36,10 @@ use std::time::Duration;
 const STAGED_SLACK: usize = 70;
 const STAGED_SLACK_PER_CONNECTION: usize = 8;
 
+/// What the last things that the parts of a turn do may cost: a message of the greatest length to every
+/// client, and what it recovers.
+const WORK_SLACK: u64 = 2_000_000;
+
 /// Ends a run: `rule` is the check that failed.
 #[macro_export]
 macro_rules! violation {
@@ -164,6 +168,8 @@ impl World {
             };
             let mut engine = Engine::new(plan, now);
             engine.set_staged_max(self.setup.staged_max);
+            engine.set_turn_units(self.setup.turn_units);
+            engine.set_few_members_max(self.setup.few_members_max);
             if let Some(storage) = &self.storage {
                 engine.begin_with(now, storage.habits.durability.clone(), part);
                 engine.records().edit(|records| {
@@ -357,6 +363,7 @@ impl World {
         self.shards[shard].engine.tick(now);
         self.pass(Duration::from_micros(3));
         self.shards[shard].engine.run_own_lane(self.now);
+        self.check_work(shard);
         self.check_staged(shard);
         self.give_records(shard);
         self.send_lanes(shard);
@@ -374,6 +381,8 @@ impl World {
     fn take_lanes(&mut self, shard: usize, now: Now) {
         let budget = self.setup.lane_budget;
         let Shard { engine, asks, tells, .. } = &mut self.shards[shard];
+        // What the server closes for writing first it closes as a whole soon after.
+        engine.take_half_closed();
         engine.take_left_tells(now);
         engine.take_tells(now, budget, || tells.pop_front());
         engine.take_asks(now, budget, || asks.pop_front());
@@ -435,7 +444,12 @@ impl World {
         // Few shards here ever ask themselves so much that it is handled early; so it sometimes is.
         let is_early = self.turns.is_multiple_of(3) && self.storage.is_none();
         let together = 1 + (self.turns % 7) as usize;
+        self.shards[shard].engine.begin_reading();
         for some in std::mem::take(&mut self.shards[shard].ready).chunks(together) {
+            if !self.shards[shard].engine.may_read() {
+                self.shards[shard].ready.extend(some);
+                continue;
+            }
             let mut got = Vec::new();
             for &number in some {
                 self.pipes[number].is_listed = false;
@@ -448,7 +462,7 @@ impl World {
             }
             if is_early || self.shards[shard].engine.asks_itself_much() {
                 self.pass(Duration::from_micros(1));
-                self.shards[shard].engine.run_own_lane(self.now);
+                self.shards[shard].engine.run_own_lane_between(self.now);
             }
             for (number, _, bytes) in got {
                 self.read_rest(shard, number, now, self.setup.read_bytes - bytes.len());
@@ -617,6 +631,15 @@ impl World {
             if tells > max + 64 * self.pipes.len() {
                 violation!("bounded tells", "{tells} tells are staged for {other}");
             }
+        }
+    }
+
+    /// A turn ends when its work is spent, but for the last thing that each of its parts did.
+    fn check_work(&self, shard: usize) {
+        let spent = self.shards[shard].engine.work_spent();
+        let bound = 2 * self.setup.turn_units + WORK_SLACK;
+        if spent > bound {
+            violation!("work of a turn", "shard {shard} spent {spent} of {bound} units");
         }
     }
 

@@ -33,6 +33,9 @@ impl Edge {
                 let RefusedEvent { conn, question, refusal, trace } = *refused;
                 if let Some(trace) = trace {
                     self.pending.remove(trace);
+                } else if let Some(session) = self.session_mut(conn) {
+                    // Whether it wanted an ack is not told; the count is for its last answers only.
+                    session.acks_in_flight = session.acks_in_flight.saturating_sub(1);
                 }
                 self.refuse(now, conn, &question, refusal, out);
             }
@@ -92,7 +95,8 @@ impl Edge {
             }
             return;
         }
-        if self.session(conn).is_some() {
+        if let Some(session) = self.session_mut(conn) {
+            session.acks_in_flight = session.acks_in_flight.saturating_sub(1);
             let (stamp, address) = (self.stamp(now), (&*address.room, &*address.channel));
             let text = reply::accepted(stamp, frame.id(), address, sequence, duplicate);
             out.list.push(Delivery::Reply(conn, Frame::of_text(&text, now.mono_ns)));

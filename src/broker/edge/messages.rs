@@ -122,6 +122,12 @@ impl Edge {
         self.just_parsed.extend(trace);
         let from = Some(self.conn_ref(conn));
         let ack = envelope.metadata.ack;
+        if ack
+            && trace.is_none()
+            && let Some(session) = self.session_mut(conn)
+        {
+            session.acks_in_flight += 1;
+        }
         asks.push(home, Ask::Publish(Publish { to, draft, from, role, ack, trace }));
         Ok(Flow::Done)
     }

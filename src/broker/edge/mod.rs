@@ -158,6 +158,15 @@ impl Edge {
         self.session(conn).is_some_and(|session| session.is_live() && session.errands.is_none())
     }
 
+    /// Whether an answer to something that the client asked is still to come.
+    pub fn owes_answer(&self, conn: ConnId) -> bool {
+        self.session(conn).is_some_and(|session| {
+            session.acks_in_flight + session.joins_in_flight + session.leaves_in_flight > 0
+                || session.awaited != 0
+                || self.pending.is_for(conn)
+        })
+    }
+
     /// The names of a channel, if the connection is a member of it.
     pub fn address_for(&self, conn: ConnId, channel: ChannelId) -> Option<Address> {
         self.audiences.address_for(conn, channel).map(|address| (**address).clone())

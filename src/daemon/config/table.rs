@@ -484,6 +484,10 @@ pub(super) static KEYS: &[Key] = &[
         "Messages a second from one client."),
     limit!(rate_commands "rate-commands" from 0 to 10_000_000, 0 is "no limit":
         "Commands a second from one client."),
+    limit!(rate_control_frames "rate-control-frames" from 0 to 1_000_000, 0 is "no limit":
+        "Pings and pongs a second from one client; one that sends more is closed."),
+    limit!(socket_unsent_bytes "socket-unsent-bytes" from 0 to 1_073_741_824 bytes, 0 is "as the kernel likes":
+        "Bytes that the kernel takes for one client before they can go out, for connections that come from now on."),
     limit!(empty_channel_ttl_ms "empty-channel-ttl-ms" from 1 to 604_800_000 ms:
         "How long a channel that a join made may stay empty before it goes."),
     Key {

@@ -7,23 +7,39 @@
 use crate::base::ids::ConnId;
 use crate::base::limits::{CLOSE_LINGER_MS, SLOW_LINGER_MS};
 use crate::base::time::{Moment, Now};
-use crate::doors::{self, Event, Step, WebSocket};
+use crate::base::work;
+use crate::doors::{self, Farewell};
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Frame;
-use crate::shard::connection::{PausedBy, Stage};
+use crate::shard::connection::{Closing, PausedBy, Stage};
 use crate::shard::engine::Engine;
-use crate::shard::meters::Drop as DropReason;
+use crate::shard::mail::Letter;
+use crate::shard::meters::{Counter, Drop as DropReason, Pause};
 use std::mem;
 
 impl Engine {
     /// Does what is due by now, and tells homes and directories who is gone.
     pub fn tick(&mut self, now: Now) {
+        self.told.work.begin_part(work::Part::Timers);
+        self.run_timers(now);
+        self.home.expire(now, &mut self.told);
+        self.stage_told(now);
+        self.edge.tick(now, &mut self.deliveries);
+        self.deliver(now);
+        self.end_sessions(now);
+    }
+
+    /// Looks at the connections whose time has come, as far as the turn's work allows; the next turn does
+    /// the rest.
+    fn run_timers(&mut self, now: Now) {
         while let Some(entry) = self.timers.first_entry() {
-            if *entry.key() > now.mono_ms() {
-                break;
-            }
             let due_ms = *entry.key();
-            for conn in entry.remove() {
+            if due_ms > now.mono_ms() {
+                return;
+            }
+            let mut conns = entry.remove();
+            while let Some(conn) = conns.pop() {
+                self.told.work.charge(work::MEMBER);
                 if let Some(connection) = self.connection_mut(conn)
                     && connection.timer_ms == due_ms
                 {
@@ -31,18 +47,39 @@ impl Engine {
                     self.look_after(now, conn);
                     self.arm(conn);
                 }
+                if self.told.work.is_spent() {
+                    break;
+                }
+            }
+            if !conns.is_empty() {
+                self.tally.pause(Pause::TurnSpent);
+                self.timers.entry(due_ms).or_default().append(&mut conns);
+                return;
             }
         }
-        self.home.expire(now, &mut self.told);
-        self.stage_told(now);
-        self.edge.tick(now, &mut self.deliveries);
-        self.deliver(now);
-        for (conn, reason) in mem::take(&mut self.leaving) {
+    }
+
+    /// Ends the sessions of the connections that are closed, as far as the turn's work allows.
+    fn end_sessions(&mut self, now: Now) {
+        while let Some((conn, reason)) = self.leaving.pop_front() {
+            let joins = self.edge.session(conn).map_or(0, |session| session.memberships.len());
+            self.told.work.charge(work::ASK + joins as u64 * work::MEMBER);
             self.edge.disconnect(conn, reason, &mut self.asks, &mut self.deliveries);
+            if self.told.work.is_spent() && !self.leaving.is_empty() {
+                self.tally.pause(Pause::TurnSpent);
+                break;
+            }
         }
         self.deliver(now);
-        // Only now that no session is left in them may the slots have new tenants.
-        self.free.append(&mut self.retired);
+        if self.leaving.is_empty() {
+            // Only now that no session is left in them may the slots have new tenants.
+            self.free.append(&mut self.retired);
+        }
+    }
+
+    /// The connections whose sockets are to be closed for writing now: all is written.
+    pub fn take_half_closed(&mut self) -> Vec<ConnId> {
+        mem::take(&mut self.half_closed)
     }
 
     /// The connections whose sockets are to be closed now.
@@ -100,8 +137,8 @@ impl Engine {
                     self.begin_close(now, conn, CloseReason::HandshakeTimeout, None);
                 }
             }
-            Stage::Closing { deadline_ms, .. } => {
-                if now_ms >= deadline_ms {
+            Stage::Closing(ref closing) => {
+                if now_ms >= closing.deadline_ms {
                     self.forget(conn);
                 }
             }
@@ -110,11 +147,13 @@ impl Engine {
                     since.is_some_and(|since| now_ms >= since.ms() + span_ms)
                 };
                 if is_over(connection.drain_at, 0) {
-                    self.begin_close(now, conn, CloseReason::GoingAway, None);
+                    let has_ended = connection.paused == Some(PausedBy::Ended);
+                    let reason = if has_ended { CloseReason::Lost } else { CloseReason::GoingAway };
+                    self.begin_close(now, conn, reason, None);
                 } else if is_over(connection.behind_since, grace_ms) {
                     self.begin_close(now, conn, CloseReason::TooSlow, None);
-                } else if matches!(connection.paused, Some(PausedBy::Lane(_) | PausedBy::Outbox)) {
-                    // It is this server that does not listen.
+                } else if connection.paused.is_some() {
+                    // It is this server that does not read, whatever for.
                     connection.last_heard_ms = now_ms;
                     connection.pinged = None;
                     // Limits may have grown while it waited: it has to read in time all the same,
@@ -157,7 +196,7 @@ impl Engine {
             self.abandon_backlog(conn);
         }
         self.tally.close(reason);
-        self.leaving.push((conn, reason));
+        self.leaving.push_back((conn, reason));
         let says_goodbye = was_open && reason.code() != 1006 && reason != CloseReason::ByClient;
         if says_goodbye {
             let words = words.as_deref().unwrap_or(reason.reason());
@@ -172,17 +211,19 @@ impl Engine {
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.is_held = false;
         connection.stalled = None;
-        let socket = match mem::replace(&mut connection.stage, Stage::Handshake { deadline_ms: 0 })
-        {
-            Stage::Open(socket) => Some(socket),
-            _ => None,
-        };
+        connection.control = None;
         let linger_ms = match reason {
             CloseReason::TooSlow => SLOW_LINGER_MS,
             _ => CLOSE_LINGER_MS,
         };
         let deadline_ms = now.mono_ms() + linger_ms;
-        connection.stage = Stage::Closing { socket, is_answered: !says_goodbye, deadline_ms };
+        connection.stage = Stage::Closing(Box::new(Closing {
+            farewell: was_open.then(Farewell::default),
+            is_answered: !says_goodbye,
+            is_half_closed: false,
+            read_bytes: 0,
+            deadline_ms,
+        }));
         self.arm(conn);
         match reason {
             CloseReason::Lost | CloseReason::HandshakeTimeout => self.forget(conn),
@@ -202,48 +243,28 @@ impl Engine {
 
     /// Refuses a handshake with an HTTP answer.
     pub(super) fn end_handshake(&mut self, now: Now, conn: ConnId, response: Vec<u8>) {
-        self.send_raw(now, conn, response);
+        let answer = Letter::new(Frame::of_wire(response, now.mono_ns), false);
+        if self.put_before(now, conn, |outbox| outbox.put_first(answer)) {
+            self.tally.add(Counter::MessagesSent, 1);
+        }
         self.begin_close(now, conn, CloseReason::HandshakeRefused, None);
     }
 
     /// A connection that was told to go may end when its last byte is written and nothing more is
-    /// awaited from the peer.
+    /// awaited from the peer. Until then its socket is closed for writing, so that the peer sees the end
+    /// of what it is sent and closes in turn (RFC 6455, section 7.1.1).
     pub(super) fn finish_close_if_written(&mut self, conn: ConnId) {
-        let Some(connection) = self.connection(conn) else { return };
-        if let Stage::Closing { is_answered: true, .. } = connection.stage
-            && connection.outbox.is_empty()
-        {
+        let Engine { connections, half_closed, .. } = self;
+        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return };
+        if connection.id != conn || !connection.outbox.is_empty() {
+            return;
+        }
+        let Stage::Closing(closing) = &mut connection.stage else { return };
+        if closing.is_answered {
             self.forget(conn);
+        } else if !mem::replace(&mut closing.is_half_closed, true) {
+            half_closed.push(conn);
         }
-    }
-
-    /// Reads on, only for the peer's goodbye; how many bytes were used up.
-    pub(super) fn await_goodbye(
-        &mut self,
-        conn: ConnId,
-        socket: &mut WebSocket,
-        input: &mut [u8],
-    ) -> usize {
-        let bytes_max = self.limits.max_message_bytes as usize;
-        let mut used = 0;
-        while used < input.len() {
-            match socket.next(&mut input[used..], bytes_max) {
-                Step::Event { event: Some(Event::Close(_)), .. } => {
-                    if let Some(connection) = self.connection_mut(conn)
-                        && let Stage::Closing { is_answered, .. } = &mut connection.stage
-                    {
-                        *is_answered = true;
-                    }
-                    self.finish_close_if_written(conn);
-                    return input.len();
-                }
-                Step::Event { used: count, .. } => used += count,
-                Step::Need { .. } => break,
-                // No goodbye can be told from such bytes.
-                Step::Fail(_) => return input.len(),
-            }
-        }
-        used
     }
 
     /// Forgets a connection; its socket is to be closed.

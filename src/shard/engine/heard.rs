@@ -4,6 +4,7 @@
 //! handled again.
 
 use crate::base::time::Now;
+use crate::base::work::Part;
 use crate::broker::lane::{Ask, Tell};
 use crate::shard::engine::Engine;
 use crate::shard::engine::ahead::AHEAD;
@@ -20,6 +21,7 @@ pub(super) struct Heard {
 impl Engine {
     /// Handles up to `budget` tells of a lane, as long as they may be handled. `next` takes one from it.
     pub fn take_tells(&mut self, now: Now, budget: usize, mut next: impl FnMut() -> Option<Tell>) {
+        self.told.work.begin_part(Part::Tells);
         for _ in 0..budget {
             if !self.may_take_tells() {
                 return;
@@ -35,6 +37,7 @@ impl Engine {
 
     /// Handles up to `budget` asks of a lane, as long as they may be handled. `next` takes one from it.
     pub fn take_asks(&mut self, now: Now, budget: usize, mut next: impl FnMut() -> Option<Ask>) {
+        self.told.work.begin_part(Part::Asks);
         for _ in 0..budget {
             if !self.may_take_asks() {
                 return self.note_stalled_asks();

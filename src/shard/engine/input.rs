@@ -1,7 +1,9 @@
 //! From a connection's bytes to the edge.
 
 use crate::base::ids::{ConnId, ShardId};
-use crate::base::time::Now;
+use crate::base::limits::{CLOSE_LINGER_MS, LINGER_BYTES_MAX};
+use crate::base::time::{Moment, Now};
+use crate::base::work::{self, LATE_UNITS_MAX, Part};
 use crate::broker::edge::Flow;
 use crate::broker::home::stamp;
 use crate::doors::handshake::{self, Handshake};
@@ -23,6 +25,12 @@ impl Engine {
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.last_heard_ms = now.mono_ms();
         connection.pinged = None;
+        if let Stage::Closing(closing) = &mut connection.stage {
+            closing.read_bytes += bytes.len() as u64;
+            if closing.read_bytes > LINGER_BYTES_MAX {
+                return self.forget(conn);
+            }
+        }
         if connection.input.is_empty() && connection.paused.is_none() {
             // The common case: whole messages, handled where the socket put them.
             let used = self.process(now, conn, bytes);
@@ -37,7 +45,23 @@ impl Engine {
         }
     }
 
-    /// The socket has ended or failed.
+    /// The peer has closed its half of the socket. It may still read: what it is owed is written before its
+    /// connection ends, if it comes in time.
+    pub fn ended(&mut self, now: Now, conn: ConnId) {
+        let is_owed = self.connection(conn).is_some_and(|connection| {
+            connection.is_open() && (!connection.outbox.is_empty() || self.edge.owes_answer(conn))
+        });
+        if !is_owed {
+            return self.lost(now, conn);
+        }
+        self.pause(conn, PausedBy::Ended);
+        if let Some(connection) = self.connection_mut(conn) {
+            connection.drain_at = Some(Moment::at_ms(now.mono_ms() + CLOSE_LINGER_MS));
+        }
+        self.arm(conn);
+    }
+
+    /// The socket has failed, or ended and nothing is owed.
     pub fn lost(&mut self, now: Now, conn: ConnId) {
         let Some(connection) = self.connection(conn) else { return };
         if connection.is_closing() {
@@ -52,13 +76,29 @@ impl Engine {
         self.connection(conn).is_some_and(|connection| connection.paused.is_none())
     }
 
+    /// Sockets are read from now on in this turn.
+    pub fn begin_reading(&mut self) {
+        self.told.work.begin_part(Part::Sockets);
+    }
+
+    /// Whether another socket may be read in this turn: its work is not spent.
+    pub fn may_read(&self) -> bool {
+        !self.told.work.is_spent()
+    }
+
     /// Looks again at the input of connections that were paused and are not any more; gives those
-    /// whose sockets should be read again, too.
+    /// whose sockets should be read again, too. A connection that has more input than its share of a turn
+    /// comes again behind the others, as long as there is work left in this one.
     pub fn resume(&mut self, now: Now, resumed: &mut Vec<ConnId>) {
-        for _ in 0..self.unread.len() {
+        self.told.work.begin_part(Part::Resumed);
+        while !self.told.work.is_spent() {
             let Some(conn) = self.unread.pop_front() else { return };
+            self.told.work.charge(work::MEMBER);
             let bytes_max = self.outbox_bytes_max();
             let Some(connection) = self.connection(conn) else { continue };
+            if connection.paused == Some(PausedBy::Ended) {
+                continue;
+            }
             if connection.paused == Some(PausedBy::Outbox)
                 && connection.outbox.bytes() > bytes_max / 4
             {
@@ -115,24 +155,20 @@ impl Engine {
                 let mut socket = mem::take(socket);
                 let used = self.process_frames(now, conn, &mut socket, input);
                 if let Some(connection) = self.connection_mut(conn) {
-                    match &mut connection.stage {
-                        Stage::Open(place) => *place = socket,
-                        Stage::Closing { socket: Some(place), .. } => *place = socket,
-                        _ => {}
+                    if let Stage::Open(place) = &mut connection.stage {
+                        *place = socket;
                     }
                 }
                 used
             }
-            Stage::Closing { socket, .. } => {
-                let mut used = input.len();
-                if let Some(mut socket) = socket.take() {
-                    used = self.await_goodbye(conn, &mut socket, input);
-                    if let Some(connection) = self.connection_mut(conn)
-                        && let Stage::Closing { socket: place, .. } = &mut connection.stage
-                    {
-                        *place = Some(socket);
-                    }
+            Stage::Closing(closing) => {
+                let Some(farewell) = &mut closing.farewell else { return input.len() };
+                let (used, is_close) = farewell.read(input);
+                if is_close {
+                    closing.is_answered = true;
+                    self.finish_close_if_written(conn);
                 }
+                self.told.work.charge(work::bytes(used));
                 used
             }
         }
@@ -181,7 +217,8 @@ impl Engine {
                     Flow::Done | Flow::Waiting => {
                         self.pause(conn, PausedBy::Arriving);
                         if let Some(connection) = self.connection_mut(conn) {
-                            connection.stage = Stage::Claiming { accept, deadline_ms };
+                            connection.stage =
+                                Stage::Claiming { accept: accept.into(), deadline_ms };
                         }
                         used
                     }
@@ -202,12 +239,20 @@ impl Engine {
         input: &mut [u8],
     ) -> usize {
         let bytes_max = self.limits.max_message_bytes as usize;
+        let until = self.told.work.spent() + self.told.work.connection_units();
+        // What it publishes is taken to cost as much as the last time.
+        let fan_out_units =
+            self.connection(conn).map_or(0, |connection| u64::from(connection.fan_out_units));
         let mut used = 0;
         while self.connection(conn).is_some_and(|known| known.is_open() && known.paused.is_none()) {
+            if used < input.len() && !self.has_turn_for(conn, until) {
+                break;
+            }
             match socket.next(&mut input[used..], bytes_max) {
                 Step::Need { .. } => break,
                 Step::Event { used: count, event } => {
                     used += count;
+                    self.told.work.charge(work::FRAME + work::bytes(count) + fan_out_units);
                     self.on_event(now, conn, event);
                 }
                 Step::Fail(reason) => {
@@ -215,26 +260,64 @@ impl Engine {
                         self.refuse_large(now, conn);
                     }
                     self.begin_close(now, conn, reason, None);
-                    return input.len();
+                    // The peer's own close may stand behind what broke the rules.
+                    self.unread.push_back(conn);
+                    return used;
                 }
             }
         }
         used
     }
 
+    /// Whether more input of a connection is handled now, or after others: it has not spent its share,
+    /// and what it published to many is written but for a bounded rest.
+    fn has_turn_for(&mut self, conn: ConnId, until: u64) -> bool {
+        if self.late_units > LATE_UNITS_MAX
+            && self.connection(conn).is_some_and(|connection| connection.fan_out_units > 0)
+        {
+            self.pause(conn, PausedBy::FanOut);
+            self.fanning.push(conn);
+            return false;
+        }
+        if self.told.work.spent() >= until {
+            self.pause(conn, PausedBy::Turn);
+            self.unread.push_back(conn);
+            return false;
+        }
+        true
+    }
+
     fn on_event(&mut self, now: Now, conn: ConnId, event: Option<Event<'_>>) {
         match event {
             Some(Event::Text(text)) => self.offer(now, conn, text, false),
             Some(Event::Ping(payload)) => {
-                self.send_raw(now, conn, doors::pong(payload));
-                self.pause_if_unread(now, conn);
+                if self.takes_control_frame(now, conn)
+                    && let Some(connection) = self.connection_mut(conn)
+                {
+                    connection.set_pong(doors::pong(payload));
+                    self.mark_dirty(conn);
+                }
             }
-            Some(Event::Pong(_)) | None => {}
+            Some(Event::Pong(_)) => {
+                self.takes_control_frame(now, conn);
+            }
+            None => {}
             Some(Event::Close(frame)) => {
                 self.send_raw(now, conn, doors::close_reply(frame.as_ref()));
                 self.begin_close(now, conn, CloseReason::ByClient, None);
             }
         }
+    }
+
+    /// Counts a ping or a pong; a client that sends too many is closed.
+    fn takes_control_frame(&mut self, now: Now, conn: ConnId) -> bool {
+        let rate = self.limits.rate_control_frames;
+        let Some(connection) = self.connection_mut(conn) else { return false };
+        let is_taken = connection.takes_control_frame(now, rate);
+        if !is_taken {
+            self.begin_close(now, conn, CloseReason::ControlFlood, None);
+        }
+        is_taken
     }
 
     /// Offers a message to the edge; if its lane is full, the message waits for it.
@@ -332,6 +415,9 @@ impl Engine {
             PausedBy::Outbox => Pause::OutboxFull,
             PausedBy::Arriving => Pause::Identifying,
             PausedBy::Answer => Pause::Answer,
+            PausedBy::Turn => Pause::TurnSpent,
+            PausedBy::FanOut => Pause::FanOut,
+            PausedBy::Ended => Pause::Ended,
         });
     }
 

@@ -7,9 +7,9 @@
 //! A driver calls it in turns:
 //!
 //! 1. [`Engine::take_left_tells`], [`Engine::take_tells`], [`Engine::take_asks`]
-//! 2. [`Engine::resume`]; for the sockets that have bytes, [`AHEAD`] at a time, [`Engine::prefetch_input`], and [`Engine::receive`] for each
+//! 2. [`Engine::resume`]; [`Engine::begin_reading`], and while [`Engine::may_read`], for the sockets that have bytes, [`AHEAD`] at a time, [`Engine::prefetch_input`], and [`Engine::receive`] for each
 //! 3. [`Engine::tick`]
-//! 4. [`Engine::run_own_lane`], also between those of step 2 if [`Engine::asks_itself_much`]
+//! 4. [`Engine::run_own_lane`]; also [`Engine::run_own_lane_between`] those of step 2 if [`Engine::asks_itself_much`]
 //! 5. [`Engine::records`] into the storage, as far as it takes them; [`Engine::asks_for`] and [`Engine::tells_for`] into the lanes, as far as they take them
 //! 6. while [`Engine::take_dirty`] gives any, for each: [`Engine::output`] and [`Engine::wrote`]
 //! 7. [`Engine::end_turn`], and the lanes of step 5 once more for what that left
@@ -21,6 +21,7 @@
 
 mod ahead;
 mod closing;
+mod fan_out;
 mod heard;
 mod input;
 mod output;
@@ -30,9 +31,13 @@ pub use ahead::AHEAD;
 
 use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ConnId, ShardId};
-use crate::base::limits::{LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME, RECORDS_STAGED_BYTES_MAX};
+use crate::base::limits::{
+    FEW_MEMBERS_MAX, GAP_NOTICES_PER_TURN, LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME,
+    RECORDS_STAGED_BYTES_MAX,
+};
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
+use crate::base::work::{self, TURN_UNITS, Work};
 use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::Deliveries;
 use crate::broker::durable::Durability;
@@ -106,12 +111,30 @@ pub struct Engine {
     /// The letters of this turn for the connection that was looked at last.
     numbers: Vec<u32>,
     dirty: Vec<ConnId>,
+    /// Connections that have something of a channel with many members to be written, after all others.
+    late: VecDeque<ConnId>,
+    /// The units that writing to them may still spend in this turn.
+    late_left: u64,
+    /// Whether it is them that are written to now.
+    is_late_phase: bool,
+    /// What the bytes for them cost that were queued since none waited.
+    late_units: u64,
+    /// The most members that a channel has without being written late.
+    few_members_max: usize,
+    /// The gap notices that may still be sent in this turn, and the connections that are owed some in the
+    /// next one.
+    gap_notices_left: usize,
+    gapped: Vec<ConnId>,
+    /// Connections that publish to many and wait until less is to be written.
+    fanning: Vec<ConnId>,
     /// Connections whose input is to be looked at again.
     unread: VecDeque<ConnId>,
     /// Connections that wait for a lane, by the home it leads to.
     blocked: Vec<Vec<ConnId>>,
     /// Connections whose session is over and has to be told of.
-    leaving: Vec<(ConnId, CloseReason)>,
+    leaving: VecDeque<(ConnId, CloseReason)>,
+    /// Connections whose socket is to be closed for writing.
+    half_closed: Vec<ConnId>,
     /// Connections whose socket is to be closed.
     closed: Vec<ConnId>,
     timers: BTreeMap<u64, Vec<ConnId>>,
@@ -172,16 +195,25 @@ impl Engine {
             tells: (0..shards).map(|_| Staged::default()).collect(),
             staged_max: LANE_STAGED_MAX,
             deliveries: Deliveries::default(),
-            told: Told::default(),
+            told: Told { work: Work::new(TURN_UNITS), ..Told::default() },
             heard: Heard::default(),
             mail: Mail::default(),
             scratch: Vec::new(),
             offer: Offer::Listed,
             numbers: Vec::new(),
             dirty: Vec::new(),
+            late: VecDeque::new(),
+            late_left: TURN_UNITS / 2,
+            is_late_phase: false,
+            late_units: 0,
+            few_members_max: FEW_MEMBERS_MAX,
+            gap_notices_left: GAP_NOTICES_PER_TURN,
+            gapped: Vec::new(),
+            fanning: Vec::new(),
             unread: VecDeque::new(),
             blocked: (0..shards).map(|_| Vec::new()).collect(),
-            leaving: Vec::new(),
+            leaving: VecDeque::new(),
+            half_closed: Vec::new(),
             closed: Vec::new(),
             timers: BTreeMap::new(),
             traced: Vec::new(),
@@ -253,20 +285,22 @@ impl Engine {
     /// Handles a tell of a home.
     fn on_tell(&mut self, now: Now, tell: Tell) {
         self.tally.add(Counter::Tells, 1);
+        self.told.work.charge(work::TELL);
         self.edge.on_tell(now, tell, &mut self.deliveries);
         self.deliver(now);
     }
 
-    /// Whether tells may be handled: what they bring fits beside the mail of this turn. A burst of
-    /// one turn must not cost a client messages that its socket would take.
+    /// Whether tells may be handled: what they bring fits beside the mail of this turn, and its work is
+    /// not spent. A burst of one turn must not cost a client messages that its socket would take.
     fn may_take_tells(&self) -> bool {
-        !self.is_pressed
+        !self.is_pressed && !self.told.work.is_spent()
     }
 
     /// Handles what the shard told itself and did not come to in the last turn, every other turn
     /// before what others tell it: neither can starve the other.
     pub fn take_left_tells(&mut self, now: Now) {
         if self.own_tells_first {
+            self.told.work.begin_part(work::Part::Tells);
             self.take_own_tells(now);
         }
     }
@@ -279,14 +313,20 @@ impl Engine {
         }
     }
 
-    /// Whether asks may be handled: every edge has taken most of what it was told.
+    /// Whether asks may be handled: every edge has taken most of what it was told, and the work of this
+    /// turn is not spent.
     pub fn may_take_asks(&self) -> bool {
+        !self.told.work.is_spent() && self.has_room_for_tells()
+    }
+
+    fn has_room_for_tells(&self) -> bool {
         !self.tells.iter().any(|queue| queue.is_full(self.staged_max))
     }
 
     /// Handles an ask of an edge.
     fn on_ask(&mut self, now: Now, ask: Ask) {
         self.tally.add(Counter::Asks, 1);
+        self.told.work.charge(work::ASK);
         match ask {
             Ask::Survey(survey) => self.on_survey(now, *survey),
             Ask::Storage(news) => self.on_storage(now, *news),
@@ -317,14 +357,24 @@ impl Engine {
         self.stage_told(now);
     }
 
-    /// Counts that asks wait because an edge does not take what it is told.
+    /// Counts that asks wait because an edge does not take what it is told, or because the turn has done
+    /// its work.
     fn note_stalled_asks(&mut self) {
-        self.tally.pause(Pause::TellLaneFull);
+        self.tally.pause(match self.has_room_for_tells() {
+            true => Pause::TurnSpent,
+            false => Pause::TellLaneFull,
+        });
     }
 
     /// Handles what the shard asks of itself and tells itself. The way is the same as between
     /// shards, without the lanes.
     pub fn run_own_lane(&mut self, now: Now) {
+        self.told.work.begin_part(work::Part::Own);
+        self.run_own_lane_between(now);
+    }
+
+    /// The same while sockets are read, within the work of that part of the turn.
+    pub fn run_own_lane_between(&mut self, now: Now) {
         self.edge.note_parsed(now);
         // Tells of this turn may not grow without end: what is left is done in the next turn.
         for number in 0..self.asks.queue(self.shard).len() {
@@ -369,6 +419,7 @@ impl Engine {
         !self.unread.is_empty()
             || !self.leaving.is_empty()
             || !self.dirty.is_empty()
+            || !self.late.is_empty()
             || (self.may_take_asks() && !self.asks.queue(self.shard).is_empty())
             || !self.tells[self.shard.index()].is_empty()
             || self.has_heard()
@@ -428,6 +479,23 @@ impl Engine {
         self.connection_count
     }
 
+    /// Other turns than those of [`TURN_UNITS`]; for the simulator, whose turns shall end early often.
+    pub fn set_turn_units(&mut self, units: u64) {
+        self.told.work = Work::new(units);
+        self.late_left = self.told.work.late_units();
+    }
+
+    /// Another bound than [`FEW_MEMBERS_MAX`] for a channel to be written to at once; for the simulator,
+    /// whose channels are all small.
+    pub fn set_few_members_max(&mut self, members_max: usize) {
+        self.few_members_max = members_max;
+    }
+
+    /// The work of this turn so far, in units.
+    pub fn work_spent(&self) -> u64 {
+        self.told.work.spent()
+    }
+
     /// Another bound than [`LANE_STAGED_MAX`] for what waits for a lane; for the simulator, whose
     /// queues shall be full often.
     pub fn set_staged_max(&mut self, staged_max: usize) {
@@ -472,14 +540,19 @@ impl Engine {
         }
         let connections = || self.connections.iter().flatten();
         for connection in connections() {
-            connection.outbox.check();
+            match connection.is_late {
+                true => connection.outbox.check_backlog(),
+                false => connection.outbox.check(),
+            }
             assert!(connection.outbox.bytes() <= 2 * self.outbox_bytes_max() + (4 << 20));
         }
         let paused = connections().filter(|connection| connection.paused.is_some()).count();
         assert_eq!(paused as u64, self.paused, "pauses are counted right");
         let waiting: usize = connections().map(|connection| connection.outbox.bytes()).sum();
         assert_eq!(waiting as u64, self.outbox_bytes, "outbox bytes are counted right");
-        assert!(self.mail.letters().is_empty(), "mail lives for one turn");
+        let is_over = self.mail.letters().is_empty();
+        assert!(is_over || !self.late.is_empty(), "mail lives until it is written");
+        assert!(self.fanning.is_empty() || !self.late.is_empty(), "nobody waits for nothing");
     }
 
     fn on_storage(&mut self, now: Now, news: StorageNews) {
@@ -561,7 +634,8 @@ impl Engine {
         let mut tells = std::mem::take(&mut self.told.tells);
         for (shard, tell) in tells.drain(..) {
             let queue = &mut self.tells[shard.index()];
-            match shard == self.shard && queue.is_empty() && !self.is_pressed {
+            let may_handle = !self.is_pressed && !self.told.work.is_spent();
+            match shard == self.shard && queue.is_empty() && may_handle {
                 true => self.on_tell(now, tell),
                 false => queue.push_back(tell),
             }

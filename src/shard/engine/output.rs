@@ -1,7 +1,9 @@
 //! From the edge's deliveries to the bytes of each connection.
 
-use crate::base::ids::{ChannelId, ConnId};
+use crate::base::ids::ConnId;
+use crate::base::limits::GAP_NOTICES_PER_TURN;
 use crate::base::time::Now;
+use crate::base::work::{self, LATE_UNITS_MAX};
 use crate::broker::delivery::Delivery;
 use crate::broker::telemetry::{Event, Telemetry};
 use crate::doors::{self, WebSocket};
@@ -28,6 +30,9 @@ impl Engine {
     pub fn take_dirty(&mut self, dirty: &mut Vec<ConnId>) -> bool {
         dirty.clear();
         mem::swap(&mut self.dirty, dirty);
+        if dirty.is_empty() {
+            self.take_late(dirty);
+        }
         !dirty.is_empty()
     }
 
@@ -68,6 +73,9 @@ impl Engine {
         let Some(connection) = self.connection_mut(conn) else { return };
         connection.is_dirty = false;
         let is_shut = connection.is_held || connection.is_blocked;
+        if !is_shut {
+            self.put_pong(now, conn);
+        }
         self.list_fresh(conn);
         if is_shut {
             return self.settle(now, conn);
@@ -86,6 +94,19 @@ impl Engine {
                 // Its batches held nothing but what it sent itself.
                 connection.outbox.clear();
             }
+        }
+    }
+
+    /// Queues the answer to the last ping, now that it can be written.
+    fn put_pong(&mut self, now: Now, conn: ConnId) {
+        let Engine { connections, mail, tally, .. } = self;
+        if let Some(connection) = open(connections, conn)
+            && let Some(pong) = connection.take_pong()
+        {
+            let frame = Frame::of_wire(pong.into_vec(), now.mono_ns);
+            let number = mail.add(Letter::new(frame, false));
+            connection.outbox.put(mail, number);
+            tally.add(Counter::MessagesSent, 1);
         }
     }
 
@@ -142,6 +163,9 @@ impl Engine {
     /// no more now. True if there is more to write at once.
     pub fn wrote(&mut self, now: Now, conn: ConnId, count: usize, is_full: bool) -> bool {
         self.tally.add(Counter::BytesSent, count as u64);
+        if self.is_late_phase {
+            self.late_left = self.late_left.saturating_sub(work::bytes(count));
+        }
         let Some(Some(connection)) = self.connections.get_mut(conn.slot as usize) else {
             return false;
         };
@@ -180,11 +204,23 @@ impl Engine {
         self.note_pace(now, conn, count, bytes_max);
         self.resume_if_read(conn);
         self.finish_close_if_written(conn);
+        self.end_if_answered(now, conn);
         let has_gaps = self.connection(conn).is_some_and(|known| known.outbox.has_gaps());
         if has_gaps {
             self.tell_gaps(now, conn);
         }
         has_more
+    }
+
+    /// A client that will send no more and has got all it was owed is gone.
+    fn end_if_answered(&mut self, now: Now, conn: ConnId) {
+        if let Some(connection) = self.connection(conn)
+            && connection.paused == Some(PausedBy::Ended)
+            && connection.outbox.is_empty()
+            && !self.edge.owes_answer(conn)
+        {
+            self.begin_close(now, conn, CloseReason::Lost, None);
+        }
     }
 
     /// Notes how well a client keeps up that has just taken some bytes.
@@ -226,20 +262,34 @@ impl Engine {
     /// Ends a turn, after the sockets were written to.
     pub fn end_turn(&mut self, now: Now) {
         assert!(self.dirty.is_empty(), "what is fresh is written or settled before its mail goes");
-        for letter in self.mail.letters() {
+        let is_all = self.late.is_empty();
+        let Engine { mail, tally, .. } = self;
+        mail.count_written(is_all, |letter| {
             // What is replayed was delivered long ago.
             if letter.is_message && letter.frame.sequence > 0 && letter.receivers > 0 {
                 let ns = now.mono_ns.saturating_sub(letter.frame.received_ns);
-                self.tally.delivery(ns, u64::from(letter.receivers));
+                tally.delivery(ns, u64::from(letter.receivers));
             }
+        });
+        self.gap_notices_left = GAP_NOTICES_PER_TURN;
+        for conn in mem::take(&mut self.gapped) {
+            self.mark_dirty(conn);
         }
-        self.mail.clear();
+        self.told.work.begin_turn();
         self.offer = Offer::Listed;
-        self.is_pressed = false;
+        (self.late_left, self.is_late_phase) = (self.told.work.late_units(), false);
+        if is_all {
+            self.mail.clear();
+            (self.is_pressed, self.late_units) = (false, 0);
+            self.report_traces(now);
+            self.unread.extend(self.fanning.drain(..));
+        } else {
+            // Some members have had their batches; what comes goes into others.
+            self.mail.end_batches();
+        }
         if self.scratch.capacity() > SCRATCH_BYTES {
             self.scratch = Vec::new();
         }
-        self.report_traces(now);
         self.own_tells_first = !self.own_tells_first;
     }
 
@@ -276,6 +326,7 @@ impl Engine {
                 Delivery::Close(conn, reason, words) => self.begin_close(now, conn, reason, words),
             }
         }
+        self.told.work.charge(mem::take(&mut self.deliveries.units));
         // Nothing above delivers in turn, so the emptied list can be used again.
         self.deliveries.list = list;
         self.deliveries.receivers.clear();
@@ -306,16 +357,20 @@ impl Engine {
     /// Puts a frame into an outbox that may be dropped if its receiver does not keep up.
     fn send_message(&mut self, conn: ConnId, frame: Arc<Frame>) {
         if self.put(conn, Letter::new(frame, true)).is_none() {
-            self.tally.dropped(DropReason::Closed, 1);
+            let is_early = self.connection(conn).is_some_and(|known| !known.is_closing());
+            let reason = if is_early { DropReason::NotOpen } else { DropReason::Closed };
+            self.tally.dropped(reason, 1);
         }
     }
 
+    /// Queues a letter, if the handshake is answered and the connection is not closing: whatever is
+    /// routed to a connection, its peer is sent nothing before the answer to its handshake.
     fn put(&mut self, conn: ConnId, letter: Letter) -> Option<usize> {
-        let Engine { connections, mail, .. } = self;
-        let connection = connections.get_mut(conn.slot as usize)?.as_deref_mut()?;
-        if connection.id != conn || connection.is_closing() {
-            return None;
-        }
+        let Engine { connections, mail, told, .. } = self;
+        let connection = open(connections, conn)?;
+        let bytes = letter.frame.wire().len();
+        let write = if connection.is_dirty { 0 } else { work::WRITE };
+        told.work.charge(work::LETTER + write + work::bytes(bytes));
         let number = mail.add(letter);
         connection.outbox.put(mail, number);
         let waiting = connection.outbox.waiting_bytes();
@@ -327,9 +382,10 @@ impl Engine {
 
     /// The letters of one turn, however many there are for one connection, fit into its outbox:
     /// no message is dropped that its socket was not offered.
-    fn note_pressure(&mut self) {
+    pub(super) fn note_pressure(&mut self) {
         let next_bytes = self.limits.max_message_bytes as usize + FRAME_SPARE_BYTES;
-        self.is_pressed |= self.mail.bytes() + next_bytes > self.outbox_bytes_max();
+        self.is_pressed |= self.mail.bytes() + next_bytes > self.outbox_bytes_max()
+            || self.late_units > 2 * LATE_UNITS_MAX;
     }
 
     /// Sends finished bytes, such as a pong or an HTTP answer.
@@ -343,48 +399,6 @@ impl Engine {
         {
             self.dirty.push(conn);
         }
-    }
-
-    /// Gives a frame to every local member of a channel; how many get it.
-    fn fan_out(&mut self, frame: Arc<Frame>, channel: ChannelId, sender: Option<ConnId>) -> u32 {
-        let Engine { connections, edge, mail, dirty, tally, .. } = self;
-        let Some(audience) = edge.audience(channel) else { return 0 };
-        let sender = sender.filter(|&sender| audience.is_deaf_to_itself(sender));
-        let is_event = frame.sequence > 0;
-        let channel = is_event.then_some(channel);
-        let number = mail.add(Letter { channel, sender, ..Letter::new(frame, true) });
-        let batch = mail.open_batch(audience.mark()).unwrap_or_else(|| {
-            let batch = mail.begin_batch(sender);
-            audience.set_mark(mail.mark(batch));
-            let mut members = 0;
-            for seat in audience.seats() {
-                match open(connections, seat.conn) {
-                    Some(connection) => {
-                        members += 1;
-                        if Some(seat.conn) != sender {
-                            put_batch(connection, batch, dirty);
-                        }
-                    }
-                    None => tally.dropped(DropReason::Closed, 1),
-                }
-            }
-            mail.set_members(batch, members);
-            batch
-        });
-        let was_absent = mail.join_batch(batch, number);
-        if let Some(connection) = was_absent.and_then(|conn| open(connections, conn)) {
-            put_batch(connection, batch, dirty);
-            connection.outbox.note_own();
-        }
-        let present = sender.filter(|_| mail.batch(batch).absent() != sender);
-        if let Some(connection) = present.and_then(|conn| open(connections, conn)) {
-            connection.outbox.note_own();
-        }
-        let receivers = mail.letter(number).receivers;
-        tally.add(Counter::MessagesSent, u64::from(receivers));
-        tally.add(Counter::Deliveries, u64::from(receivers) * u64::from(is_event));
-        self.note_pressure();
-        receivers
     }
 
     /// A client fell behind: it has a while to catch up.
@@ -430,17 +444,22 @@ impl Engine {
 
     /// Gives notice of messages that were dropped, once there will be no more of them.
     fn tell_gaps(&mut self, now: Now, conn: ConnId) {
-        let bytes_max = self.outbox_bytes_max();
+        let (bytes_max, count_max) = (self.outbox_bytes_max(), self.gap_notices_left);
         let Some(connection) = self.connection_mut(conn) else { return };
         if connection.is_closing() {
             return;
         }
         let was_behind = connection.outbox.is_behind();
-        let gaps = connection.outbox.take_gaps(bytes_max);
+        let gaps = connection.outbox.take_gaps(bytes_max, count_max);
+        let has_more = connection.outbox.has_gaps() && !connection.outbox.is_behind();
         if was_behind && !connection.outbox.is_behind() {
             // A client that is paused for what it has not read still has to read it in time.
             let is_paused = connection.paused == Some(PausedBy::Outbox);
             connection.behind_since = is_paused.then_some(now.moment());
+        }
+        self.gap_notices_left -= gaps.len();
+        if has_more && self.gap_notices_left == 0 {
+            self.gapped.push(conn);
         }
         for gap in gaps {
             let Gap { channel, first, last, count, reason } = gap;
@@ -462,28 +481,41 @@ impl Engine {
     fn admit(&mut self, now: Now, conn: ConnId) {
         let Some(connection) = self.connection_mut(conn) else { return };
         let Stage::Claiming { accept, .. } = &mut connection.stage else { return };
-        let accept = mem::take(accept);
+        let accept = mem::take(accept).into_vec();
         connection.stage = Stage::Open(WebSocket::new());
         connection.is_held = true;
         // The answer goes first when the welcome comes, or at once if there is nothing to join.
         connection.last_heard_ms = now.mono_ms();
         connection.input.shrink_to_fit();
         let greeting = Letter::new(Frame::of_wire(accept, now.mono_ns), false);
-        self.put_before(now, conn, |outbox| outbox.put_first(greeting));
-        self.arm(conn);
+        if self.put_before(now, conn, |outbox| outbox.put_first(greeting)) {
+            self.arm(conn);
+        }
     }
 
-    /// Puts something before what a connection was sent so far.
-    fn put_before(&mut self, now: Now, conn: ConnId, put: impl FnOnce(&mut Outbox)) {
+    /// Puts something before what a connection was sent so far. A connection to which bytes were written
+    /// that should have come later is closed, and false is given: its peer can't read what follows.
+    pub(super) fn put_before(
+        &mut self,
+        now: Now,
+        conn: ConnId,
+        put: impl FnOnce(&mut Outbox) -> bool,
+    ) -> bool {
         self.settle_now(now, conn);
         // What is sent to its audiences later in this turn must find it anew.
         self.mail.end_batches();
         let Engine { connections, outbox_bytes, .. } = self;
-        if let Some(connection) = open(connections, conn) {
-            let before = connection.outbox.bytes();
-            put(&mut connection.outbox);
-            *outbox_bytes += (connection.outbox.bytes() - before) as u64;
+        let Some(Some(connection)) = connections.get_mut(conn.slot as usize) else { return false };
+        if connection.id != conn || connection.is_closing() {
+            return false;
         }
+        let before = connection.outbox.bytes();
+        let is_put = put(&mut connection.outbox);
+        *outbox_bytes += (connection.outbox.bytes() - before) as u64;
+        if !is_put {
+            self.begin_close(now, conn, CloseReason::Internal, None);
+        }
+        is_put
     }
 
     /// Everything flows, behind the answer to the handshake and the welcome.
@@ -491,7 +523,9 @@ impl Engine {
         if self.connection(conn).is_none_or(|connection| connection.is_closing()) {
             return;
         }
-        self.put_before(now, conn, |outbox| outbox.put_second(Letter::new(frame, false)));
+        if !self.put_before(now, conn, |outbox| outbox.put_second(Letter::new(frame, false))) {
+            return;
+        }
         if let Some(connection) = self.connection_mut(conn) {
             connection.is_held = false;
         }
@@ -504,15 +538,11 @@ impl Engine {
     }
 }
 
-/// A connection that is not closing.
-fn open(connections: &mut [Option<Box<Connection>>], conn: ConnId) -> Option<&mut Connection> {
+/// A connection whose handshake is answered and that is not closing.
+pub(super) fn open(
+    connections: &mut [Option<Box<Connection>>],
+    conn: ConnId,
+) -> Option<&mut Connection> {
     let connection = connections.get_mut(conn.slot as usize)?.as_deref_mut()?;
-    (connection.id == conn && !connection.is_closing()).then_some(connection)
-}
-
-fn put_batch(connection: &mut Connection, batch: u32, dirty: &mut Vec<ConnId>) {
-    connection.outbox.put_batch(batch);
-    if !mem::replace(&mut connection.is_dirty, true) {
-        dirty.push(connection.id);
-    }
+    (connection.id == conn && connection.is_open()).then_some(connection)
 }

@@ -4,6 +4,8 @@ use super::*;
 use crate::base::limits::CLOSE_LINGER_MS;
 use crate::base::time::Now;
 use crate::broker::policy::{Access, PublishAnywhere, Role, Roles};
+use crate::protocol::frame::Frame;
+use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -11,6 +13,9 @@ use std::time::Duration;
 struct Bus {
     engine: Engine,
     now: Now,
+    half_closed: Vec<ConnId>,
+    /// The connection whose socket takes nothing.
+    deaf: Option<ConnId>,
 }
 
 /// A client whose socket takes everything.
@@ -22,6 +27,11 @@ struct Client {
 
 impl Bus {
     fn new(limits: Limits) -> Bus {
+        Bus::with_shards(limits, 1)
+    }
+
+    /// The first of some shards; what it asks the others stays staged.
+    fn with_shards(limits: Limits, shards: u16) -> Bus {
         let now = Now { mono_ns: 1_000_000_000, wall_us: 1_764_000_000_000_000 };
         let facts = Facts {
             node: "n".into(),
@@ -32,7 +42,7 @@ impl Bus {
         };
         let plan = Plan {
             shard: ShardId(0),
-            placement: Placement::new(1, 1),
+            placement: Placement::new(shards, 1),
             limits: Arc::new(limits),
             facts: Arc::new(facts),
             access: Access { origins: Origins::loopback(), roles: Roles::Everybody(Role::Admin) },
@@ -40,40 +50,56 @@ impl Bus {
             on_node: NodeQuotas::default(),
             seed: 1,
         };
-        Bus { engine: Engine::new(plan, now), now }
+        Bus { engine: Engine::new(plan, now), now, half_closed: Vec::new(), deaf: None }
     }
 
     /// Runs turns until nothing is left to do; what every connection was sent, in order.
     fn settle(&mut self) -> Vec<(ConnId, Vec<u8>)> {
+        let mut written = self.turn();
+        while self.engine.has_work() {
+            written.extend(self.turn());
+        }
+        written
+    }
+
+    /// Runs one turn; what every connection was sent, in order.
+    fn turn(&mut self) -> Vec<(ConnId, Vec<u8>)> {
         let (mut written, mut dirty, mut resumed) = (Vec::new(), Vec::new(), Vec::new());
-        loop {
-            self.now = self.now.after(Duration::from_millis(1));
-            self.engine.resume(self.now, &mut resumed);
-            self.engine.tick(self.now);
-            self.engine.run_own_lane(self.now);
-            while self.engine.take_dirty(&mut dirty) {
-                for conn in dirty.drain(..) {
-                    loop {
-                        let bytes = self.engine.output(self.now, conn).to_vec();
-                        if bytes.is_empty() {
-                            self.engine.wrote_nothing(conn);
-                            break;
-                        }
-                        let count = bytes.len();
+        self.now = self.now.after(Duration::from_millis(1));
+        self.engine.take_left_tells(self.now);
+        self.engine.resume(self.now, &mut resumed);
+        self.engine.begin_reading();
+        self.engine.tick(self.now);
+        self.engine.run_own_lane(self.now);
+        while self.engine.take_dirty(&mut dirty) {
+            for conn in dirty.drain(..) {
+                loop {
+                    let bytes = self.engine.output(self.now, conn).to_vec();
+                    if bytes.is_empty() {
+                        self.engine.wrote_nothing(conn);
+                        break;
+                    }
+                    let is_deaf = self.deaf == Some(conn);
+                    let count = if is_deaf { 0 } else { bytes.len() };
+                    if !is_deaf {
                         written.push((conn, bytes));
-                        if !self.engine.wrote(self.now, conn, count, false) {
-                            break;
-                        }
+                    }
+                    if !self.engine.wrote(self.now, conn, count, is_deaf) {
+                        break;
                     }
                 }
             }
-            self.engine.end_turn(self.now);
-            self.engine.unblock();
-            self.engine.check();
-            if !self.engine.has_work() {
-                return written;
-            }
         }
+        self.engine.end_turn(self.now);
+        self.engine.unblock();
+        self.half_closed.extend(self.engine.take_half_closed());
+        self.engine.check();
+        written
+    }
+
+    /// Sends bytes that need not be messages.
+    fn send(&mut self, client: &Client, bytes: &[u8]) {
+        self.engine.receive(self.now, client.conn, &mut bytes.to_vec());
     }
 
     fn connect(&mut self, id: &'static str) -> Client {
@@ -91,31 +117,38 @@ impl Bus {
 
     /// Sends all messages in one piece; the texts that come back.
     fn exchange(&mut self, client: &mut Client, messages: &[(&str, &str, Value)]) -> Vec<Value> {
-        let mut bytes = Vec::new();
-        for (kind, channel, payload) in messages {
-            client.sent += 1;
-            let text = json!({
-                "version": "1.0", "id": format!("arq_{}", client.sent), "type": kind,
-                "room": "r", "channel": channel, "from": client.id,
-                "timestamp": "2025-11-24T16:00:00Z", "payload": payload,
-            })
-            .to_string();
-            bytes.push(0x81);
-            match text.len() {
-                length @ 0..=125 => bytes.push(0x80 | length as u8),
-                length => {
-                    bytes.push(0xfe);
-                    bytes.extend((length as u16).to_be_bytes());
-                }
-            }
-            bytes.extend([0; 4]);
-            bytes.extend(text.as_bytes());
-        }
-        self.engine.receive(self.now, client.conn, &mut bytes);
+        let bytes = frames(client, messages);
+        self.send(client, &bytes);
         let written = self.settle();
         let own = written.into_iter().filter(|(conn, _)| *conn == client.conn);
         texts(&own.flat_map(|(_, bytes)| bytes).collect::<Vec<u8>>())
     }
+}
+
+/// Messages of a client, as frames.
+fn frames(client: &mut Client, messages: &[(&str, &str, Value)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (kind, channel, payload) in messages {
+        client.sent += 1;
+        let text = json!({
+            "version": "1.0", "id": format!("arq_{}", client.sent), "type": kind,
+            "room": "r", "channel": channel, "from": client.id,
+            "timestamp": "2025-11-24T16:00:00Z", "payload": payload,
+            "metadata": {"ack": *kind == "event" && payload["ack"] == true},
+        })
+        .to_string();
+        bytes.push(0x81);
+        match text.len() {
+            length @ 0..=125 => bytes.push(0x80 | length as u8),
+            length => {
+                bytes.push(0xfe);
+                bytes.extend((length as u16).to_be_bytes());
+            }
+        }
+        bytes.extend([0; 4]);
+        bytes.extend(text.as_bytes());
+    }
+    bytes
 }
 
 fn texts(mut bytes: &[u8]) -> Vec<Value> {
@@ -258,4 +291,235 @@ fn who_comes_behind_a_drain_is_not_waited_for() {
         bus.settle();
         assert_eq!(bus.engine.connection_count(), 0, "{window_ms}");
     }
+}
+
+#[test]
+fn the_input_of_one_client_is_spread_over_turns_and_others_do_not_wait_for_it() {
+    let mut bus = Bus::new(Limits::default());
+    let (mut mallory, mut bob) = (bus.connect("mallory"), bus.connect("bob"));
+    bus.exchange(&mut bob, &[("command", "c", command("join_channel", json!({})))]);
+    // Some 300 KB of input at once: so much no driver reads of one socket in a turn.
+    bus.exchange(&mut mallory, &[("command", "d", command("join_channel", json!({})))]);
+    let many: Vec<_> = (0..2_000).map(|number| ("event", "d", json!({"n": number}))).collect();
+    let bytes = frames(&mut mallory, &many);
+    bus.send(&mallory, &bytes);
+    assert!(!bus.engine.wants_input(mallory.conn), "the rest of it waits");
+    let (asks, letters) = (Counter::Asks, Counter::MessagesSent);
+    let mut handled = 0;
+    let mut turns = 0;
+    while bus.engine.has_work() {
+        let before = (bus.engine.tally().counter(asks), bus.engine.tally().counter(letters));
+        let own = frames(&mut bob, &[("event", "c", json!({"ack": true}))]);
+        bus.send(&bob, &own);
+        let written = bus.turn();
+        let is_answered = written.iter().any(|(conn, _)| *conn == bob.conn);
+        assert!(is_answered, "turn {turns}: a client with little to say has its answer at once");
+        let after = (bus.engine.tally().counter(asks), bus.engine.tally().counter(letters));
+        let bound = 2 * TURN_UNITS / work::ASK;
+        assert!(after.0 - before.0 <= bound, "asks of one turn: {}", after.0 - before.0);
+        assert!(after.1 - before.1 <= bound, "letters of one turn: {}", after.1 - before.1);
+        handled += after.0 - before.0;
+        turns += 1;
+    }
+    assert!(turns >= 3, "{turns} turns");
+    assert!(handled >= 2_000, "all of it is handled: {handled}");
+    assert!(bus.engine.tally().pauses(Pause::TurnSpent) > 0, "the pause is counted");
+}
+
+#[test]
+fn nothing_goes_to_a_connection_whose_handshake_is_not_answered() {
+    let mut bus = Bus::with_shards(Limits::default(), 2);
+    // A client id whose home is the other shard, which never answers.
+    let id = ["a", "b", "c", "d", "e", "f", "g", "h"]
+        .into_iter()
+        .find(|id| bus.engine.placement.of_client(&Name::fixed(id)) == ShardId(1))
+        .unwrap();
+    let client = bus.connect(id);
+    let frame = Frame::of_text(&"x".repeat(1_000_000), 0);
+    let mut tell = Some(Tell::Deliver(client.conn, frame));
+    bus.engine.take_tells(bus.now, 1, || tell.take());
+    assert!(bus.settle().is_empty(), "nothing is written");
+    assert_eq!(bus.engine.tally().drops(DropReason::NotOpen), 1, "and that is counted");
+    let mut claimed = Some(Tell::Claimed { conn: client.conn, granted: true, life: 0 });
+    bus.engine.take_tells(bus.now, 1, || claimed.take());
+    let written = bus.settle();
+    let bytes: Vec<u8> = written.into_iter().flat_map(|(_, bytes)| bytes).collect();
+    assert!(bytes.starts_with(b"HTTP/1.1 101"), "the answer is the first that comes");
+    assert_eq!(bytes.windows(9).filter(|some| some == b"HTTP/1.1 ").count(), 1);
+}
+
+#[test]
+fn a_client_that_broke_the_rules_is_told_and_ends_with_its_own_close() {
+    // A reserved opcode, binary, text that is none, a message that is too long, a ping that is too long.
+    let broken: [&[u8]; 5] = [
+        &[0x83, 0x80, 0, 0, 0, 0],
+        &[0x82, 0x81, 0, 0, 0, 0, 1],
+        &[0x81, 0x81, 0, 0, 0, 0, 0xff],
+        &[0x81, 0xff, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
+        &[0x89, 0xfe, 0, 126, 0, 0, 0, 0],
+    ];
+    for (number, bytes) in broken.into_iter().enumerate() {
+        let mut bus = Bus::new(Limits::default());
+        let client = bus.connect("mallory");
+        bus.send(&client, bytes);
+        let written = bus.settle();
+        let (_, last) = written.last().unwrap();
+        assert!(last.contains(&0x88), "{number}: a close was written");
+        assert_eq!(bus.half_closed, [client.conn], "{number}: and nothing follows it");
+        // The rest of what was announced, and its own close behind it.
+        let rest = match number {
+            3 => (1 << 24) + 100_000,
+            4 => 126,
+            _ => 0,
+        };
+        for piece in vec![b'x'; rest].chunks(100_000) {
+            bus.send(&client, piece);
+            assert_eq!(bus.engine.waiting_bytes(client.conn).0, 0, "nothing of it is kept");
+        }
+        if number == 3 {
+            assert_eq!(bus.engine.connection_count(), 0, "more than enough came after the close");
+            continue;
+        }
+        assert_eq!(bus.engine.connection_count(), 1);
+        bus.send(&client, &[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xea]);
+        bus.settle();
+        assert_eq!(bus.engine.connection_count(), 0, "{number}: its close ends it");
+    }
+}
+
+#[test]
+fn who_closes_half_of_the_socket_still_gets_its_answers() {
+    let mut bus = Bus::new(Limits::default());
+    let mut ann = bus.connect("ann");
+    bus.exchange(&mut ann, &[("command", "c", command("join_channel", json!({})))]);
+    let bytes = frames(&mut ann, &[("event", "c", json!({"ack": true}))]);
+    bus.send(&ann, &bytes);
+    bus.engine.ended(bus.now, ann.conn);
+    let written = bus.settle();
+    let answers = texts(&written.into_iter().flat_map(|(_, bytes)| bytes).collect::<Vec<u8>>());
+    assert_eq!(answers[0]["payload"]["status"], "success", "{answers:?}");
+    assert_eq!(bus.engine.connection_count(), 0, "and is gone then");
+    // Who is owed nothing is gone at once; who waits for what never comes, after a while.
+    let bob = bus.connect("bob");
+    bus.engine.ended(bus.now, bob.conn);
+    bus.settle();
+    assert_eq!(bus.engine.connection_count(), 0);
+}
+
+#[test]
+fn many_members_are_written_to_over_turns_and_in_order() {
+    let mut bus = Bus::new(Limits::default());
+    bus.engine.set_few_members_max(2);
+    let names: Vec<&'static str> =
+        (0..40).map(|number| &*Box::leak(format!("m{number}").into_boxed_str())).collect();
+    let mut members: Vec<Client> = names.iter().map(|name| bus.connect(name)).collect();
+    for member in &mut members {
+        bus.exchange(member, &[("command", "c", command("join_channel", json!({})))]);
+    }
+    let (mut ann, mut bob) = (bus.connect("ann"), bus.connect("bob"));
+    for client in [&mut ann, &mut bob] {
+        bus.exchange(client, &[("command", "few", command("join_channel", json!({})))]);
+    }
+    bus.exchange(&mut ann, &[("command", "c", command("join_channel", json!({})))]);
+    // A turn in which some eight writes fit.
+    bus.engine.set_turn_units(32_000);
+    let mut got: std::collections::BTreeMap<ConnId, Vec<u8>> = Default::default();
+    let (count, mut turns) = (50, 0);
+    for number in 0..count {
+        let bytes = frames(&mut ann, &[("event", "c", json!({"n": number}))]);
+        if bus.engine.wants_input(ann.conn) {
+            bus.send(&ann, &bytes);
+        } else {
+            // It is paused; its input comes behind.
+            bus.engine.receive(bus.now, ann.conn, &mut bytes.clone());
+        }
+        let private = frames(&mut bob, &[("event", "few", json!({"ack": true}))]);
+        bus.send(&bob, &private);
+        let written = bus.turn();
+        turns += 1;
+        assert!(written.iter().any(|(conn, _)| *conn == bob.conn), "bob waits for nobody");
+        for (conn, bytes) in written {
+            got.entry(conn).or_default().extend(bytes);
+        }
+    }
+    while bus.engine.has_work() {
+        turns += 1;
+        for (conn, bytes) in bus.turn() {
+            got.entry(conn).or_default().extend(bytes);
+        }
+    }
+    assert!(turns > count, "it took longer than it came: {turns} turns");
+    for member in &members {
+        let texts = texts(&got[&member.conn]);
+        let numbers: Vec<u64> =
+            texts.iter().filter_map(|text| text["payload"]["n"].as_u64()).collect();
+        assert_eq!(numbers, (0..count as u64).collect::<Vec<_>>(), "{}", member.id);
+    }
+    assert_eq!(bus.engine.tally().drops(DropReason::OutboxFull), 0);
+}
+
+#[test]
+fn timers_and_ends_of_many_at_once_are_spread_over_turns() {
+    let mut bus = Bus::new(Limits::default());
+    bus.engine.set_turn_units(32_000);
+    let names: Vec<&'static str> =
+        (0..200).map(|number| &*Box::leak(format!("m{number}").into_boxed_str())).collect();
+    let clients: Vec<Client> = names.iter().map(|name| bus.connect(name)).collect();
+    bus.now = bus.now.after(Duration::from_millis(25_000));
+    let mut pings = Vec::new();
+    while bus.engine.has_work() || pings.len() < clients.len() {
+        let written = bus.turn();
+        assert!(written.len() <= 32, "{} pings in one turn", written.len());
+        assert!(pings.len() + written.len() > 0, "somebody is pinged in the first turn");
+        pings.extend(written);
+    }
+    assert_eq!(pings.len(), clients.len(), "everybody is pinged, once");
+    for client in &clients {
+        bus.engine.lost(bus.now, client.conn);
+    }
+    let (mut turns, mut before) = (0, bus.engine.edge().client_count());
+    assert_eq!(before, 200);
+    while before > 0 {
+        bus.turn();
+        let after = bus.engine.edge().client_count();
+        assert!(before - after <= 100, "{} sessions ended in one turn", before - after);
+        (before, turns) = (after, turns + 1);
+    }
+    assert!(turns > 2, "{turns}");
+    bus.settle();
+    assert_eq!(bus.engine.home().client_id_count(), 0);
+}
+
+#[test]
+fn many_gaps_are_told_over_turns() {
+    const CHANNELS: usize = 600;
+    let mut bus = Bus::new(Limits { outbox_bytes: 70_000, ..Limits::default() });
+    let (mut ann, mut mallory) = (bus.connect("ann"), bus.connect("mallory"));
+    let names: Vec<String> = (0..CHANNELS).map(|number| format!("c{number}")).collect();
+    for client in [&mut ann, &mut mallory] {
+        for some in names.chunks(50) {
+            let join = |name| ("command", name, command("join_channel", json!({})));
+            let joins: Vec<_> = some.iter().map(|name| join(name.as_str())).collect();
+            bus.exchange(client, &joins);
+        }
+    }
+    bus.deaf = Some(mallory.conn);
+    let long = json!({"b": "x".repeat(40_000)});
+    for _ in 0..4 {
+        bus.exchange(&mut ann, &[("event", "c0", long.clone())]);
+    }
+    for name in &names {
+        bus.exchange(&mut ann, &[("event", name, json!({}))]);
+    }
+    bus.deaf = None;
+    bus.engine.writable(mallory.conn);
+    let (mut told, mut turns) = (0, 0);
+    while bus.engine.has_work() {
+        bus.turn();
+        let gaps = bus.engine.tally().counter(Counter::Gaps);
+        let more = gaps - told;
+        assert!(more <= GAP_NOTICES_PER_TURN as u64, "{more} notices in one turn");
+        (told, turns) = (gaps, turns + 1);
+    }
+    assert_eq!(told, CHANNELS as u64, "one for each channel, in {turns} turns");
 }

@@ -129,6 +129,8 @@ const SAMPLES: &[(&str, [&str; 3])] = &[
     ("limits.max_violations", ["0", "1", "2"]),
     ("limits.rate_messages", ["1", "0", "2"]),
     ("limits.rate_commands", ["1", "0", "2"]),
+    ("limits.rate_control_frames", ["1", "0", "2"]),
+    ("limits.socket_unsent_bytes", ["1", "0", "2"]),
     ("limits.empty_channel_ttl_ms", ["1", "2", "3"]),
     ("limits.create_on_join", ["false", "true", "false"]),
 ];
@@ -214,6 +216,8 @@ fn the_edges_of_every_range_hold() {
         ("limits.max_violations", 0, 1_000),
         ("limits.rate_messages", 0, 10_000_000),
         ("limits.rate_commands", 0, 10_000_000),
+        ("limits.rate_control_frames", 0, 1_000_000),
+        ("limits.socket_unsent_bytes", 0, 1 << 30),
         ("limits.empty_channel_ttl_ms", 1, 604_800_000),
     ];
     let named: Vec<&str> = ranges.iter().map(|(path, ..)| *path).collect();
