@@ -22,6 +22,7 @@ use crate::shard::driver::{Arrival, Clock};
 use crate::shard::lanes::Lanes;
 use crossbeam_channel::{Receiver, Sender};
 use mio::{Events, Interest, Poll, Token, Waker};
+use socket2::SockRef;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -48,6 +49,9 @@ pub struct Admission {
     pub per_address_max: AtomicU32,
     /// Whether memory is short, so that nobody may come in.
     pub is_short_of_memory: AtomicBool,
+    /// The bytes that the kernel takes for a connection before they can go out; 0 is no limit. For
+    /// connections that come from now on.
+    pub unsent_bytes: AtomicU32,
 }
 
 /// What the acceptor counts.
@@ -221,6 +225,11 @@ impl Doorman {
         // A socket that fails here is already dead, and its shard will find out.
         let _ = stream.set_nonblocking(true);
         let _ = stream.set_nodelay(true);
+        let unsent_bytes = self.parts.admission.unsent_bytes.load(Relaxed);
+        if unsent_bytes > 0 {
+            // The kernel knows the option since Linux 3.12.
+            let _ = SockRef::from(&stream).set_tcp_notsent_lowat(unsent_bytes);
+        }
         let shard = self.emptiest();
         let berth = &self.parts.berths[shard.index()];
         berth.load.fetch_add(1, Relaxed);

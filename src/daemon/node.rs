@@ -94,6 +94,7 @@ impl Node {
             connections_max: AtomicU32::new(config.limits.max_connections),
             per_address_max: AtomicU32::new(config.limits.max_connections_per_address),
             is_short_of_memory: AtomicBool::new(false),
+            unsent_bytes: AtomicU32::new(config.limits.socket_unsent_bytes),
         });
         let origins = Arc::new(RwLock::new(config.allowed_origins.clone()));
         let facts = Arc::new(Facts::new(about(config, &listeners, now)?, config.limits.clone()));
@@ -235,6 +236,7 @@ impl Node {
     pub fn set_limits(&mut self, limits: Limits) {
         self.admission.connections_max.store(limits.max_connections, Relaxed);
         self.admission.per_address_max.store(limits.max_connections_per_address, Relaxed);
+        self.admission.unsent_bytes.store(limits.socket_unsent_bytes, Relaxed);
         self.facts.set_limits(limits.clone());
         let limits = Arc::new(limits);
         self.broadcast.ask(|| Ask::Reconfigure(limits.clone()));

@@ -30,5 +30,6 @@ mod private;
 mod redis;
 mod sessions;
 mod slow_consumers;
+mod sockets;
 mod start_up;
 mod turns;
