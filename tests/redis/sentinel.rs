@@ -26,12 +26,18 @@ pub(crate) struct Watched {
 impl Watched {
     /// All three, once the replica has what the master has and the sentinel knows both.
     pub(crate) fn start() -> Watched {
+        Watched::with_patience(DOWN_AFTER_MS)
+    }
+
+    /// The same with a sentinel that takes a server for dead after so long: under a load that leaves it
+    /// hardly any processor, a server may be silent for a while.
+    pub(crate) fn with_patience(down_after_ms: u32) -> Watched {
         // A replica that asks for everything is served at once, and has what follows at once.
         let options = ["--save", "", "--repl-diskless-sync", "no"];
         let (master, replica) = (Redis::with(&options), Redis::with(&options));
         replicate(&replica, &master);
         let folder = tempfile::tempdir().expect("a folder for the sentinel");
-        let (sentinel, port) = sentinel(&folder, master.port());
+        let (sentinel, port) = sentinel(&folder, master.port(), down_after_ms);
         let watched = Watched { master, replica, sentinel, port, _folder: folder };
         until("the sentinel knows the replica", || {
             cli(port, &["SENTINEL", "REPLICAS", "main"]).contains("role-reported\nslave")
@@ -108,7 +114,7 @@ impl Drop for Watched {
 }
 
 /// A sentinel that watches the master at this port under the name `main`.
-fn sentinel(folder: &TempDir, master: u16) -> (Child, u16) {
+fn sentinel(folder: &TempDir, master: u16, down_after_ms: u32) -> (Child, u16) {
     let file = folder.path().join("sentinel.conf");
     // Somebody else may take the port between the two of us: then another is tried.
     for _ in 0..20 {
@@ -116,7 +122,7 @@ fn sentinel(folder: &TempDir, master: u16) -> (Child, u16) {
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\n\
              sentinel monitor main 127.0.0.1 {master} 1\n\
-             sentinel down-after-milliseconds main {DOWN_AFTER_MS}\n\
+             sentinel down-after-milliseconds main {down_after_ms}\n\
              sentinel failover-timeout main 5000\n",
             folder.path().display()
         );

@@ -309,6 +309,43 @@ fn only_who_follows_a_channel_hears_of_it() {
     b.stop();
 }
 
+/// What is pushed while a node begins or ceases to follow is nothing that a node has said.
+#[test]
+fn a_push_of_a_channel_that_is_not_followed_is_passed_over() {
+    let redis = Redis::start();
+    let ((a, mut of_a), (b, mut of_b)) = two(&redis);
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0.. {
+                if is_over.load(std::sync::atomic::Ordering::SeqCst) {
+                    break;
+                }
+                a.say(&mut of_a, &format!("x-{n}"));
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        });
+        for _ in 0..40 {
+            b.ask(PeerRecord::Detach(of_b.id, of_b.address.clone()));
+            of_b = b.follow(8, "r", "c");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    let order = a.wait_placed(&of_a);
+    assert_eq!(b.wait_last(&of_b, order.last()).last(), order.last());
+    let garbled = || b.storage().meters().garbled.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(garbled(), 0);
+    // What can't be read where nodes speak is counted.
+    let census = redis.cli(&["PUBSUB", "CHANNELS", "*census*"]);
+    redis.cli(&["PUBLISH", &census, "nonsense"]);
+    let end = Instant::now() + SOON;
+    while garbled() != 1 {
+        assert!(Instant::now() < end);
+    }
+    a.stop();
+    b.stop();
+}
+
 #[test]
 fn a_channel_that_another_node_follows_is_not_deleted() {
     let redis = Redis::start();

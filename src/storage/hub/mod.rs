@@ -427,12 +427,13 @@ impl Hub {
         }
     }
 
-    /// What was told to all nodes, or to this one.
+    /// Takes what was told to all nodes, or to this one. A push of a channel may come here while this
+    /// node begins or ceases to follow it; then the stream has what it says.
     fn hear_all(&mut self, message: &Msg) {
         let name = message.get_channel_name();
         if name == self.keys.catalogue() {
             self.on_catalogue(message.get_payload_bytes());
-        } else {
+        } else if name == self.keys.census() || name == self.keys.node(&self.token) {
             self.on_gossip(name, message.get_payload_bytes());
         }
     }

@@ -9,6 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+/// How long the master is silent until the sentinel takes it for dead.
+const DOWN_AFTER_MS: u32 = 5_000;
+
 /// How long a node stands still; others take it for dead after five seconds.
 const STANDSTILL: Duration = Duration::from_secs(3);
 
@@ -71,7 +74,7 @@ impl Nodes {
 
     /// Three nodes, whose events are acknowledged when a replica of their Redis has them.
     pub(super) fn three() -> Nodes {
-        let redis = Watched::start();
+        let redis = Watched::with_patience(DOWN_AFTER_MS);
         let daemons = (0..3).map(|number| node(&redis, number)).collect();
         Nodes::of(daemons, Some(redis))
     }
