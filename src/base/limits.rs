@@ -55,6 +55,11 @@ pub const LANE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// The bytes of records that may wait at a shard for the storage to take them; of what comes on top,
 /// events are given up at once, and what is said about rooms and channels at twice as much.
 pub const RECORDS_STAGED_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// The bytes of sessions that one shard may stage for the storage; the rest waits where it is, and is
+/// recorded as it is when its turn comes.
+pub const SESSIONS_STAGED_BYTES_MAX: usize = 1024 * 1024;
+/// How often a session that changes again and again is recorded, in milliseconds.
+pub const SESSION_EVERY_MS: u64 = 1_000;
 /// The acks of one home that may wait for the storage; later ones are refused at once.
 pub const ACKS_WAITING_MAX: usize = 16_384;
 /// The earlier terms of a channel that are remembered; who was last there before is not recovered.

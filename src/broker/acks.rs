@@ -39,8 +39,17 @@ pub struct Acks {
 pub struct Degraded {
     /// In microseconds since 1970.
     pub since_us: u64,
-    /// In words for a person.
+    /// In words for a person: the latest cause.
     pub reason: Arc<str>,
+    /// When that was last seen, in microseconds since 1970.
+    pub reason_us: u64,
+}
+
+impl Degraded {
+    /// It begins now.
+    pub fn new(since_us: u64, reason: Arc<str>) -> Degraded {
+        Degraded { since_us, reason, reason_us: since_us }
+    }
 }
 
 #[derive(Debug)]
@@ -159,6 +168,13 @@ impl Acks {
             refuse(waiting.to, &waiting.accepted, Fault::StorageUnavailable, told);
         }
         (self.count, self.due_ms) = (0, None);
+    }
+
+    /// Still nothing can be stored, for this reason by now.
+    pub fn note_cause(&mut self, now_us: u64, reason: Arc<str>) {
+        if let Some(degraded) = &mut self.degraded {
+            (degraded.reason, degraded.reason_us) = (reason, now_us);
+        }
     }
 
     /// It can be waited again.

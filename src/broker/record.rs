@@ -125,6 +125,10 @@ pub enum StorageNews {
     Stored(Vec<(ChannelId, u64)>),
     /// Nothing can be stored now; the reason in words for a person.
     Degraded(Arc<str>),
+    /// Still nothing can be stored, for this reason by now.
+    Cause(Arc<str>),
+    /// Nothing will be stored any more by this process, for this reason: it has to end.
+    Ended(Arc<str>),
     /// What was kept back is stored, and storing goes on.
     Restored,
     /// These events of a channel will never be stored: there was no room left to keep them back.

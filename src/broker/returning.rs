@@ -49,6 +49,8 @@ pub struct Stay {
     pub is_resumed: bool,
     /// Whether it is listed as to be recorded.
     pub is_changed: bool,
+    /// Whether it was recorded since it began or went on here.
+    pub is_recorded: bool,
     /// Whether the client was welcomed: nothing is recorded before.
     pub is_welcome: bool,
 }
@@ -62,8 +64,15 @@ impl Stay {
     /// One that begins with this token, or is to go on.
     pub fn new(token: SessionToken, is_resumed: bool) -> Stay {
         let key = token.key();
-        let (life, is_changed, is_welcome) = (0, false, false);
-        Stay { key, token: Some(token), life, is_resumed, is_changed, is_welcome }
+        Stay {
+            key,
+            token: Some(token),
+            life: 0,
+            is_resumed,
+            is_changed: false,
+            is_recorded: false,
+            is_welcome: false,
+        }
     }
 }
 

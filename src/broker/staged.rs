@@ -103,15 +103,21 @@ impl Weigh for Ask {
                 RoomWish::Announce(_, frame) => frame.wire().len(),
                 _ => 0,
             },
-            Ask::Storage(news) => match &**news {
-                StorageNews::Stored(channels) => size_of_val(&channels[..]),
-                StorageNews::Late(kept) => {
-                    let messages = kept.channels.iter().flat_map(|channel| &channel.messages);
-                    messages.map(|frame| frame.memory_bytes()).sum()
-                }
-                StorageNews::Peer(news) => news.weight(),
-                _ => 0,
-            },
+            Ask::Storage(news) => news.weight(),
+            _ => 0,
+        }
+    }
+}
+
+impl Weigh for StorageNews {
+    fn weight(&self) -> usize {
+        match self {
+            StorageNews::Stored(channels) => size_of_val(&channels[..]),
+            StorageNews::Late(kept) => {
+                let messages = kept.channels.iter().flat_map(|channel| &channel.messages);
+                messages.map(|frame| frame.memory_bytes()).sum()
+            }
+            StorageNews::Peer(news) => news.weight(),
             _ => 0,
         }
     }

@@ -137,6 +137,11 @@ pub enum Event {
         /// Why.
         reason: Arc<str>,
     },
+    /// Still nothing can be stored, for another reason by now.
+    StorageStillDegraded {
+        /// Why.
+        reason: Arc<str>,
+    },
     /// What was kept back is stored, and storing goes on.
     StorageRestored {
         /// How long nothing could be stored.

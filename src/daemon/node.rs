@@ -156,7 +156,8 @@ impl Node {
         let storage_meters = storage.as_ref().map(|storage| storage.meters.clone());
         let storage = match storage {
             None => None,
-            Some(StorageSeam { news, end, .. }) => {
+            Some(StorageSeam { news, end, meters: counts, .. }) => {
+                let load = Arc::clone(&counts.news);
                 let notice = Notice {
                     facts: facts.clone(),
                     meters: meters.clone(),
@@ -164,12 +165,13 @@ impl Node {
                     clock: clock.clone(),
                     lost_before: 0,
                     lost_since: 0,
+                    end_process: end_this_process,
                 };
                 let waiting = (0..config.shards).map(|_| VecDeque::new()).collect();
                 let (needed, quit) = crossbeam_channel::bounded(0);
                 let (lanes, stop) = (lanes.clone(), stop.clone());
                 let placement = placement.clone();
-                let courier = Courier { news, lanes, placement, notice, waiting, stop, quit };
+                let courier = Courier { news, lanes, placement, notice, waiting, load, stop, quit };
                 Some(RunningStorage { end, needed, courier: courier.spawn()? })
             }
         };
@@ -272,6 +274,11 @@ impl Node {
         }
     }
 
+    /// Why the process can't do its work any more and ends by itself, if that is so.
+    pub fn ending(&self) -> Option<Arc<str>> {
+        self.facts.ending()
+    }
+
     /// Ends every thread; what clients there are lose their connections.
     pub fn stop(mut self) {
         if let Some(acceptor) = self.acceptor.take() {
@@ -369,6 +376,14 @@ fn spawn_shard(shard: ShardId, parts: Parts, core: Option<usize>) -> io::Result<
             logging::abort();
         }
     })
+}
+
+/// Has the process drain and end, as if it had been told to: whoever waits for signals is woken.
+fn end_this_process() {
+    if let Err(error) = signal_hook::low_level::raise(signal_hook::consts::SIGTERM) {
+        tracing::error!(%error, "the process can't end itself in good order");
+        std::process::abort();
+    }
 }
 
 /// The control plane's way into the bus: an ask like any other, dropped if the lane is full.

@@ -31,6 +31,8 @@ pub enum ServeError {
     },
     /// The storage can't be used.
     Storage(String),
+    /// The storage could not do its work any more, while the node ran.
+    Ended(String),
     /// The operating system refused a thread, a poll or a signal handler.
     Start(io::Error),
 }
@@ -64,7 +66,7 @@ impl fmt::Display for ServeError {
                     _ => Ok(()),
                 }
             }
-            ServeError::Storage(why) => write!(f, "storage: {why}"),
+            ServeError::Storage(why) | ServeError::Ended(why) => write!(f, "storage: {why}"),
             ServeError::Start(error) => write!(f, "the node could not start: {error}"),
         }
     }
@@ -107,8 +109,13 @@ fn run(args: &ServeArgs) -> Result<(), ServeError> {
     loop {
         match orders.next(node.offer()) {
             Some(Order::End(signal)) => {
-                let signal = signals::name(signal);
-                tracing::info!(signal, "draining; a second signal ends at once");
+                match node.ending() {
+                    Some(_) => tracing::warn!("draining, as nothing can be stored any more"),
+                    None => {
+                        let signal = signals::name(signal);
+                        tracing::info!(signal, "draining; a second signal ends at once");
+                    }
+                }
                 break;
             }
             Some(Order::Reload) => {
@@ -130,9 +137,13 @@ fn run(args: &ServeArgs) -> Result<(), ServeError> {
     if left > 0 {
         tracing::warn!(connections = left, "the drain ended with connections left");
     }
+    let ending = node.ending();
     node.stop();
     tracing::info!("stopped");
-    Ok(())
+    match ending {
+        None => Ok(()),
+        Some(reason) => Err(ServeError::Ended(reason.to_string())),
+    }
 }
 
 fn open_ports(config: &Config) -> Result<Listeners, ServeError> {

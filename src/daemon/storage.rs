@@ -2,7 +2,8 @@
 //!
 //! The storage runs in a thread of its own and says what it has to say into a queue. A courier takes
 //! it from there to the homes, by asks that never wait, as the control plane does; what a full lane
-//! does not take it offers again. So a shard that stands still keeps no other from its news.
+//! does not take it offers again. So a shard that stands still keeps no other from its news, and the
+//! storage, which sees how much waits for it, tells it less.
 //!
 //! *Invariants*: each home hears its news in their order, all of them; that the storage is degraded,
 //! or well again, is told once for the node.
@@ -22,7 +23,7 @@ use crate::protocol::session::TOKEN_BYTES;
 use crate::shard::driver::{Clock, RecordSink};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::{Counter, Meters};
-use crate::storage::{self, ClockReading, LoadError, Unsaved};
+use crate::storage::{self, ClockReading, LoadError, NewsLoad, Unsaved};
 use crossbeam_channel::Receiver;
 use ring::rand::{SecureRandom, SystemRandom};
 use std::collections::VecDeque;
@@ -78,15 +79,20 @@ impl fmt::Debug for StorageSeam {
 /// # Errors
 /// A sentence for the operator, if what is wrong will not go by itself.
 pub(super) fn open(config: &Config, now: Now) -> Result<Option<StorageSeam>, String> {
-    let Some(url) = config.redis_url.clone().filter(|_| config.storage == Kind::Redis) else {
+    let Some(url) = config.redis()?.filter(|_| config.storage == Kind::Redis) else {
         return Ok(None);
     };
     let settings = settings_of(config, url);
     let shown = settings.url.to_string();
     let (tell, news) = crossbeam_channel::unbounded();
     // A courier that has ended needs no news any more.
-    let tell = Box::new(move |to, news| drop(tell.send((to, news))));
-    let (storage, sender) = storage::start(settings, tell)
+    let load = Arc::new(NewsLoad::new(config.shards));
+    let told = Arc::clone(&load);
+    let tell = Box::new(move |to, news| {
+        told.queue(&news);
+        drop(tell.send((to, news)));
+    });
+    let (storage, sender) = storage::start_bounded(settings, tell, load)
         .map_err(|error| format!("the storage could not be started: {error}"))?;
     tracing::info!(redis = shown, "reading what was kept");
     let snapshot = match storage.load(now, LOAD_TIMEOUT) {
@@ -145,6 +151,8 @@ fn settings_of(config: &Config, url: storage::RedisUrl) -> storage::Settings {
         },
         is_shared: persistence.many_nodes,
         session_ttl_ms: u64::from(persistence.session_ttl_s) * 1_000,
+        // There must be time left to say that an event is not known to be stored.
+        grace_ms: storage::GRACE_MS.min(u64::from(persistence.ack_timeout_ms) / 2),
         ..storage::Settings::new(url)
     }
 }
@@ -152,7 +160,7 @@ fn settings_of(config: &Config, url: storage::RedisUrl) -> storage::Settings {
 /// How far the clock of this machine is apart from that of the Redis of a configuration; nothing, if it
 /// asks for none.
 pub fn compare_clocks(config: &Config) -> Option<Result<ClockReading, String>> {
-    let url = config.redis_url.clone().filter(|_| config.storage == Kind::Redis)?;
+    let url = config.redis().ok()?.filter(|_| config.storage == Kind::Redis)?;
     Some(storage::compare_clocks(&settings_of(config, url), CLOCK_TIMEOUT))
 }
 
@@ -181,6 +189,8 @@ pub(super) struct Courier {
     pub(super) notice: Notice,
     /// What each shard's lane has not taken.
     pub(super) waiting: Vec<VecDeque<StorageNews>>,
+    /// How much that is, for the storage.
+    pub(super) load: Arc<NewsLoad>,
     /// Whether the node ends, and its storage with it.
     pub(super) stop: Arc<AtomicBool>,
     /// Nobody needs news any more when this is disconnected.
@@ -200,12 +210,13 @@ impl Courier {
 
     /// The storage has ended, and the node goes on: nobody is to wait for it.
     fn tell_the_end(&mut self) {
-        tracing::error!(
-            "the storage has ended, and nothing is stored any more; restart the server"
-        );
-        let news = StorageNews::Degraded("the storage has ended".into());
+        let reason: Arc<str> = "the storage has ended".into();
+        let news = StorageNews::Degraded(reason.clone());
         self.notice.take(&news);
-        self.waiting.iter_mut().for_each(|waiting| waiting.push_back(news.clone()));
+        self.notice.take(&StorageNews::Ended(reason));
+        for shard in 0..self.waiting.len() {
+            self.push(shard, news.clone());
+        }
         while !self.offer() && !self.stop.load(Relaxed) {
             thread::sleep(RETRY);
         }
@@ -225,32 +236,52 @@ impl Courier {
             recv(self.quit) -> _ => return false,
             default(longest) => None,
         };
-        for (to, news) in first.into_iter().chain(self.news.try_iter()) {
+        let queue = self.news.clone();
+        for (to, news) in first.into_iter().chain(queue.try_iter()) {
+            self.load.unqueue(&news);
             self.notice.take(&news);
+            if let StorageNews::Ended(_) = news {
+                continue;
+            }
             let home = match to {
                 To::Shard(shard) => shard,
                 To::Room(name) => self.placement.of_room(&name),
                 To::Client(client_id) => self.placement.of_client(&client_id),
                 To::All => {
-                    self.waiting.iter_mut().for_each(|waiting| waiting.push_back(news.clone()));
+                    for shard in 0..self.waiting.len() {
+                        self.push(shard, news.clone());
+                    }
                     continue;
                 }
             };
-            // What another node says may be for a shard that is not there.
-            if let Some(waiting) = self.waiting.get_mut(home.index()) {
-                waiting.push_back(news);
-            }
+            self.push(home.index(), news);
         }
         self.offer();
         true
+    }
+
+    /// Has something wait for a shard; of one cause after the other only the latest.
+    fn push(&mut self, shard: usize, news: StorageNews) {
+        // What another node says may be for a shard that is not there.
+        let Some(waiting) = self.waiting.get_mut(shard) else { return };
+        if let (StorageNews::Cause(_), Some(last @ StorageNews::Cause(_))) =
+            (&news, waiting.back_mut())
+        {
+            *last = news;
+            return;
+        }
+        self.load.wait_for(shard, &news);
+        waiting.push_back(news);
     }
 
     /// Offers the lanes what waits; true if they took all of it.
     fn offer(&mut self) -> bool {
         for (shard, waiting) in self.waiting.iter_mut().enumerate() {
             while let Some(news) = waiting.pop_front() {
+                self.load.taken_by(shard, &news);
                 let ask = Ask::Storage(Box::new(news));
                 if let Err(Ask::Storage(news)) = self.lanes.ask(ShardId(shard as u16), ask) {
+                    self.load.wait_for(shard, &news);
                     waiting.push_front(*news);
                     break;
                 }
@@ -271,6 +302,8 @@ pub(super) struct Notice {
     pub(super) lost_before: u64,
     /// The events that the storage has lost since then; homes may not have counted them yet.
     pub(super) lost_since: u64,
+    /// Begins the end of the process; the reason is among the facts.
+    pub(super) end_process: fn(),
 }
 
 impl Notice {
@@ -280,6 +313,11 @@ impl Notice {
         }
         let event = match (news, self.facts.outage()) {
             (StorageNews::Degraded(reason), None) => self.begin(reason),
+            (StorageNews::Cause(reason), Some(outage)) => match self.note_cause(reason, outage) {
+                Some(event) => event,
+                None => return,
+            },
+            (StorageNews::Ended(reason), _) => return self.give_up(reason),
             (StorageNews::Restored, Some(outage)) => self.end(&outage),
             // Every home is told of it, the node but once.
             _ => return,
@@ -291,16 +329,40 @@ impl Notice {
     }
 
     fn begin(&mut self, reason: &Arc<str>) -> Event {
-        tracing::warn!(%reason, "nothing can be stored; the bus goes on from memory");
+        tracing::warn!(
+            state = "degraded",
+            %reason,
+            "nothing can be stored; the bus goes on from memory"
+        );
         (self.lost_before, self.lost_since) = (self.lost(), 0);
-        self.facts.set_outage(Some(Outage { since: (self.clock)(), reason: reason.clone() }));
+        let since = (self.clock)();
+        self.facts.set_outage(Some(Outage { since, reason: reason.clone(), reason_at: since }));
         Event::StorageDegraded { reason: reason.clone() }
+    }
+
+    /// The cause is another by now, or is still the same; an event if it is another.
+    fn note_cause(&mut self, reason: &Arc<str>, outage: Outage) -> Option<Event> {
+        let is_other = outage.reason != *reason;
+        let reason_at = (self.clock)();
+        self.facts.set_outage(Some(Outage { reason: reason.clone(), reason_at, ..outage }));
+        is_other.then(|| Event::StorageStillDegraded { reason: reason.clone() })
+    }
+
+    /// The storage can't do its work any more, so neither can the process: it drains, and whoever
+    /// watches over it starts another one.
+    fn give_up(&self, reason: &Arc<str>) {
+        if self.facts.ending().is_some() {
+            return;
+        }
+        tracing::error!(%reason, "nothing will be stored any more by this process; it ends");
+        self.facts.set_ending(reason.clone());
+        (self.end_process)();
     }
 
     fn end(&mut self, outage: &Outage) -> Event {
         let lost = (self.lost() - self.lost_before).max(self.lost_since);
         let outage_ms = (self.clock)().mono_ns.saturating_sub(outage.since.mono_ns) / 1_000_000;
-        tracing::info!(outage_ms, lost, "what was kept back is stored");
+        tracing::info!(state = "ok", outage_ms, lost, "what was kept back is stored");
         self.facts.set_outage(None);
         Event::StorageRestored { outage_ms, lost }
     }
@@ -349,12 +411,28 @@ mod tests {
         let (sender, news) = unbounded();
         let (facts, clock): (_, Clock) = (facts(), Arc::new(now));
         let (events, lost_before, lost_since) = (Some(events), 0, 0);
-        let notice = Notice { facts, meters, events, clock, lost_before, lost_since };
+        let end_process = || {};
+        let notice = Notice { facts, meters, events, clock, lost_before, lost_since, end_process };
         let waiting = vec![VecDeque::new(), VecDeque::new()];
         (
-            Courier { news, lanes, placement: Placement::new(2, 1), notice, waiting, stop, quit },
+            Courier {
+                news,
+                lanes,
+                placement: Placement::new(2, 1),
+                notice,
+                waiting,
+                load: Arc::new(NewsLoad::new(2)),
+                stop,
+                quit,
+            },
             sender,
         )
+    }
+
+    /// What the storage does when it has something to say.
+    fn send(courier: &Courier, sender: &Sender<(To, StorageNews)>, to: To, news: StorageNews) {
+        courier.load.queue(&news);
+        sender.send((to, news)).unwrap();
     }
 
     fn stored(sequence: u64) -> StorageNews {
@@ -369,11 +447,21 @@ mod tests {
         let (events, _outlet) = intake::queue();
         let (mut courier, sender) = courier(lanes, events, Vec::new());
         for sequence in 1..=3 {
-            sender.send((To::Shard(ShardId(0)), stored(sequence))).unwrap();
+            send(&courier, &sender, To::Shard(ShardId(0)), stored(sequence));
         }
-        sender.send((To::Shard(ShardId(1)), StorageNews::Restored)).unwrap();
+        send(&courier, &sender, To::Shard(ShardId(1)), StorageNews::Restored);
         assert!(courier.carry());
         assert_eq!((courier.waiting[0].len(), inboxes[1].asks.len()), (3, 1));
+        assert_eq!(courier.load.waiting().0, 3, "what no shard has taken");
+        // Of one cause after the other only the latest waits.
+        for cause in ["one", "two"] {
+            send(&courier, &sender, To::All, StorageNews::Cause(cause.into()));
+        }
+        assert!(courier.carry());
+        assert_eq!((courier.waiting[0].len(), courier.load.waiting().0), (4, 4));
+        let Some(StorageNews::Cause(cause)) = courier.waiting[0].pop_back() else { panic!() };
+        assert_eq!(&*cause, "two");
+        courier.load.taken_by(0, &StorageNews::Cause(cause));
         for _ in 0..LANE_SLOTS {
             inboxes[0].asks.take();
         }
@@ -429,7 +517,7 @@ mod tests {
         let channel = ChannelId::new(ShardId(0), 1);
         let lost = StorageNews::Lost { channel, first: 3, last: 6 };
         for news in [StorageNews::Degraded("gone".into()), lost, StorageNews::Restored] {
-            sender.send((To::All, news)).unwrap();
+            send(&courier, &sender, To::All, news);
         }
         assert!(courier.carry());
         let told: Vec<Event> =
@@ -447,7 +535,7 @@ mod tests {
         let mut tally = crate::shard::meters::Tally::default();
         for news in [StorageNews::Degraded("gone".into()), StorageNews::Restored] {
             for shard in [ShardId(0), ShardId(1)] {
-                sender.send((To::Shard(shard), news.clone())).unwrap();
+                send(&courier, &sender, To::Shard(shard), news.clone());
             }
             assert!(courier.carry());
             let is_degraded = matches!(news, StorageNews::Degraded(_));

@@ -275,9 +275,12 @@ pub struct StorageView {
     /// Since when it is degraded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Time>,
-    /// Why it is degraded.
+    /// Why it is degraded: the latest cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<Arc<str>>,
+    /// When that cause was last seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason_at: Option<Time>,
     /// Events that are not stored yet.
     pub pending: u64,
     /// Events that never will be.
@@ -285,19 +288,26 @@ pub struct StorageView {
 }
 
 impl StorageView {
-    /// A storage that does well, or one that is degraded since then, for that reason.
-    pub fn new(degraded: Option<(Time, Arc<str>)>, pending: u64, lost: u64) -> StorageView {
-        let (since, reason) = degraded.unzip();
-        let state = if since.is_some() { "degraded" } else { "ok" };
-        StorageView { state, since, reason, pending, lost }
+    /// A storage that does well, or one that is degraded since then, for that reason, which was last
+    /// seen then.
+    pub fn new(degraded: Option<(Time, Arc<str>, Time)>, pending: u64, lost: u64) -> StorageView {
+        let state = if degraded.is_some() { "degraded" } else { "ok" };
+        let (since, reason, reason_at) = match degraded {
+            Some((since, reason, at)) => (Some(since), Some(reason), Some(at)),
+            None => (None, None, None),
+        };
+        StorageView { state, since, reason, reason_at, pending, lost }
     }
 
     /// What two shards say.
     pub fn plus(self, other: StorageView) -> StorageView {
         let (pending, lost) = (self.pending + other.pending, self.lost + other.lost);
-        let views = [self, other].into_iter();
-        let degraded = views.filter_map(|view| view.since.zip(view.reason));
-        StorageView::new(degraded.min_by_key(|(since, _)| since.0), pending, lost)
+        let since = [self.since, other.since].into_iter().flatten().min_by_key(|since| since.0);
+        let causes = [(self.reason, self.reason_at), (other.reason, other.reason_at)];
+        let causes = causes.into_iter().filter_map(|(reason, at)| reason.zip(at));
+        let latest = causes.max_by_key(|(_, at)| at.0);
+        let degraded = since.zip(latest).map(|(since, (reason, at))| (since, reason, at));
+        StorageView::new(degraded, pending, lost)
     }
 }
 

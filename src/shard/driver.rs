@@ -20,6 +20,7 @@ use crate::base::limits::TurnLimits;
 use crate::base::prefetch::prefetch;
 use crate::base::time::Now;
 use crate::broker::record::Record;
+use crate::broker::staged::Staged;
 use crate::broker::telemetry::Telemetry;
 use crate::protocol::close::CloseReason;
 use crate::shard::engine::{AHEAD, Engine};
@@ -491,20 +492,19 @@ impl Driver {
 
     /// Gives the storage what it takes; the rest is offered again in the next turn.
     fn give_records(&mut self) {
-        let records = self.parts.engine.records();
-        while let Some(record) = records.pop_front() {
-            if let Err(record) = (self.parts.records)(record) {
-                return records.push_front(record);
-            }
-        }
+        let sink = &mut self.parts.records;
+        give(self.parts.engine.records(), sink);
+        give(self.parts.engine.session_records(), sink);
     }
 
     /// Offers the storage what it has not taken yet, for a short time; the rest is lost.
     fn give_last_records(&mut self) {
-        let until_ns = (self.parts.clock)().mono_ns + LAST_RECORDS_NS;
+        let now = (self.parts.clock)();
+        let until_ns = now.mono_ns + LAST_RECORDS_NS;
+        self.parts.engine.stage_last_sessions(now);
         loop {
             self.give_records();
-            if self.parts.engine.records().is_empty() {
+            if !self.has_records() {
                 return;
             }
             if (self.parts.clock)().mono_ns >= until_ns {
@@ -512,7 +512,7 @@ impl Driver {
             }
             std::thread::sleep(LAST_RECORDS_RETRY);
         }
-        let (mut records, mut events) = (0, 0);
+        let (mut records, mut events) = (self.parts.engine.session_records().len() as u64, 0);
         while let Some(record) = self.parts.engine.records().pop_front() {
             records += 1;
             events += u64::from(record.is_event());
@@ -525,6 +525,11 @@ impl Driver {
         let tally = self.parts.engine.tally_mut();
         tally.add(Counter::RecordsLost, records);
         tally.add(Counter::EventsLost, events);
+    }
+
+    fn has_records(&mut self) -> bool {
+        let engine = &mut self.parts.engine;
+        !engine.records().is_empty() || !engine.session_records().is_empty()
     }
 
     fn count_turn(&mut self, started: Now, ended: Now) {
@@ -621,7 +626,7 @@ impl Driver {
         if let Some(tick_ms) = self.parts.engine.next_tick_ms() {
             length = length.min(Duration::from_millis(tick_ms.saturating_sub(now.mono_ms())));
         }
-        if !self.parts.engine.records().is_empty() {
+        if self.has_records() {
             length = length.min(RECORD_RETRY);
         }
         length
@@ -629,5 +634,14 @@ impl Driver {
 
     fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         (0..self.parts.engine.shards()).map(ShardId)
+    }
+}
+
+/// Gives the storage what it takes of a queue; the rest stays.
+fn give(records: &mut Staged<Record>, sink: &mut RecordSink) {
+    while let Some(record) = records.pop_front() {
+        if let Err(record) = sink(record) {
+            return records.push_front(record);
+        }
     }
 }

@@ -8,9 +8,10 @@
 //!
 //! *Invariants*: Redis gives an id to one node, as long as that one renews its lease, Redis does not
 //! forget, and no later life of the session is claimed elsewhere; an earlier life never wins an id back
-//! from a later one. A node without a lease is given none, and only a node itself, or one that knows it
-//! dead, gives back what it has. One that was away takes its ids anew before it goes on, and learns
-//! which went to others ([`Claims::retake`]).
+//! from a later one. A node without a lease is given none, and only a node itself
+//! gives back what it has; what a crash has left is swept by the nodes that are there
+//! (`hub/sweep`), whether they knew the dead one or not. One that was away takes its ids anew before it
+//! goes on, and learns which went to others ([`Claims::retake`]).
 //!
 //! *Not here*: when a lease is renewed, what clients are told.
 
@@ -113,22 +114,13 @@ impl Claims {
         Ok(())
     }
 
-    /// Removes the ids of a node that is gone, in steps, and gives their number. `None` if it still
-    /// has a lease: then it lives, or is to be asked for again later. Nobody waits for this, as an
-    /// id of a node without a lease is free already.
-    pub(super) async fn sweep(&self, link: &Link, token: &str) -> Result<Option<u64>, Trouble> {
-        let (mut cursor, mut removed) = ("0".to_owned(), 0);
-        loop {
-            let mut call = self.call(&SWEEP_IDS, token);
-            call.arg(&cursor).arg(STEP);
-            let (next, count): (String, u64) = self.run(link, &SWEEP_IDS, &call).await?;
-            removed += count;
-            match next.as_str() {
-                "lives" => return Ok(None),
-                "0" => return Ok(Some(removed)),
-                _ => cursor = next,
-            }
-        }
+    /// Removes ids of nodes that have no lease, one step of all ids from where `cursor` says. Gives
+    /// where the next step begins, `0` after the last one, and how many were removed. Nobody waits for
+    /// this, as such an id is free already.
+    pub(super) async fn sweep(&self, link: &Link, cursor: &str) -> Result<(String, u64), Trouble> {
+        let mut call = SWEEP_IDS.call(&[&self.clients]);
+        call.arg(&self.leases).arg(cursor).arg(STEP);
+        self.run(link, &SWEEP_IDS, &call).await
     }
 
     async fn take_as(

@@ -36,8 +36,7 @@ pub fn compare_clocks(settings: &Settings, limit: Duration) -> Result<ClockReadi
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let database = settings.url.servers.first().map_or(0, |server| server.redis_settings().db());
-    let keys = Keys::new(&settings.prefix, database);
+    let keys = Keys::new(&settings.prefix, settings.url.database());
     let asked = async { measure(&Link::connect(settings).await?, &keys).await };
     let answer = runtime.block_on(async { tokio::time::timeout(limit, asked).await });
     match answer {

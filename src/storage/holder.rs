@@ -9,8 +9,9 @@
 //! *Invariants*: a token that has held the right never takes it from another, since what was kept
 //! here meanwhile may contradict what the other wrote; a generation is given once.
 
+use crate::protocol::timestamp;
 use crate::storage::keys::Keys;
-use crate::storage::link::{HOLD, Link, RENEW};
+use crate::storage::link::{ALONE, HOLD, Link, RENEW};
 use crate::storage::settings::{LEASE_MS, Settings};
 use crate::storage::trouble::{Trouble, Wrong};
 use std::fs;
@@ -69,16 +70,12 @@ impl Holder {
         loop {
             let mut call = HOLD.call(&[&keys.writer]);
             call.arg(&self.token).arg(&settings.node).arg(LEASE_MS);
-            call.arg(self.floor.load(Relaxed)).arg(u8::from(has_held)).arg(&dead);
+            call.arg(self.floor.load(Relaxed)).arg(u8::from(has_held)).arg(&dead).arg(host());
             let (word, text, number, token): (String, String, u64, String) = link
                 .run(&HOLD, &call)
                 .await
                 .map_err(|trouble| foreign(trouble, &keys.writer, "hash"))?;
-            let (node, prefix) = (text.clone(), settings.prefix.clone());
-            let wrong = || match token == SHARED {
-                true => Wrong::Shared { node, prefix },
-                false => Wrong::AnotherWriter { node, prefix },
-            };
+            let wrong = || other_writer(&text, &token, &settings.prefix);
             match word.as_str() {
                 "held" => {
                     let is_forgotten = has_held && text == "new";
@@ -93,6 +90,13 @@ impl Holder {
                 _ => return Ok(Hold::Other { wrong: wrong(), left_ms: number }),
             }
         }
+    }
+
+    /// Deletes what nodes have left that shared what is kept here before this one wrote alone.
+    pub(super) async fn sweep(&self, link: &Link, keys: &Keys) -> Result<(), Trouble> {
+        let mut call = ALONE.call(&[&keys.writer, &keys.clients, &keys.nodes]);
+        call.arg(&self.token);
+        link.run::<u64>(&ALONE, &call).await.map(|_| ())
     }
 
     /// Says that this process lives, and gives how often rooms and channels were changed. `None` if
@@ -117,6 +121,38 @@ impl Holder {
         let (word, changes): (String, u64) = link.run(&RENEW, &call).await?;
         Ok((word == "done").then_some(changes))
     }
+}
+
+/// Whose the right is, as the scripts say it: the name, the host and since when in ms, in a line each.
+pub(super) fn other_writer(said: &str, token: &str, prefix: &str) -> Wrong {
+    let mut lines = said.lines();
+    let node = lines.next().unwrap_or_default().to_owned();
+    let prefix = prefix.to_owned();
+    if token == SHARED {
+        return Wrong::Shared { node, prefix };
+    }
+    let mut whereabouts = Vec::new();
+    if let Some(host) = lines.next().filter(|host| !host.is_empty()) {
+        whereabouts.push(format!("host {host}"));
+    }
+    if let Some(process) = Process::of_token(token) {
+        whereabouts.push(format!("process {}", process.id));
+    }
+    if let Some(since_ms @ 1..) = lines.next().and_then(|since| since.parse::<u64>().ok()) {
+        let since = timestamp::format(since_ms.saturating_mul(1_000));
+        whereabouts.push(format!("since {}", String::from_utf8_lossy(&since)));
+    }
+    let whereabouts = match whereabouts.is_empty() {
+        true => String::new(),
+        false => format!(" ({})", whereabouts.join(", ")),
+    };
+    Wrong::AnotherWriter { node, prefix, whereabouts }
+}
+
+/// The name of this host, in one line; empty where it is not known.
+pub(super) fn host() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.lines().next().unwrap_or_default().trim().to_owned()
 }
 
 /// Names the key that is not ours.
@@ -188,6 +224,25 @@ pub(super) fn is_dead(token: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_writer_is_told_with_its_whereabouts_as_far_as_it_says_them() {
+        let token = "0/boot/pid:[1]/42/7";
+        for (said, token, expected) in [
+            (
+                "one\nbox\n1764000000000",
+                token,
+                "the node one (host box, process 42, since 2025-11-24T16:00:00",
+            ),
+            ("one", token, "the node one (process 42) writes under the prefix p already"),
+            ("one\n\n0", "0/unknown", "the node one writes under the prefix p already"),
+            ("", "", "the node  writes"),
+            ("two\nbox\n5", SHARED, "the node two shares what is kept"),
+        ] {
+            let sentence = other_writer(said, token, "p").to_string();
+            assert!(sentence.starts_with(expected), "{sentence}");
+        }
+    }
 
     #[test]
     fn a_token_tells_whether_its_process_is_dead() {

@@ -1,11 +1,14 @@
 //! The way into the storage: a bounded lane that shards put records into without waiting.
 //!
+//! Sessions have a lane of their own beside it: what clients make of theirs keeps no event out.
+//!
 //! *Invariants*: the lane is bounded by its slots and by the bytes of its events, and however large
 //! one event is, it fits beside less than [`INTAKE_BYTES_MAX`]; whoever puts something in looks
 //! afterwards whether the storage sleeps, and the storage says so first and looks into the lane
 //! afterwards, so one of the two sees the other, and a storage that is awake is never woken.
 
 use crate::broker::record::Record;
+use crate::broker::returning::SessionRecord;
 use crate::broker::staged::Weigh;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
@@ -16,11 +19,16 @@ use tokio::sync::Notify;
 pub const INTAKE_SLOTS: usize = 65_536;
 /// The bytes of events that may wait for it.
 pub const INTAKE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// The records of sessions that may wait for it, beside all others.
+pub(super) const INTAKE_SESSIONS: usize = 16_384;
+/// Their bytes.
+pub(super) const INTAKE_SESSIONS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The end of the lane that shards hold.
 #[derive(Clone, Debug)]
 pub struct RecordSender {
     records: Sender<Record>,
+    sessions: Sender<SessionRecord>,
     shared: Arc<Shared>,
 }
 
@@ -28,29 +36,36 @@ pub struct RecordSender {
 #[derive(Debug)]
 pub(super) struct Intake {
     records: Receiver<Record>,
+    sessions: Receiver<SessionRecord>,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     bytes: AtomicU64,
+    sessions_bytes: AtomicU64,
     is_asleep: AtomicBool,
     bell: Notify,
 }
 
 pub(super) fn lane() -> (RecordSender, Intake) {
     let (sender, receiver) = bounded(INTAKE_SLOTS);
+    let (sessions, sessions_in) = bounded(INTAKE_SESSIONS);
     let shared = Arc::new(Shared::default());
     (
-        RecordSender { records: sender, shared: Arc::clone(&shared) },
-        Intake { records: receiver, shared },
+        RecordSender { records: sender, sessions, shared: Arc::clone(&shared) },
+        Intake { records: receiver, sessions: sessions_in, shared },
     )
 }
 
 impl RecordSender {
     /// Hands a record over, without waiting. It comes back if the lane is full or the storage has
-    /// ended; a later record of the same channel must not be offered before it.
+    /// ended; a later record of the same channel, or of sessions, must not be offered before it.
     pub fn offer(&self, record: Record) -> Result<(), Record> {
+        let record = match record {
+            Record::Session(session) => return self.offer_session(session),
+            record => record,
+        };
         let bytes = bytes_of(&record);
         if self.shared.bytes.fetch_add(bytes, Relaxed) >= INTAKE_BYTES_MAX {
             self.shared.bytes.fetch_sub(bytes, Relaxed);
@@ -60,11 +75,30 @@ impl RecordSender {
             self.shared.bytes.fetch_sub(bytes, Relaxed);
             return Err(refused.into_inner());
         }
+        self.ring();
+        Ok(())
+    }
+
+    fn offer_session(&self, session: SessionRecord) -> Result<(), Record> {
+        let bytes = session_bytes(&session);
+        let waiting = &self.shared.sessions_bytes;
+        if waiting.fetch_add(bytes, Relaxed) >= INTAKE_SESSIONS_BYTES_MAX {
+            waiting.fetch_sub(bytes, Relaxed);
+            return Err(Record::Session(session));
+        }
+        if let Err(refused) = self.sessions.try_send(session) {
+            waiting.fetch_sub(bytes, Relaxed);
+            return Err(Record::Session(refused.into_inner()));
+        }
+        self.ring();
+        Ok(())
+    }
+
+    fn ring(&self) {
         fence(SeqCst);
         if self.shared.is_asleep.load(SeqCst) && self.shared.is_asleep.swap(false, SeqCst) {
             self.shared.bell.notify_one();
         }
-        Ok(())
     }
 }
 
@@ -76,11 +110,18 @@ impl Intake {
         Some(record)
     }
 
+    /// The next of what is recorded of sessions, if there is something.
+    pub(super) fn take_session(&self) -> Option<SessionRecord> {
+        let session = self.sessions.try_recv().ok()?;
+        self.shared.sessions_bytes.fetch_sub(session_bytes(&session), Relaxed);
+        Some(session)
+    }
+
     /// Waits until there may be a record. Nothing is lost if it is not waited for to the end.
     pub(super) async fn ready(&self) {
         self.shared.is_asleep.store(true, SeqCst);
         fence(SeqCst);
-        if self.records.is_empty() {
+        if self.records.is_empty() && self.sessions.is_empty() {
             self.shared.bell.notified().await;
         }
         self.shared.is_asleep.store(false, SeqCst);
@@ -96,10 +137,19 @@ fn bytes_of(record: &Record) -> u64 {
     }
 }
 
+/// What of a session is counted: all of it, as its client says how much it is.
+fn session_bytes(session: &SessionRecord) -> u64 {
+    (size_of::<SessionRecord>() + session.weight()) as u64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::broker::channel::Options;
+    use crate::broker::returning::{KeptSession, Subscription};
+    use crate::protocol::command::{Address, ClientType};
     use crate::protocol::names::Name;
+    use crate::protocol::session::SessionToken;
     use std::time::Duration;
 
     fn record() -> Record {
@@ -117,6 +167,39 @@ mod tests {
         sender.offer(record()).unwrap();
         drop(intake);
         assert!(sender.offer(record()).is_err());
+    }
+
+    #[test]
+    fn sessions_are_bounded_by_their_bytes_and_keep_no_event_out() {
+        let address = Address { room: Name::fixed("r"), channel: Name::fixed("c") };
+        let one = Subscription { address, options: Options::default() };
+        let kept = Box::new(KeptSession {
+            life: 1,
+            client_id: Name::fixed("ann"),
+            client_type: ClientType::Human,
+            screen_name: None,
+            avatar: None,
+            personality: None,
+            subscriptions: vec![one; 1_000],
+        });
+        let key = SessionToken::given("t").key();
+        let session = || Record::Session(SessionRecord::Here(key, kept.clone()));
+        let (sender, intake) = lane();
+        let mut taken = 0;
+        while sender.offer(session()).is_ok() {
+            taken += 1;
+        }
+        let bytes = taken * size_of_val(&kept.subscriptions[..]) as u64;
+        assert!(
+            taken < 500 && bytes <= INTAKE_SESSIONS_BYTES_MAX,
+            "{taken} sessions, {bytes} bytes"
+        );
+        sender.offer(record()).unwrap();
+        assert!(intake.take_session().is_some());
+        sender.offer(session()).unwrap();
+        assert!(intake.take().is_some() && intake.take().is_none());
+        while intake.take_session().is_some() {}
+        assert_eq!(sender.shared.sessions_bytes.load(Relaxed), 0);
     }
 
     #[test]

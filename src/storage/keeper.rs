@@ -21,8 +21,9 @@ use crate::broker::peers::To;
 use crate::broker::record::{EventRecord, Record, Snapshot, StorageNews};
 use crate::storage::backlog::{Backlog, Batch, Step};
 use crate::storage::clock;
+use crate::storage::health::Health;
 use crate::storage::holder::Holder;
-use crate::storage::intake::{INTAKE_SLOTS, Intake};
+use crate::storage::intake::{INTAKE_SESSIONS, INTAKE_SLOTS, Intake};
 use crate::storage::keys::Keys;
 use crate::storage::known::Known;
 use crate::storage::link::Link;
@@ -53,9 +54,6 @@ pub(super) const TAKE_IN: Duration = Duration::from_millis(5);
 pub(super) const REST_MAX: Duration = Duration::from_secs(3_600);
 /// How long is waited between two tries to read.
 pub(super) const PAUSE: Duration = Duration::from_millis(50);
-/// How long is waited before the first new try, and the longest wait.
-const RETRY_MS_MIN: u64 = 50;
-const RETRY_MS_MAX: u64 = 2_000;
 
 /// Where news go.
 pub(super) type Tell = Box<dyn Fn(To, StorageNews) + Send>;
@@ -87,6 +85,7 @@ pub(super) struct Keeper {
     pub(super) sessions: Sessions,
     pub(super) known: Known,
     pub(super) holder: Arc<Holder>,
+    pub(super) health: Health,
     pub(super) state: State,
 }
 
@@ -99,11 +98,6 @@ pub(super) struct State {
     server: Option<String>,
     /// How often rooms and channels were changed, as far as is known.
     changes: u64,
-    /// How many tries have failed since the last that did not.
-    tries: u32,
-    /// When to try again.
-    retry_at: Option<Instant>,
-    is_degraded: bool,
     /// What is to be read late, or was.
     late: Late,
     /// What the clock said when everything was to be read, and when that was.
@@ -139,7 +133,7 @@ impl Keeper {
         self.loads.close();
         while self.state.stopping.is_none() {
             self.take_in();
-            match self.state.retry_at {
+            match self.health.retry_at {
                 _ if self.state.is_overtaken => self.rest(None).await,
                 Some(at) if at > Instant::now() => self.rest(Some(at)).await,
                 _ => self.work().await,
@@ -185,7 +179,7 @@ impl Keeper {
     /// Sleeps until something is to be done, which is at that time at the latest.
     async fn rest(&mut self, wake_at: Option<Instant>) {
         let wake_at = wake_at.unwrap_or_else(|| Instant::now() + REST_MAX);
-        let is_kept_back = self.state.is_degraded;
+        let is_kept_back = self.health.is_degraded();
         let records = async {
             self.intake.ready().await;
             // What can't be written now is not waited for one by one.
@@ -256,12 +250,15 @@ impl Keeper {
             let Some(record) = self.intake.take() else { break };
             self.known.note(&record);
             match record {
-                Record::Session(record) => self.sessions.take(record),
                 Record::Merged(merged) => self.on_merged(*merged),
                 other => self.backlog.push(other),
             }
         }
-        if self.state.is_degraded {
+        for _ in 0..INTAKE_SESSIONS {
+            let Some(session) = self.intake.take_session() else { break };
+            self.sessions.take(session);
+        }
+        if self.health.is_degraded() {
             self.sessions.give_up(&self.tell);
         }
         if self.state.is_overtaken {
@@ -345,14 +342,14 @@ impl Keeper {
         self.tell_losses();
         match trouble {
             // Who was there, the next connection will see: it may have been this process itself.
-            Some(Trouble::Fenced(_)) if self.state.tries == 0 => {
+            Some(Trouble::Fenced(_)) if self.health.tries == 0 => {
                 self.state.bond = None;
-                self.state.tries = 1;
+                self.health.tries = 1;
             }
             Some(trouble) => self.fail(trouble),
             None => {
                 self.meters.count_commit(started.elapsed());
-                self.state.tries = 0;
+                self.health.tries = 0;
                 if is_all {
                     self.recover();
                 }
@@ -436,13 +433,6 @@ impl Keeper {
 
 pub(super) fn no_answer(limit: Duration) -> Trouble {
     Trouble::Outage(format!("Redis did not answer within {} ms", limit.as_millis()))
-}
-
-/// How long is waited after so many tries that failed.
-pub(super) fn retry_after(tries: u32) -> Duration {
-    let wait_ms = (RETRY_MS_MIN << tries.min(10)).min(RETRY_MS_MAX);
-    // Half of it is left to chance, so that nodes do not come back all at once.
-    Duration::from_millis(wait_ms / 2 + fastrand::u64(..=wait_ms / 2))
 }
 
 /// The order to stop; at once if whoever could give it is gone.

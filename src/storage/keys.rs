@@ -44,6 +44,21 @@ impl Keys {
         }
     }
 
+    /// What names begin with that are only tried: one as of the whole bus, one as of a channel. No
+    /// channel has such a name.
+    pub(super) fn probes(&self) -> [String; 2] {
+        let chance = fastrand::u64(..);
+        [
+            format!("{}:{BUS}:probe:{chance:016x}", self.prefix),
+            format!("{}:{{probe}}:{chance:016x}", self.prefix),
+        ]
+    }
+
+    /// Where something is told only to try it.
+    pub(super) fn probe_channel(&self) -> String {
+        format!("{}:probe", self.told)
+    }
+
     /// The stream of a channel.
     pub(super) fn stream(&self, address: &Address) -> String {
         format!("{}:{{{address}}}:stream", self.prefix)

@@ -5,16 +5,18 @@
 //!
 //! *Not here*: timeouts of calls, which the caller knows.
 
+use crate::storage::keys::Keys;
+use crate::storage::sentinel;
 use crate::storage::settings::Settings;
-use crate::storage::trouble::{Trouble, Wrong, check_version};
+use crate::storage::trouble::{LoginRefused, Trouble, Wrong, check_version, is_passing};
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue,
-    RedisError, ServerErrorKind, TlsMode, Value, cmd,
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, ErrorKind, FromRedisValue, RedisError,
+    ServerErrorKind, Value, cmd,
 };
+use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -47,6 +49,7 @@ macro_rules! scripts {
 }
 
 scripts! {
+    ALONE = "alone";
     APPEND = "append";
     BURY = "order", "bury";
     CHANNEL = "channel";
@@ -60,6 +63,7 @@ scripts! {
     LIST = "list";
     MAKE = "order", "make";
     PAGE = "page";
+    PROBE = "probe";
     REMOVE = "remove";
     RENEW = "renew";
     REPAIR = "repair";
@@ -90,18 +94,20 @@ impl Link {
     pub(super) async fn connect(settings: &Settings) -> Result<Link, Trouble> {
         let url = &settings.url;
         let timeout = share(settings);
-        if let Some(master) = &url.master {
-            let link = Link::One(of_sentinels(&url.servers, master, timeout).await?);
+        if let Some(master) = url.master() {
+            let (_, connection) = sentinel::master(url, master, timeout).await?;
+            let link = Link::One(connection);
             link.check().await?;
             return Ok(link);
         }
         let mut trouble = Trouble::Outage("no server is named".to_owned());
-        for server in &url.servers {
+        let servers = url.servers();
+        for server in &servers {
             match of_server(server.clone(), timeout).await {
                 Ok(connection) => {
                     let link = Link::One(connection);
                     let is_cluster = link.check().await?;
-                    if !is_cluster && url.servers.len() > 1 {
+                    if !is_cluster && servers.len() > 1 {
                         let sentence = format!(
                             "the URL of Redis names several servers, but {} is not one of a \
                              cluster; name one",
@@ -111,26 +117,85 @@ impl Link {
                     }
                     return if is_cluster { of_cluster(settings).await } else { Ok(link) };
                 }
-                Err(error) => trouble = of_connecting(error, server),
+                Err(error) => {
+                    trouble = of_connecting(error, &format!("Redis at {}", server.addr()), false);
+                }
             }
         }
         Err(trouble)
     }
 
-    /// Whether the version is new enough; gives whether it is a node of a cluster.
+    /// Whether the version is new enough, as far as the server says it; gives whether it is a node of
+    /// a cluster.
     async fn check(&self) -> Result<bool, Trouble> {
-        let about: String = self.ask(cmd("INFO").arg("server")).await?;
-        check_version(field(&about, "redis_version").unwrap_or_default())?;
-        // Valkey calls it by another name.
-        let mode = field(&about, "redis_mode").or_else(|| field(&about, "server_mode"));
-        Ok(mode == Some("cluster"))
+        if let Some(about) = self.about("server").await? {
+            check_version(field(&about, "redis_version").unwrap_or_default())?;
+            // Valkey calls it by another name.
+            let mode = field(&about, "redis_mode").or_else(|| field(&about, "server_mode"));
+            return Ok(mode == Some("cluster"));
+        }
+        match self.ask::<HashMap<String, Value>>(&cmd("HELLO")).await {
+            Ok(about) => {
+                let text =
+                    |name| about.get(name).and_then(|it| String::from_redis_value_ref(it).ok());
+                if text("server").as_deref() == Some("redis") {
+                    check_version(&text("version").unwrap_or_default())?;
+                }
+                Ok(text("mode").as_deref() == Some("cluster"))
+            }
+            // Then whatever is missing shows by the commands that are tried.
+            Err(Trouble::Wrong(_)) => Ok(false),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// A section of what the server says of itself; `None` if it refuses to.
+    async fn about(&self, section: &str) -> Result<Option<String>, Trouble> {
+        match self.ask(cmd("INFO").arg(section)).await {
+            Ok(about) => Ok(Some(about)),
+            Err(Trouble::Wrong(Wrong::Permission(_) | Wrong::Refused(_))) => Ok(None),
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Tries every command that is needed, on keys and channels as they will be used; what is refused is
+    /// named. Nothing stays of it.
+    pub(super) async fn probe(&self, settings: &Settings, keys: &Keys) -> Result<(), Trouble> {
+        let mut lacks = Vec::<String>::new();
+        let channel = if settings.is_shared { keys.probe_channel() } else { String::new() };
+        for base in keys.probes() {
+            let names = ["string", "hash", "set", "stream"].map(|kind| format!("{base}:{kind}"));
+            let mut call = PROBE.call(&names.each_ref().map(String::as_str));
+            call.arg(&channel);
+            let refused: Vec<(String, String)> = self.run(&PROBE, &call).await?;
+            for (command, said) in refused {
+                if is_passing(&said) {
+                    return Err(Trouble::Outage(said));
+                }
+                let sentence = format!("{command} ({said})");
+                if !lacks.iter().any(|lack| lack.starts_with(&format!("{command} "))) {
+                    lacks.push(sentence);
+                }
+            }
+        }
+        if settings.replicas > 0
+            && let Err(trouble) = self.ask::<Value>(cmd("WAIT").arg(0).arg(1)).await
+        {
+            match trouble {
+                Trouble::Wrong(wrong) => lacks.push(format!("WAIT ({wrong})")),
+                other => return Err(other),
+            }
+        }
+        match lacks.is_empty() {
+            true => Ok(()),
+            false => Err(Trouble::Wrong(Wrong::Lacking(lacks.join(", ")))),
+        }
     }
 
     /// Tells the operator of settings by which Redis may lose what it was given.
     pub(super) async fn warn_of_its_settings(&self) {
-        // Who may not ask is not told.
-        let memory: String = self.ask(cmd("INFO").arg("memory")).await.unwrap_or_default();
-        let disk: String = self.ask(cmd("INFO").arg("persistence")).await.unwrap_or_default();
+        let section = async |name| self.about(name).await.ok().flatten().unwrap_or_default();
+        let (memory, disk) = (section("memory").await, section("persistence").await);
         if let Some(policy) = field(&memory, "maxmemory_policy")
             && policy != "noeviction"
             && field(&memory, "maxmemory").is_some_and(|bytes| bytes != "0")
@@ -207,16 +272,11 @@ impl Link {
         Ok(())
     }
 
-    /// Whether it is to many servers.
-    pub(super) fn is_cluster(&self) -> bool {
-        matches!(self, Link::Many(_))
-    }
-
     /// Which life of which server it is; `None` of a cluster, where there are many, and of a server
     /// that does not say it.
     pub(super) async fn server(&self) -> Option<String> {
         let Link::One(_) = self else { return None };
-        let about: String = self.ask(cmd("INFO").arg("server")).await.ok()?;
+        let about = self.about("server").await.ok()??;
         field(&about, "run_id").map(str::to_owned)
     }
 
@@ -237,19 +297,18 @@ fn field<'a>(about: &'a str, name: &str) -> Option<&'a str> {
 /// tells what is published at another.
 pub(super) async fn ears(settings: &Settings) -> Result<PubSub, Trouble> {
     let url = &settings.url;
-    if let Some(master) = &url.master {
-        let client = sentinels(&url.servers, master)?.async_get_client().await?;
-        return Ok(client.get_async_pubsub().await?);
+    if let Some(master) = url.master() {
+        let (server, _) = sentinel::master(url, master, share(settings)).await?;
+        return Ok(Client::open(server)?.get_async_pubsub().await?);
     }
     let mut trouble = Trouble::Outage("no server is named".to_owned());
-    for server in &url.servers {
+    for server in &url.servers() {
         let ears = async { Client::open(server.clone())?.get_async_pubsub().await };
+        let name = format!("Redis at {}", server.addr());
         match tokio::time::timeout(share(settings), ears).await {
             Ok(Ok(ears)) => return Ok(ears),
-            Ok(Err(error)) => trouble = of_connecting(error, server),
-            Err(_) => {
-                trouble = Trouble::Outage(format!("{} does not answer in time", server.addr()));
-            }
+            Ok(Err(error)) => trouble = of_connecting(error, &name, false),
+            Err(_) => trouble = Trouble::Outage(format!("{name} does not answer in time")),
         }
     }
     Err(trouble)
@@ -259,7 +318,7 @@ pub(super) async fn ears(settings: &Settings) -> Result<PubSub, Trouble> {
 /// one answer together, since a server may be gone with its whole machine, and then says nothing at all.
 fn share(settings: &Settings) -> Duration {
     let whole = Duration::from_millis(settings.commit_timeout_ms);
-    match (settings.url.servers.len(), &settings.url.master) {
+    match (settings.url.servers().len(), settings.url.master()) {
         // Sentinels are asked all at once.
         (_, Some(_)) | (0 | 1, None) => whole,
         // A share is left for what follows.
@@ -275,29 +334,6 @@ async fn of_server(
     client.get_multiplexed_async_connection_with_config(&config(timeout)).await
 }
 
-/// A connection to the master that sentinels name. The login of the URL is for the master.
-async fn of_sentinels(
-    servers: &[ConnectionInfo],
-    master: &str,
-    timeout: Duration,
-) -> Result<MultiplexedConnection, RedisError> {
-    sentinels(servers, master)?.get_async_connection_with_config(&config(timeout)).await
-}
-
-/// Whoever asks sentinels where the master is.
-fn sentinels(sentinels: &[ConnectionInfo], master: &str) -> Result<SentinelClient, RedisError> {
-    let mut node = SentinelNodeConnectionInfo::default();
-    if let Some(first) = sentinels.first() {
-        node = node.set_redis_connection_info(first.redis_settings().clone());
-        if matches!(first.addr(), ConnectionAddr::TcpTls { .. }) {
-            node = node.set_tls_mode(TlsMode::Secure);
-        }
-    }
-    let addresses = sentinels.iter().map(|sentinel| sentinel.addr().clone()).collect();
-    let kind = SentinelServerType::Master;
-    SentinelClient::build::<ConnectionAddr>(addresses, master, Some(node), kind)
-}
-
 /// How long the cluster client may take to connect to a server, of the time of an answer and the share
 /// of one server. It connects to all at once and waits for each, also for one whose machine is gone;
 /// so it needs no less time if there are many of them.
@@ -307,7 +343,7 @@ fn of_each(answer: Duration, share: Duration) -> Duration {
 
 async fn of_cluster(settings: &Settings) -> Result<Link, Trouble> {
     let timeout = Duration::from_millis(settings.commit_timeout_ms);
-    let client = ClusterClient::builder(settings.url.servers.clone())
+    let client = ClusterClient::builder(settings.url.servers())
         .retries(CLUSTER_RETRIES)
         .connection_timeout(of_each(timeout, share(settings)))
         .response_timeout(timeout)
@@ -316,15 +352,26 @@ async fn of_cluster(settings: &Settings) -> Result<Link, Trouble> {
 }
 
 /// What went wrong while connecting, with the name of the server.
-fn of_connecting(error: RedisError, server: &ConnectionInfo) -> Trouble {
+pub(super) fn of_connecting(error: RedisError, server: &str, is_sentinel: bool) -> Trouble {
     match Trouble::from(error) {
-        Trouble::Outage(said) => Trouble::Outage(format!("{}: {said}", server.addr())),
+        Trouble::Outage(said) => Trouble::Outage(format!("{server}: {said}")),
+        Trouble::Lost(said) => Trouble::Lost(format!("{server}: {said}")),
+        Trouble::Wrong(Wrong::Login(LoginRefused { said, .. })) => {
+            let server = server.to_owned();
+            Trouble::Wrong(Wrong::Login(LoginRefused { server, is_sentinel, said }))
+        }
+        Trouble::Wrong(Wrong::Permission(said)) => {
+            Trouble::Wrong(Wrong::Permission(format!("{server}: {said}")))
+        }
+        Trouble::Wrong(Wrong::Refused(said)) => {
+            Trouble::Wrong(Wrong::Refused(format!("{server}: {said}")))
+        }
         other => other,
     }
 }
 
 /// A connection that waits for an answer as long as the caller does.
-fn config(timeout: Duration) -> AsyncConnectionConfig {
+pub(super) fn config(timeout: Duration) -> AsyncConnectionConfig {
     AsyncConnectionConfig::new()
         .set_connection_timeout(Some(timeout))
         .set_response_timeout(None)

@@ -166,7 +166,7 @@ impl Reader<'_> {
         size: u64,
     ) -> Result<Option<KeptChannel>, Trouble> {
         let key = self.keys.meta(&address);
-        let mut call = CLAIM.call(&[&key]);
+        let mut call = CLAIM.call(&[&key, &self.keys.followers(&address)]);
         call.arg(self.generation);
         let fields = match self.within(self.link.run::<Value>(&CLAIM, &call)).await {
             Err(trouble) => return Err(self.named(trouble, &key, "hash").await),
@@ -179,6 +179,10 @@ impl Reader<'_> {
         }
         let fields = HashMap::<String, String>::from_redis_value(fields)
             .map_err(|_| "its fields are not text".to_owned());
+        if fields.as_ref().is_ok_and(HashMap::is_empty) {
+            // Only its name is there: whoever made or deleted it died halfway.
+            return Ok(None);
+        }
         match fields.and_then(|fields| read_channel(&address, &fields)) {
             Err(why) => {
                 self.skip(&key, "the channel", &why);

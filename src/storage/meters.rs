@@ -1,6 +1,7 @@
 //! What the storage counts of itself, for whoever tells of it.
 
 use crate::storage::clock::ClockReading;
+use crate::storage::news::NewsLoad;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -33,6 +34,12 @@ pub struct Meters {
     pub peers_awaited: AtomicU64,
     /// What they said that could not be read.
     pub garbled: AtomicU64,
+    /// What nodes that died had left and was removed: client ids, names of channels.
+    pub swept: AtomicU64,
+    /// What is told and not taken yet.
+    pub news: Arc<NewsLoad>,
+    /// How often a channel's events were not told because their shard was full, to be read again.
+    pub news_behind: AtomicU64,
     /// What was for their clients and was not sent.
     pub lost_notes: AtomicU64,
     /// Events that wait or are under way.
@@ -54,11 +61,18 @@ pub struct Meters {
 pub struct Degraded {
     /// Since when.
     pub since: Instant,
-    /// Why, in words for a person.
+    /// Why, in words for a person: the latest cause.
     pub reason: Arc<str>,
+    /// When that was last seen.
+    pub reason_at: Instant,
 }
 
 impl Meters {
+    /// Nothing is counted yet; what is told and not taken yet is counted there.
+    pub(super) fn for_news(news: Arc<NewsLoad>) -> Meters {
+        Meters { news, ..Meters::default() }
+    }
+
     /// Whether nothing can be stored now.
     pub fn is_degraded(&self) -> bool {
         self.is_degraded.load(Relaxed)

@@ -55,7 +55,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `settings` | what it is told once; the URL |
+//! | `settings`, `url` | what it is told once; where Redis is |
 //! | `intake` | the lane that shards put records into |
 //! | `backlog` | what waits, by channel, in order (pure) |
 //! | `keeper` | the thread: rounds, retries, news |
@@ -65,12 +65,12 @@
 //! | `holder` | the right to write under a prefix |
 //! | `census` | who is connected to which node of a bus, and in which channels (pure) |
 //! | `claims` | which node has a client id |
-//! | `link`, `scripts/` | the connection, and what Redis does at once |
+//! | `link`, `sentinel`, `scripts/` | the connection, where the master is, and what Redis does at once |
 //! | `codec`, `keys` | how things stand in Redis, and where |
 //! | `hub/` | in place of `keeper`, `write` and `known`: several nodes, whose order Redis gives |
 //! | `known` | rooms and channels, to be told again to a Redis that has forgotten them |
-//! | `trouble` | what went wrong, and what follows |
-//! | `meters` | what is counted |
+//! | `trouble`, `health` | what went wrong, and what follows; whether anything can be stored |
+//! | `meters`, `news` | what is counted; what of the news is not taken yet |
 //!
 //! *Invariants*: nobody waits for the storage but the start and the end of the process; events of a
 //! channel are stored in the order of their sequence, each once; what was told as stored is in the
@@ -87,6 +87,7 @@ mod clock;
 mod codec;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod health;
 mod holder;
 mod hub;
 mod intake;
@@ -96,16 +97,21 @@ mod known;
 mod link;
 mod load;
 mod meters;
+mod news;
+mod sentinel;
 mod sessions;
 mod settings;
 mod trouble;
+mod url;
 mod write;
 
 pub use clock::{ClockReading, compare_clocks};
 pub use intake::{INTAKE_BYTES_MAX, INTAKE_SLOTS, RecordSender};
 pub use meters::{COMMIT_BOUNDS_MS, Degraded, Meters};
-pub use settings::{LEASE_MS, RedisUrl, Settings, UrlError};
+pub use news::{NEWS_BYTES_MAX, NEWS_COUNT_MAX, NewsLoad};
+pub use settings::{GRACE_MS, LEASE_MS, Settings};
 pub use trouble::Wrong;
+pub use url::{Login, RedisUrl, UrlError};
 
 use crate::base::time::Now;
 use crate::broker::peers::To;
@@ -168,6 +174,15 @@ pub fn start(
     settings: Settings,
     news: Box<dyn Fn(To, StorageNews) + Send>,
 ) -> io::Result<(Storage, RecordSender)> {
+    start_bounded(settings, news, Arc::new(NewsLoad::new(0)))
+}
+
+/// The same for homes that may be slow to take what they are told: as `load` says.
+pub fn start_bounded(
+    settings: Settings,
+    news: Box<dyn Fn(To, StorageNews) + Send>,
+    load: Arc<NewsLoad>,
+) -> io::Result<(Storage, RecordSender)> {
     settings.check().map_err(|sentence| io::Error::new(io::ErrorKind::InvalidInput, sentence))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // The client's TLS takes the provider of the process; who set one before keeps it.
@@ -175,8 +190,8 @@ pub fn start(
     let (sender, intake) = intake::lane();
     let (loads, loads_in) = mpsc::unbounded_channel();
     let (stop, stop_in) = oneshot::channel();
-    let meters = Arc::new(Meters::default());
-    let database = settings.url.servers.first().map_or(0, |server| server.redis_settings().db());
+    let meters = Arc::new(Meters::for_news(load));
+    let database = settings.url.database();
     let keys = Arc::new(keys::Keys::new(&settings.prefix, database));
     let (settings, counts) = (Arc::new(settings), Arc::clone(&meters));
     let orders = (loads_in, stop_in);
@@ -213,6 +228,7 @@ fn keeper(
         sessions: sessions::Sessions::new(Duration::from_millis(settings.session_ttl_ms)),
         known: known::Known::new(),
         holder: Arc::new(holder::Holder::new()),
+        health: health::Health::default(),
         state: State::default(),
         settings,
     }

@@ -35,6 +35,12 @@ use std::time::{Duration, Instant};
 const ROUND_WRITES_MAX: usize = 256;
 /// The bytes that one call writes, unless one session alone has more.
 const ROUND_BYTES_MAX: usize = 256 * 1024;
+/// The bytes that updates and renewals may take in a second, so that they leave room for events; new
+/// sessions, and the ends of sessions, are not slowed down by them.
+const UPDATES_BYTES_A_SECOND: f64 = 8.0 * 1024.0 * 1024.0;
+/// How long it is remembered that a session has ended by order: a node that was stopped meanwhile must not
+/// bring it back.
+const OVER: Duration = Duration::from_secs(600);
 /// The sessions that one call reads.
 const ROUND_READS_MAX: usize = 256;
 /// As many may wait for a Redis that is away, beside those whose clients are connected.
@@ -48,6 +54,11 @@ pub(super) struct Sessions {
     known: Map<SessionKey, Entry>,
     /// Those that are to be written; passed over where that is done.
     due: VecDeque<SessionKey>,
+    /// Those that were written before and are another now, or are to be written again: they wait for
+    /// each other.
+    updates: VecDeque<SessionKey>,
+    /// When the next of the updates and the renewals may be written.
+    paced_until: Instant,
     /// Those whose clients are connected, and when they are to be written again, the first first.
     renewals: VecDeque<(Instant, SessionKey)>,
     /// Who asks for which.
@@ -59,8 +70,10 @@ pub(super) struct Sessions {
 struct Entry {
     life: u64,
     what: What,
-    /// Whether it is listed as due.
+    /// Whether it is listed as due, or as an update.
     is_due: bool,
+    /// Whether it was written in this life.
+    is_written: bool,
     /// Whether it is listed to be renewed.
     is_renewed: bool,
 }
@@ -98,8 +111,9 @@ impl Sessions {
     /// Sessions whose clients may be away for so long.
     pub(super) fn new(ttl: Duration) -> Sessions {
         let hasher = seeded(fastrand::u64(..));
-        let (due, renewals, asked) = Default::default();
-        Sessions { ttl, known: Map::with_hasher(hasher), due, renewals, asked }
+        let (due, updates, renewals, asked) = Default::default();
+        let (known, paced_until) = (Map::with_hasher(hasher), Instant::now());
+        Sessions { ttl, known, due, updates, paced_until, renewals, asked }
     }
 
     /// Takes in what an edge says.
@@ -117,13 +131,19 @@ impl Sessions {
     /// When there is something for a round: now, if that is past; `None` if there is nothing.
     pub(super) fn next_due(&self) -> Option<Instant> {
         let is_waiting = !self.due.is_empty() || !self.asked.is_empty();
-        let now = is_waiting.then(Instant::now);
-        now.or_else(|| self.renewals.front().map(|&(at, _)| at))
+        if is_waiting {
+            return Some(Instant::now());
+        }
+        let first = match self.updates.is_empty() {
+            false => Some(Instant::now()),
+            true => self.renewals.front().map(|&(at, _)| at),
+        };
+        first.map(|at| at.max(self.paced_until))
     }
 
     /// Whether something is not written yet that was said.
     pub(super) fn has_unwritten(&self) -> bool {
-        !self.due.is_empty()
+        !self.due.is_empty() || !self.updates.is_empty()
     }
 
     /// Redis may have forgotten what it had: all of it is to be written again.
@@ -155,6 +175,15 @@ impl Sessions {
         {
             write(&mut self.known, self.ttl, key, now, &mut round.writes, &mut bytes);
         }
+        if self.paced_until > now {
+            return round;
+        }
+        let before = bytes;
+        while has_room(&round.writes, bytes)
+            && let Some(key) = self.updates.pop_front()
+        {
+            write(&mut self.known, self.ttl, key, now, &mut round.writes, &mut bytes);
+        }
         while has_room(&round.writes, bytes)
             && let Some(&(at, key)) = self.renewals.front()
             && at <= now
@@ -165,6 +194,9 @@ impl Sessions {
             entry.is_due = true;
             write(&mut self.known, self.ttl, key, now, &mut round.writes, &mut bytes);
         }
+        let share =
+            Duration::from_secs(1).mul_f64((bytes - before) as f64 / UPDATES_BYTES_A_SECOND);
+        self.paced_until = now + share;
         round
     }
 
@@ -186,6 +218,7 @@ impl Sessions {
         for (Write { key, life, .. }, &is_written) in round.writes.iter().zip(written) {
             let Some(entry) = self.known.get_mut(key) else { continue };
             let is_here = matches!(entry.what, What::Here(_));
+            entry.is_written |= entry.life == *life;
             if entry.life == *life && !is_written {
                 // It goes on in a later life, elsewhere.
                 self.known.remove(key);
@@ -203,8 +236,8 @@ impl Sessions {
     }
 
     fn note(&mut self, key: SessionKey, life: u64, what: What) {
-        let (is_due, is_renewed) = (false, false);
-        let new = || Entry { life, what: What::Over, is_due, is_renewed };
+        let (is_due, is_written, is_renewed) = (false, false, false);
+        let new = || Entry { life, what: What::Over, is_due, is_written, is_renewed };
         let entry = self.known.entry(key).or_insert_with(new);
         if entry.life > life {
             return;
@@ -217,7 +250,13 @@ impl Sessions {
             }
             return;
         }
+        entry.is_written &= entry.life == life;
+        let is_urgent = !matches!(what, What::Here(_));
         (entry.life, entry.what) = (life, what);
+        if is_urgent && entry.is_due && entry.is_written {
+            // It is listed as an update, and the end of it does not wait for others.
+            return self.due.push_back(key);
+        }
         self.list(key);
     }
 
@@ -225,7 +264,10 @@ impl Sessions {
         if let Some(entry) = self.known.get_mut(&key)
             && !std::mem::replace(&mut entry.is_due, true)
         {
-            self.due.push_back(key);
+            match entry.is_written && matches!(entry.what, What::Here(_)) {
+                true => self.updates.push_back(key),
+                false => self.due.push_back(key),
+            }
         }
     }
 }
@@ -248,7 +290,7 @@ fn write(
         // away, whenever this process ends.
         What::Here(text) => (Arc::clone(text), ttl + ttl / 2),
         What::Left(text, at) => (Arc::clone(text), ttl.saturating_sub(now - *at)),
-        What::Over => (Arc::from(""), ttl),
+        What::Over => (Arc::from(""), OVER),
     };
     if left.is_zero() {
         known.remove(&key);
@@ -334,8 +376,14 @@ fn text(kept: &KeptSession) -> Arc<str> {
     }
 }
 
+/// How the text ends that says that a session has ended, as `scripts/sessions.lua` writes it.
+const OVER_END: &str = r#","over":true}"#;
+
 /// What a text that was kept says.
 fn recalled(text: &str) -> Recalled {
+    if text.ends_with(OVER_END) {
+        return Recalled::Unknown;
+    }
     match parse(text) {
         Some(kept) => Recalled::Found(Box::new(kept)),
         None => {
@@ -420,7 +468,15 @@ mod tests {
         assert!(text.starts_with(r#"{"life":7,"client_id":"ann","client_type":"ai-agent""#));
         assert_eq!(recalled(&text), Recalled::Found(kept(7)));
         let long = text.replace("ann", &"a".repeat(99));
-        for bad in ["", "{}", "7", &text[1..], &text.replace("ai-agent", "robot"), &long] {
+        for bad in [
+            "",
+            "{}",
+            "7",
+            r#"{"life":7,"over":true}"#,
+            &text[1..],
+            &text.replace("ai-agent", "robot"),
+            &long,
+        ] {
             assert_eq!(recalled(bad), Recalled::Unknown, "{bad}");
         }
     }
@@ -444,6 +500,41 @@ mod tests {
         assert!(round.writes[0].ms <= 9_000 && round.writes[0].ms > 8_000);
         done(&mut sessions, round);
         assert!(sessions.begin(now + TTL).is_empty() && sessions.known.is_empty());
+    }
+
+    #[test]
+    fn updates_wait_for_each_other_and_nobody_waits_for_them() {
+        let mut sessions = Sessions::new(TTL);
+        let large = |life| {
+            let mut kept = kept(life);
+            kept.subscriptions = vec![kept.subscriptions[0].clone(); 1_000];
+            SessionRecord::Here(key(&life.to_string()), kept)
+        };
+        let all = 1..=20;
+        all.clone().for_each(|life| sessions.take(large(life)));
+        let mut now = Instant::now();
+        while sessions.has_unwritten() {
+            let round = sessions.begin(now);
+            assert!(!round.is_empty(), "new ones are not slowed down");
+            done(&mut sessions, round);
+        }
+        let started = now;
+        let mut bytes = 0;
+        for turn in 0..200 {
+            all.clone().for_each(|life| sessions.take(large(life)));
+            if turn == 100 {
+                sessions.take(SessionRecord::Left(key("7"), kept(7)));
+                let round = sessions.begin(now);
+                assert_eq!(lives(&round)[0], 7, "the end of one does not wait");
+                done(&mut sessions, round);
+            }
+            let round = sessions.begin(now);
+            bytes += round.writes.iter().map(|write| write.text.len()).sum::<usize>();
+            done(&mut sessions, round);
+            now += Duration::from_millis(10);
+        }
+        let a_second = bytes as f64 / (now - started).as_secs_f64();
+        assert!((4e6..UPDATES_BYTES_A_SECOND * 1.1).contains(&a_second), "{a_second}");
     }
 
     #[test]

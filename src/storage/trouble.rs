@@ -9,8 +9,10 @@ use std::fmt;
 /// What went wrong, by what is to be done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// Redis can't be reached, or takes nothing now: try again later. In words for a person.
+    /// Redis takes nothing now, or does not answer: try again later. In words for a person.
     Outage(String),
+    /// The connection was lost, or could not be made: it may well succeed at once.
+    Lost(String),
     /// Waiting changes nothing: a person must do something.
     Wrong(Wrong),
     /// What stands at this key is not ours: others are not concerned.
@@ -24,7 +26,7 @@ pub(super) enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Outage(said) => f.write_str(said),
+            Trouble::Outage(said) | Trouble::Lost(said) => f.write_str(said),
             Trouble::Wrong(wrong) => wrong.fmt(f),
             Trouble::Foreign => f.write_str("a key under the prefix holds something else"),
             Trouble::Fenced(_) => f.write_str("a later writer was at a channel"),
@@ -34,6 +36,11 @@ impl fmt::Display for Trouble {
 }
 
 impl Trouble {
+    /// Whether the same may well succeed within a second, as when Redis is only restarted.
+    pub(super) fn may_pass_at_once(&self) -> bool {
+        matches!(self, Trouble::Lost(_)) || self.is_loading()
+    }
+
     /// Whether Redis is there, and only has to read its own files first.
     pub(super) fn is_loading(&self) -> bool {
         matches!(self, Trouble::Outage(said) if said.starts_with("LOADING "))
@@ -44,11 +51,15 @@ impl Trouble {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wrong {
     /// User or password.
-    Login(String),
+    Login(LoginRefused),
     /// The number of the database.
     Database(String),
     /// What the user may do.
     Permission(String),
+    /// Commands that are needed are refused; these, with what Redis says to each.
+    Lacking(String),
+    /// What is needed is refused, for a reason that is not known to pass.
+    Refused(String),
     /// The version; this is it.
     TooOld(String),
     /// What stands at a key under the prefix is not ours.
@@ -66,6 +77,8 @@ pub enum Wrong {
         node: String,
         /// The prefix.
         prefix: String,
+        /// Where it runs and since when it writes, as far as it says; or nothing.
+        whereabouts: String,
     },
     /// Nodes that share what is kept are at work under the prefix, which this one would have alone.
     Shared {
@@ -78,11 +91,42 @@ pub enum Wrong {
     Url(String),
 }
 
+/// A login that a server refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoginRefused {
+    /// The server, with its kind and its address where that is known.
+    pub server: String,
+    /// Whether it is a sentinel.
+    pub is_sentinel: bool,
+    /// What it says.
+    pub said: String,
+}
+
+impl fmt::Display for LoginRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let LoginRefused { server, is_sentinel, said } = self;
+        write!(f, "{server} refuses the user or the password ({said}); ")?;
+        match is_sentinel {
+            false => f.write_str("correct what stands before the @ in the URL of Redis"),
+            true => f.write_str(
+                "the sentinels have a login of their own: correct `redis_sentinel_user` and \
+                 `redis_sentinel_password`, or sentinel_user and sentinel_password behind the URL",
+            ),
+        }
+    }
+}
+
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Wrong::Login(said) => {
-                write!(f, "Redis refuses the user or the password of its URL ({said}); correct it")
+            Wrong::Login(refused) => refused.fmt(f),
+            Wrong::Lacking(commands) => write!(
+                f,
+                "Redis refuses commands that are needed: {commands}; allow them to the user of the \
+                 URL, and do not rename them"
+            ),
+            Wrong::Refused(said) => {
+                write!(f, "Redis refuses what is needed ({said}); correct that")
             }
             Wrong::Database(said) => {
                 write!(
@@ -104,10 +148,10 @@ impl fmt::Display for Wrong {
                 "the key {key} holds a {found} where a {wanted} of this bus is kept, and was left \
                  as it is; rename it, or choose another prefix"
             ),
-            Wrong::AnotherWriter { node, prefix } => write!(
+            Wrong::AnotherWriter { node, prefix, whereabouts } => write!(
                 f,
-                "the node {node} writes under the prefix {prefix} already; stop it, or choose \
-                 another prefix"
+                "the node {node}{whereabouts} writes under the prefix {prefix} already; stop it, or \
+                 choose another prefix"
             ),
             Wrong::Shared { node, prefix } => write!(
                 f,
@@ -134,7 +178,7 @@ pub(super) fn check_version(version: &str) -> Result<(), Trouble> {
 }
 
 /// The codes of errors after which the same may succeed.
-const OUTAGES: [&str; 15] = [
+const OUTAGES: [&str; 18] = [
     "OOM",
     "READONLY",
     "LOADING",
@@ -150,7 +194,19 @@ const OUTAGES: [&str; 15] = [
     "FAILOVER",
     "NOSCRIPT",
     "BUSYKEY",
+    "NOMASTERLINK",
+    "INPROG",
+    "IOERR",
 ];
+
+/// What else Redis says, under a code that stands for anything, when the same may succeed later.
+const PASSING: [&str; 1] = ["max number of clients"];
+
+/// Whether what Redis said is known to pass by itself.
+pub(super) fn is_passing(said: &str) -> bool {
+    let code = said.trim_start_matches('-').split([' ', ':']).next().unwrap_or_default();
+    OUTAGES.contains(&code) || PASSING.iter().any(|words| said.contains(words))
+}
 
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Trouble {
@@ -158,7 +214,8 @@ impl From<RedisError> for Trouble {
         let code = code_of(&error);
         match (error.kind(), code.as_deref()) {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("NOAUTH" | "WRONGPASS")) => {
-                Trouble::Wrong(Wrong::Login(said))
+                let (server, is_sentinel) = ("Redis".to_owned(), false);
+                Trouble::Wrong(Wrong::Login(LoginRefused { server, is_sentinel, said }))
             }
             (ErrorKind::InvalidClientConfig, _) => Trouble::Wrong(Wrong::Url(format!(
                 "the URL of Redis does not fit what is there ({said}); correct it"
@@ -166,6 +223,16 @@ impl From<RedisError> for Trouble {
             (_, Some("NOPERM")) => Trouble::Wrong(Wrong::Permission(said)),
             (_, Some("WRONGTYPE")) => Trouble::Foreign,
             _ if is_about_database(&said) => Trouble::Wrong(Wrong::Database(said)),
+            // An answer that is not known to pass lasts.
+            (_, Some(code)) if !OUTAGES.contains(&code) && !is_passing(&said) => {
+                Trouble::Wrong(Wrong::Refused(said))
+            }
+            (_, None)
+                if (error.is_io_error() || error.is_connection_dropped())
+                    && !error.is_timeout() =>
+            {
+                Trouble::Lost(said)
+            }
             _ => Trouble::Outage(said),
         }
     }

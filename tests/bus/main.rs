@@ -32,4 +32,5 @@ mod sessions;
 mod slow_consumers;
 mod sockets;
 mod start_up;
+mod storage_states;
 mod turns;

@@ -199,6 +199,11 @@ impl Daemon {
         wait_for_exit(&mut self.child, PATIENCE).expect("the daemon ends in time")
     }
 
+    /// It has ended by itself, as the test expects.
+    pub(crate) fn let_go(mut self) {
+        self.was_killed = true;
+    }
+
     /// Kills it as a power cut would.
     pub(crate) fn kill(mut self) {
         self.was_killed = true;

@@ -37,7 +37,7 @@ impl Watched {
         let (master, replica) = (Redis::with(&options), Redis::with(&options));
         replicate(&replica, &master);
         let folder = tempfile::tempdir().expect("a folder for the sentinel");
-        let (sentinel, port) = sentinel(&folder, master.port(), down_after_ms);
+        let (sentinel, port) = sentinel(&folder, master.port(), down_after_ms, "");
         let watched = Watched { master, replica, sentinel, port, _folder: folder };
         until("the sentinel knows the replica", || {
             cli(port, &["SENTINEL", "REPLICAS", "main"]).contains("role-reported\nslave")
@@ -113,8 +113,35 @@ impl Drop for Watched {
     }
 }
 
+/// A sentinel alone, with lines of its own in its configuration.
+pub(crate) struct Guard {
+    sentinel: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Guard {
+    /// One that watches a master under the name `main`.
+    pub(crate) fn of(master: &Redis, lines: &str) -> Guard {
+        let folder = tempfile::tempdir().expect("a folder for the sentinel");
+        let (sentinel, port) = sentinel(&folder, master.port(), DOWN_AFTER_MS, lines);
+        Guard { sentinel, port, _folder: folder }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _ = self.sentinel.kill();
+        let _ = self.sentinel.wait();
+    }
+}
+
 /// A sentinel that watches the master at this port under the name `main`.
-fn sentinel(folder: &TempDir, master: u16, down_after_ms: u32) -> (Child, u16) {
+fn sentinel(folder: &TempDir, master: u16, down_after_ms: u32, lines: &str) -> (Child, u16) {
     let file = folder.path().join("sentinel.conf");
     // Somebody else may take the port between the two of us: then another is tried.
     for _ in 0..20 {
@@ -123,7 +150,7 @@ fn sentinel(folder: &TempDir, master: u16, down_after_ms: u32) -> (Child, u16) {
             "port {port}\nbind 127.0.0.1\ndir {}\n\
              sentinel monitor main 127.0.0.1 {master} 1\n\
              sentinel down-after-milliseconds main {down_after_ms}\n\
-             sentinel failover-timeout main 5000\n",
+             sentinel failover-timeout main 5000\n{lines}",
             folder.path().display()
         );
         std::fs::write(&file, text).expect("the folder can be written to");
@@ -133,7 +160,8 @@ fn sentinel(folder: &TempDir, master: u16, down_after_ms: u32) -> (Child, u16) {
             command.spawn().expect("redis-server is installed; see tests/redis/install");
         let end = Instant::now() + Duration::from_secs(5);
         while Instant::now() < end && child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            if cli(port, &["PING"]) == "PONG" {
+            let answer = cli(port, &["PING"]);
+            if answer == "PONG" || answer.contains("NOAUTH") {
                 return (child, port);
             }
             std::thread::sleep(Duration::from_millis(10));

@@ -40,6 +40,10 @@ pub(crate) struct News {
     pub(crate) forgotten: Vec<(ChannelId, u64, u64)>,
     pub(crate) all_forgotten: usize,
     pub(crate) degraded: Vec<String>,
+    /// The causes told after that.
+    pub(crate) causes: Vec<String>,
+    /// Why it has ended for good.
+    pub(crate) ended: Vec<String>,
     pub(crate) restored: usize,
     /// What is kept of sessions, by the slots of who asked.
     pub(crate) recalled: Vec<(u32, Recalled)>,
@@ -63,6 +67,8 @@ pub(crate) struct Line {
 pub(crate) fn settings(url: &str) -> Settings {
     let mut settings = Settings::new(RedisUrl::parse(url).unwrap());
     settings.commit_timeout_ms = 1_000;
+    // Whatever goes wrong is told at once.
+    settings.grace_ms = 0;
     settings
 }
 
@@ -189,6 +195,8 @@ impl News {
             }
             StorageNews::AllForgotten => self.all_forgotten += 1,
             StorageNews::Degraded(reason) => self.degraded.push(reason.to_string()),
+            StorageNews::Cause(reason) => self.causes.push(reason.to_string()),
+            StorageNews::Ended(reason) => self.ended.push(reason.to_string()),
             StorageNews::Restored => self.restored += 1,
             StorageNews::Session(conn, recalled) => {
                 assert_eq!(*to, To::Shard(ShardId(1)), "news go to who asked");

@@ -97,7 +97,10 @@ fn a_tail_that_is_missing_is_told_with_the_next_event() {
 #[test]
 fn an_answer_that_was_lost_doubles_nothing() {
     let redis = Redis::start();
-    let (desk, _) = Desk::at(&redis.url());
+    let mut settings = settings(&redis.url());
+    settings.grace_ms = 5_000;
+    let desk = Desk::open(settings);
+    desk.load().unwrap();
     let mut line = Line::new(1, "r", "c");
     desk.create(&line);
     let end = Instant::now() + Duration::from_secs(2);
@@ -113,8 +116,40 @@ fn an_answer_that_was_lost_doubles_nothing() {
     desk.wait_stored(&line);
     let news = desk.news();
     assert!(news.lost.is_empty());
+    assert!(news.degraded.is_empty(), "a connection that comes back at once is nobody's business");
     desk.stop();
     check_stream(&redis, &line, 1);
+}
+
+#[test]
+fn the_latest_cause_is_told_with_its_time() {
+    let redis = Redis::start();
+    let (desk, _) = Desk::at(&redis.url());
+    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let mut line = Line::new(1, "r", "c");
+    desk.create(&line);
+    desk.say(&mut line, 1);
+    desk.wait("degraded", |news| !news.degraded.is_empty());
+    let degraded = || desk.storage().meters().degraded().unwrap();
+    let first = degraded();
+    assert!(first.reason.contains("OOM"), "{first:?}");
+    redis.cli(&["CONFIG", "SET", "requirepass", "new"]);
+    redis.cli(&["-a", "new", "CLIENT", "KILL", "TYPE", "normal"]);
+    desk.wait("the cause", |news| news.causes.iter().any(|cause| cause.contains("password")));
+    let second = degraded();
+    assert!(second.since == first.since && second.reason_at > first.reason_at, "{second:?}");
+    assert!(second.reason.contains("password"), "{second:?}");
+    // It is told again while it lasts, as it is still seen.
+    let before = desk.news().causes.len();
+    desk.wait("it again", |news| news.causes.len() > before);
+    assert!(degraded().reason_at > second.reason_at);
+    redis.cli(&["-a", "new", "CONFIG", "SET", "requirepass", ""]);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    desk.wait("restored", |news| news.restored == 1);
+    assert_eq!(desk.news().degraded.len(), 1);
+    desk.wait_stored(&line);
+    desk.stop();
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod redis;
 
 mod clocks;
 mod cluster;
+mod crashes;
 mod desk;
 mod failover;
 mod failures;
@@ -17,6 +18,7 @@ mod loading;
 mod node;
 mod refusals;
 mod repairs;
+mod rights;
 mod sessions;
 mod shared;
 mod speed;

@@ -27,6 +27,8 @@ pub(crate) struct Heard {
     pub(crate) channels: BTreeMap<ChannelId, Order>,
     pub(crate) catalogue: Vec<String>,
     pub(crate) degraded: Vec<String>,
+    /// The causes told after that.
+    pub(crate) causes: Vec<String>,
     pub(crate) restored: usize,
     pub(crate) claims: Vec<(String, Verdict)>,
     /// What was to be deleted, and whether it is gone.
@@ -77,6 +79,7 @@ impl Heard {
     fn note(&mut self, to: To, news: StorageNews) {
         match news {
             StorageNews::Degraded(reason) => self.degraded.push(reason.to_string()),
+            StorageNews::Cause(reason) => self.causes.push(reason.to_string()),
             StorageNews::Restored => self.restored += 1,
             StorageNews::Lost { channel, first, last } => {
                 self.channels.entry(channel).or_default().lost.push((first, last));

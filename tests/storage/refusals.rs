@@ -224,7 +224,12 @@ fn a_writer_that_was_overtaken_writes_nothing_more() {
     let mut theirs = line.clone();
     old.say(&mut line, 5);
     old.wait("the loss", |news| news.lost_of(&line) == [11, 12, 13, 14, 15]);
-    assert!(old.news().degraded[0].contains("writes under the prefix arqonbus"));
+    let news = old.wait("the end", |news| !news.ended.is_empty());
+    let whereabouts = format!("process {}, since 20", std::process::id());
+    for reason in [&news.degraded[0], &news.ended[0]] {
+        assert!(reason.contains("writes under the prefix arqonbus"), "{reason}");
+        assert!(reason.contains(&whereabouts) && reason.contains("(host "), "{reason}");
+    }
     assert!(old.storage().meters().is_degraded());
     old.say(&mut line, 1);
     old.wait("the loss", |news| news.lost_of(&line).last() == Some(&16));

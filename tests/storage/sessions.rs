@@ -1,6 +1,6 @@
 //! Sessions of clients: many at once, by later lives, and for as long as they should be.
 
-use crate::desk::{Desk, settings};
+use crate::desk::{Desk, Line, settings};
 use crate::redis::Redis;
 use arqonbus::base::ids::{ConnId, ConnRef, ShardId};
 use arqonbus::broker::channel::Options;
@@ -9,7 +9,7 @@ use arqonbus::broker::returning::{KeptSession, Recalled, SessionRecord, Subscrip
 use arqonbus::protocol::command::{Address, ClientType};
 use arqonbus::protocol::names::Name;
 use arqonbus::protocol::session::{SessionKey, SessionToken};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// More than one round writes or reads.
 const MANY: u32 = 700;
@@ -73,6 +73,13 @@ pub(crate) fn play(desk: &Desk) {
     assert_eq!(recall(desk, 1), found(1, lives[0]));
     say(desk, SessionRecord::Over(key(1), lives[0]));
     assert_eq!(recall(desk, 1), Recalled::Unknown);
+    // Nobody who was stopped meanwhile brings it back, nor its own node.
+    for life in lives {
+        say(desk, SessionRecord::Left(key(1), kept(1, life)));
+        assert_eq!(recall(desk, 1), Recalled::Unknown, "{life}");
+        say(desk, SessionRecord::Here(key(1), kept(1, life)));
+        assert_eq!(recall(desk, 1), Recalled::Unknown, "{life}");
+    }
     assert_eq!(recall(desk, MANY), Recalled::Unknown);
 }
 
@@ -102,6 +109,53 @@ fn what_is_not_ours_is_left_alone_and_what_can_not_be_read_is_unknown() {
     assert_eq!(redis.cli(&["GET", &name(2)]), "something else");
     assert_eq!(redis.cli(&["LLEN", &name(1)]), "1");
     assert!(desk.news().degraded.is_empty());
+    desk.stop();
+}
+
+#[test]
+fn a_session_that_has_ended_by_order_is_remembered_for_a_while() {
+    let redis = Redis::start();
+    let (desk, _) = Desk::at(&redis.url());
+    say(&desk, SessionRecord::Over(key(1), 7));
+    desk.stop();
+    let name = format!("arqonbus:{{bus}}:session:{}", key(1));
+    assert_eq!(redis.cli(&["GET", &name]), r#"{"life":7,"over":true}"#);
+    let left_ms: i64 = redis.cli(&["PTTL", &name]).parse().unwrap();
+    assert!((1..=600_000).contains(&left_ms), "{left_ms}");
+}
+
+#[test]
+fn sessions_that_change_leave_room_for_events() {
+    let redis = Redis::start();
+    let (desk, _) = Desk::at(&redis.url());
+    let mut line = Line::new(1, "r", "c");
+    desk.create(&line);
+    let large = |number, life| {
+        let mut kept = kept(number, life);
+        let one = kept.subscriptions[0].clone();
+        kept.subscriptions = vec![one; 1_000];
+        SessionRecord::Here(key(number), kept)
+    };
+    let clients = 10;
+    (0..clients).for_each(|number| say(&desk, large(number, 5)));
+    assert!(matches!(recall(&desk, clients - 1), Recalled::Found(_)));
+    let written = || -> u64 {
+        let stats = redis.cli(&["INFO", "stats"]);
+        let field = stats.lines().find_map(|line| line.strip_prefix("total_net_input_bytes:"));
+        field.unwrap().trim().parse().unwrap()
+    };
+    let (before, started) = (written(), Instant::now());
+    // All of them change as often as they can, while somebody publishes.
+    while started.elapsed() < Duration::from_secs(3) {
+        (0..clients).for_each(|number| say(&desk, large(number, 5)));
+        desk.say(&mut line, 1);
+        desk.wait_stored(&line);
+    }
+    let a_second = (written() - before) as f64 / started.elapsed().as_secs_f64();
+    assert!(a_second < 16e6, "{a_second} bytes a second");
+    let news = desk.news();
+    assert!(news.lost.is_empty() && news.degraded.is_empty());
+    assert!(line.last > 10, "{} events in three seconds", line.last);
     desk.stop();
 }
 

@@ -4,6 +4,7 @@
 //! it is recorded; whoever waits for the storage gets an answer in time.
 
 use crate::base::ids::ConnId;
+use crate::base::limits::SESSION_EVERY_MS;
 use crate::base::time::Now;
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::Edge;
@@ -24,8 +25,11 @@ pub(super) struct Returns {
     is_away: bool,
     /// Those that wait for the storage, and until when; the first ends first.
     waiting: VecDeque<(u64, ConnId)>,
-    /// Those that are another now than they were recorded.
+    /// Those that have just changed.
     changed: Vec<ConnId>,
+    /// Those that changed after they were recorded, and when they are recorded again; the first is
+    /// due first.
+    later: VecDeque<(u64, ConnId)>,
     /// What is to be recorded beside them.
     said: VecDeque<SessionRecord>,
     counts: ReturnCounts,
@@ -48,6 +52,7 @@ impl Edge {
             is_away: false,
             waiting: VecDeque::new(),
             changed: Vec::new(),
+            later: VecDeque::new(),
             said: VecDeque::new(),
             counts: ReturnCounts::default(),
         }));
@@ -220,23 +225,45 @@ impl Edge {
         self.returns.as_ref()?.waiting.front().map(|&(due_ms, _)| due_ms)
     }
 
-    /// Whether something of a session is to be recorded.
+    /// Whether something of a session is to be recorded, other than what is due later.
     pub fn has_session_records(&self) -> bool {
         let returns = self.returns.as_ref();
         returns.is_some_and(|returns| !returns.changed.is_empty() || !returns.said.is_empty())
     }
 
-    /// The next of what is to be recorded of sessions: each as it is now.
-    pub fn take_session_record(&mut self) -> Option<Record> {
+    /// When the first of the sessions that changed again is recorded, on the monotonic clock in
+    /// milliseconds.
+    pub fn next_session_ms(&self) -> Option<u64> {
+        self.returns.as_ref()?.later.front().map(|&(due_ms, _)| due_ms)
+    }
+
+    /// The next of what is to be recorded of sessions: each as it is now. One that changes again and
+    /// again is recorded once in [`SESSION_EVERY_MS`]; at the end, `is_last`, all that changed are.
+    pub fn take_session_record(&mut self, now: Now, is_last: bool) -> Option<Record> {
         loop {
             let returns = self.returns.as_mut()?;
             if let Some(said) = returns.said.pop_front() {
                 return Some(Record::Session(said));
             }
-            let conn = returns.changed.pop()?;
+            let conn = match returns.changed.pop() {
+                Some(conn) => {
+                    let is_recorded =
+                        |session: &Session| session.stay.as_ref().is_some_and(|it| it.is_recorded);
+                    if !is_last && self.session(conn).is_some_and(is_recorded) {
+                        let due_ms = now.mono_ms() + SESSION_EVERY_MS;
+                        self.returns.as_mut()?.later.push_back((due_ms, conn));
+                        continue;
+                    }
+                    conn
+                }
+                None => {
+                    let is_due = |(due_ms, _): &mut (u64, _)| is_last || *due_ms <= now.mono_ms();
+                    returns.later.pop_front_if(is_due)?.1
+                }
+            };
             let Some(session) = self.session_mut(conn) else { continue };
             if let Some(stay) = &mut session.stay {
-                stay.is_changed = false;
+                (stay.is_changed, stay.is_recorded) = (false, true);
             }
             if let Some(stay) = &session.stay {
                 let kept = Box::new(kept(session, stay));

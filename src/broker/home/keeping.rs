@@ -104,9 +104,12 @@ impl Home {
                 }
             }
             StorageNews::Degraded(reason) => {
-                self.acks.degrade(Degraded { since_us: now.wall_us, reason }, told);
+                self.acks.degrade(Degraded::new(now.wall_us, reason), told);
                 self.go_on_alone(now, told);
             }
+            StorageNews::Cause(reason) => self.acks.note_cause(now.wall_us, reason),
+            // The node acts on it.
+            StorageNews::Ended(_) => {}
             StorageNews::Restored => {
                 self.acks.restore();
                 self.is_unread = false;
@@ -206,7 +209,8 @@ impl Home {
     pub fn storage_view(&self, pending: u64, lost: u64) -> Option<StorageView> {
         self.durability.as_ref()?;
         let degraded = self.acks.degraded();
-        let degraded = degraded.map(|known| (Time(known.since_us), known.reason.clone()));
+        let degraded = degraded
+            .map(|known| (Time(known.since_us), known.reason.clone(), Time(known.reason_us)));
         Some(StorageView::new(degraded, pending, lost))
     }
 

@@ -49,7 +49,8 @@ impl World {
     /// A turn: what is to be recorded is, and what was asked is answered.
     fn turn(&mut self) {
         for at in 0..self.bus.edges.len() {
-            while let Some(record) = self.bus.edges[at].take_session_record() {
+            let now = self.bus.now;
+            while let Some(record) = self.bus.edges[at].take_session_record(now, true) {
                 let Record::Session(record) = record else { panic!("{record:?}") };
                 self.take(record);
             }
@@ -367,4 +368,33 @@ fn without_sessions_there_are_no_tokens() {
     let refusal = bus.edges[0].refuses_return(&Identity { session, ..Identity::default() });
     assert_eq!(refusal.unwrap().fault.word(), "SESSION_UNKNOWN");
     assert!(bus.edges[0].refuses_return(&Identity::default()).is_none());
+}
+
+#[test]
+fn a_session_that_changes_again_and_again_is_recorded_once_a_second() {
+    let mut world = World::new();
+    let (client, _) = world.connect(0, "ann");
+    let mut records = 0;
+    for turn in 0..300 {
+        // A turn every 10 ms, in each of which the client joins or leaves.
+        let verb = if turn % 2 == 0 { "join_channel" } else { "leave_channel" };
+        world.bus.done(&client, verb, "lab:bench", json!({}));
+        let now = world.bus.now;
+        while let Some(record) = world.bus.edges[0].take_session_record(now, false) {
+            let Record::Session(record) = record else { panic!("{record:?}") };
+            records += 1;
+            world.take(record);
+        }
+        if let Some(due_ms) = world.bus.edges[0].next_session_ms() {
+            assert!((1..=1_000).contains(&(due_ms - now.mono_ms())), "it is recorded in time");
+        }
+        world.bus.now = now.after(std::time::Duration::from_millis(10));
+    }
+    assert!((2..=4).contains(&records), "{records} records in three seconds");
+    // The end of the connection says all of it at once.
+    world.bus.join(&client, "lab:last");
+    world.end(&client, CloseReason::ByClient);
+    let kept = world.store.kept.values().next().unwrap();
+    let last = kept.subscriptions.iter().any(|one| one.address.channel.as_str() == "last");
+    assert!(last, "{kept:?}");
 }

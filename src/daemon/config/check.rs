@@ -4,6 +4,7 @@
 use crate::broker::policy::{Role, Roles};
 use crate::daemon::config::meaning::{Config, Storage};
 use crate::protocol::origin::Origin;
+use crate::storage::Login;
 use std::net::SocketAddr;
 
 /// What must fit into an outbox besides the longest message: the envelope around it, and the
@@ -33,6 +34,7 @@ pub(super) fn contradictions(config: &Config) -> Vec<Contradiction> {
     found.extend(origins(config));
     found.extend(roles(config));
     found.extend(storage(config));
+    found.extend(sentinels(config));
     found.extend(many_nodes(config));
     found.extend(backlog(config));
     found.extend(rooms(config));
@@ -126,6 +128,19 @@ fn storage(config: &Config) -> Option<Contradiction> {
     };
     let keys = vec!["redis_url", "storage"];
     Some(Contradiction { keys, sentence: sentence.to_owned() })
+}
+
+fn sentinels(config: &Config) -> Option<Contradiction> {
+    let sentence = match config.redis() {
+        Ok(None) if config.redis_sentinel != Login::default() => {
+            "a login for sentinels is given, but no `redis_url` that names any; leave it out"
+                .to_owned()
+        }
+        Ok(_) => return None,
+        Err(sentence) => sentence,
+    };
+    let keys = vec!["redis_sentinel_password", "redis_sentinel_user", "redis_url"];
+    Some(Contradiction { keys, sentence })
 }
 
 fn many_nodes(config: &Config) -> Option<Contradiction> {

@@ -16,7 +16,7 @@ use crate::protocol::command::Persist;
 use crate::protocol::names::Name;
 use crate::protocol::origin::Origins;
 use crate::protocol::session::TOKEN_BYTES;
-use crate::storage::RedisUrl;
+use crate::storage::{Login, RedisUrl};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// Everything the daemon was told, resolved.
@@ -38,6 +38,8 @@ pub struct Config {
     pub storage: Storage,
     /// Where Redis is, if history is kept there.
     pub redis_url: Option<RedisUrl>,
+    /// The login of its sentinels, as it is given beside the URL.
+    pub redis_sentinel: Login,
     /// What is kept there.
     pub persistence: Persistence,
     /// The web pages that may connect; each port reads it for itself ([`Config::origins_at`]).
@@ -161,6 +163,12 @@ impl Storage {
 }
 
 impl Config {
+    /// Where Redis is, with all logins; the error is a sentence.
+    pub fn redis(&self) -> Result<Option<RedisUrl>, String> {
+        let with_login = |url: RedisUrl| url.with_sentinel_login(self.redis_sentinel.clone());
+        self.redis_url.clone().map(with_login).transpose()
+    }
+
     /// What holds on that machine if nobody says anything.
     pub fn defaults(host: &Host) -> Config {
         let local = |port| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
@@ -173,6 +181,7 @@ impl Config {
             pin: Pin::default(),
             storage: Storage::default(),
             redis_url: None,
+            redis_sentinel: Login::default(),
             persistence: Persistence::default(),
             allowed_origins: Origins::auto(),
             telemetry: true,

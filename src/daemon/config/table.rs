@@ -11,7 +11,7 @@ use crate::base::limits::{HISTORY_SIZE_MAX, LANE_SLOTS, MAX_VIOLATIONS_MAX, SHAR
 use crate::broker::policy::{Role, Roles};
 use crate::daemon::config::field::{Field, List, Number, Switch, Word, at};
 use crate::daemon::config::meaning::{Config, Pin, Storage};
-use crate::daemon::config::redis_url::RedisUrlField;
+use crate::daemon::config::redis_url::{RedisUrlField, SentinelField};
 use crate::daemon::config::rooms::parse_name;
 use crate::daemon::logging::{Filter, Format};
 use crate::protocol::command::Persist;
@@ -244,10 +244,28 @@ pub(super) static KEYS: &[Key] = &[
     Key {
         flag: "redis-url",
         path: "redis_url",
-        doc: "Where Redis is, with `storage` = redis; the password is never shown.",
+        doc: "Where Redis is, with `storage` = redis; the password is never shown. User and password \
+              are those of Redis, also behind sentinels.",
         default: Some("none"),
         is_live: false,
         field: &RedisUrlField,
+    },
+    Key {
+        flag: "redis-sentinel-user",
+        path: "redis_sentinel_user",
+        doc: "The user of the sentinels, if they ask for one; that of the master stands in `redis_url`.",
+        default: Some("none"),
+        is_live: false,
+        field: &SentinelField::User,
+    },
+    Key {
+        flag: "redis-sentinel-password",
+        path: "redis_sentinel_password",
+        doc: "The password of the sentinels, if they ask for one; it is never shown. Others see flags: \
+              give it in the file or in the environment.",
+        default: Some("none"),
+        is_live: false,
+        field: &SentinelField::Password,
     },
     Key {
         flag: "allowed-origins",

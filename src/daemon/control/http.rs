@@ -10,6 +10,7 @@
 use super::status::Readiness;
 use super::{Shared, health, metrics, status};
 use crate::protocol::origin::{self, Origin, Origins};
+use crate::protocol::views::Time;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{
@@ -193,7 +194,9 @@ async fn ready(State(shared): Shares) -> Response {
     if let Some(outage) = shared.facts.outage() {
         // It takes clients and serves them from memory; sending them elsewhere helps nobody.
         body["storage"] = "degraded".into();
+        body["since"] = json!(Time(outage.since.wall_us));
         body["reason"] = (*outage.reason).into();
+        body["reason_at"] = json!(Time(outage.reason_at.wall_us));
     }
     json_of(body)
 }

@@ -116,6 +116,7 @@ pub struct Facts {
     outage: RwLock<Option<Outage>>,
     health: Health,
     memory_pressure: AtomicU8,
+    ending: RwLock<Option<Arc<str>>>,
     phase: AtomicU8,
 }
 
@@ -124,8 +125,10 @@ pub struct Facts {
 pub struct Outage {
     /// Since when.
     pub since: Now,
-    /// Why.
+    /// Why: the latest cause.
     pub reason: Arc<str>,
+    /// When that was last seen.
+    pub reason_at: Now,
 }
 
 /// What never changes while the process lives.
@@ -164,10 +167,10 @@ pub enum Phase {
 impl Facts {
     /// The facts of a process that is [`Phase::Starting`].
     pub fn new(about: About, limits: Limits) -> Facts {
-        let (limits, outage) = (RwLock::new(limits), RwLock::default());
+        let (limits, outage, ending) = (RwLock::new(limits), RwLock::default(), RwLock::default());
         let (health, phase) = (Health::default(), AtomicU8::new(Phase::Starting as u8));
         let memory_pressure = AtomicU8::new(0);
-        Facts { about, limits, outage, health, memory_pressure, phase }
+        Facts { about, limits, outage, health, ending, memory_pressure, phase }
     }
 
     /// What never changes.
@@ -213,6 +216,17 @@ impl Facts {
     /// Says how much is given up for memory.
     pub fn set_memory_pressure(&self, level: u8) {
         self.memory_pressure.store(level, Relaxed);
+    }
+
+    /// Why the process can't do its work any more and is about to end by itself, if that is so.
+    pub fn ending(&self) -> Option<Arc<str>> {
+        self.ending.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says that the process can't do its work any more; the first reason stays.
+    pub fn set_ending(&self, reason: Arc<str>) {
+        let mut ending = self.ending.write().unwrap_or_else(PoisonError::into_inner);
+        ending.get_or_insert(reason);
     }
 
     /// Where the process is in its life.

@@ -52,16 +52,20 @@ pub(super) enum Readiness {
     Degraded(String),
     /// With the reason as a sentence.
     Overloaded(String),
-    Draining,
+    /// With the reason, if it is not that somebody wants it to end.
+    Draining(Option<Arc<str>>),
 }
 
 impl Readiness {
     /// What holds now. Overloaded is a node that has every connection it may have, or a shard
     /// whose lane is nearly full: more clients would only make it slower for the others.
     pub(super) fn read(shared: &Shared) -> Readiness {
+        if let Some(ending) = shared.facts.ending() {
+            return Readiness::Draining(Some(ending));
+        }
         match shared.facts.phase() {
             Phase::Starting => Readiness::Starting,
-            Phase::Draining => Readiness::Draining,
+            Phase::Draining => Readiness::Draining(None),
             Phase::Ready => {
                 let degradations = shared.facts.health().degradations();
                 let hinders = |(component, _): &&(Component, _)| component.is_needed_by_clients();
@@ -84,7 +88,7 @@ impl Readiness {
             Readiness::Ready => "ready",
             Readiness::Degraded(_) => "degraded",
             Readiness::Overloaded(_) => "overloaded",
-            Readiness::Draining => "draining",
+            Readiness::Draining(_) => "draining",
         }
     }
 
@@ -96,7 +100,9 @@ impl Readiness {
             Readiness::Joining(reason)
             | Readiness::Degraded(reason)
             | Readiness::Overloaded(reason) => Some(reason),
-            Readiness::Draining => Some("the server is going away"),
+            Readiness::Draining(reason) => {
+                Some(reason.as_deref().unwrap_or("the server is going away"))
+            }
         }
     }
 }
@@ -257,7 +263,8 @@ pub(super) fn storage_state(shared: &Shared) -> Option<StorageView> {
         return None;
     }
     let outage = shared.facts.outage();
-    let degraded = outage.map(|outage| (Time(outage.since.wall_us), outage.reason));
+    let degraded = outage
+        .map(|outage| (Time(outage.since.wall_us), outage.reason, Time(outage.reason_at.wall_us)));
     let pending = shared.meters.iter().map(|meters| meters.gauge(Gauge::EventsPending)).sum();
     let lost = shared.meters.iter().map(|meters| meters.counter(Counter::EventsLost)).sum();
     Some(StorageView::new(degraded, pending, lost))

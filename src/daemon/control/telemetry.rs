@@ -373,6 +373,9 @@ fn describe(event: &Event) -> (&'static str, Value) {
             ("slow_consumer", json!({ "client_id": client_id, "waiting_bytes": waiting_bytes }))
         }
         Event::StorageDegraded { reason } => ("storage_degraded", json!({ "reason": reason })),
+        Event::StorageStillDegraded { reason } => {
+            ("storage_still_degraded", json!({ "reason": reason }))
+        }
         Event::StorageRestored { outage_ms, lost } => {
             ("storage_restored", json!({ "outage_ms": outage_ms, "lost": lost }))
         }

@@ -33,7 +33,7 @@ use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::limits::{
     FEW_MEMBERS_MAX, GAP_NOTICES_PER_TURN, LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME,
-    RECORDS_STAGED_BYTES_MAX,
+    RECORDS_STAGED_BYTES_MAX, SESSIONS_STAGED_BYTES_MAX,
 };
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
@@ -142,6 +142,8 @@ pub struct Engine {
     telemetry: Vec<Telemetry>,
     /// What is to be kept and the storage has not taken yet.
     records: Staged<Record>,
+    /// What is to be recorded of sessions: it waits for no event, and no event for it.
+    session_records: Staged<Record>,
     records_bytes_max: usize,
     /// Events that were recorded and are neither stored nor lost.
     events_pending: u64,
@@ -219,6 +221,7 @@ impl Engine {
             traced: Vec::new(),
             telemetry: Vec::new(),
             records: Staged::default(),
+            session_records: Staged::default(),
             records_bytes_max: RECORDS_STAGED_BYTES_MAX,
             events_pending: 0,
             tally: Tally::default(),
@@ -389,7 +392,7 @@ impl Engine {
             }
         }
         self.take_own_tells(now);
-        self.stage_sessions();
+        self.stage_sessions(now, false);
     }
 
     /// Whether the shard asks itself so much that it should handle it now, while it is in the
@@ -429,13 +432,25 @@ impl Engine {
     /// When [`Engine::tick`] next has something to do, on the monotonic clock in milliseconds.
     pub fn next_tick_ms(&self) -> Option<u64> {
         let timers = self.timers.keys().next().copied();
-        let others = [self.home.next_expiry_ms(), self.edge.next_deadline_ms()];
+        let has_room = self.has_room_for_sessions();
+        let session_ms = self.edge.next_session_ms().filter(|_| has_room);
+        let others = [self.home.next_expiry_ms(), self.edge.next_deadline_ms(), session_ms];
         timers.into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// What waits for the storage, in order.
     pub fn records(&mut self) -> &mut Staged<Record> {
         &mut self.records
+    }
+
+    /// What of sessions waits for the storage, in order.
+    pub fn session_records(&mut self) -> &mut Staged<Record> {
+        &mut self.session_records
+    }
+
+    /// Stages all that is known of sessions and not recorded yet; for the end.
+    pub fn stage_last_sessions(&mut self, now: Now) {
+        self.stage_sessions(now, true);
     }
 
     /// What happened since this was last asked, for the control plane.
@@ -469,7 +484,8 @@ impl Engine {
         self.tally.set(Gauge::HistoryBytes, held.bytes as u64);
         self.tally.set(Gauge::EventsPending, self.events_pending);
         self.tally.set(Gauge::AcksWaiting, self.home.waiting_acks() as u64);
-        self.tally.set(Gauge::RecordsBytes, self.records.bytes() as u64);
+        let records = self.records.bytes() + self.session_records.bytes();
+        self.tally.set(Gauge::RecordsBytes, records as u64);
         self.tally.set(Gauge::Paused, self.paused);
         self.tally.set(Gauge::OutboxBytes, self.outbox_bytes);
     }
@@ -534,6 +550,7 @@ impl Engine {
         self.edge.check();
         self.tells.iter().for_each(Staged::check);
         self.records.check();
+        self.session_records.check();
         for (home, waiting) in self.blocked.iter().enumerate() {
             let has_room = self.asks.has_room(ShardId(home as u16));
             assert!(waiting.is_empty() || !has_room, "nobody waits for a lane that has room");
@@ -688,15 +705,15 @@ impl Engine {
     }
 
     /// Stages what is to be recorded of sessions, as far as there is room; the rest stays with the edge.
-    fn stage_sessions(&mut self) {
+    fn stage_sessions(&mut self, now: Now, is_last: bool) {
         if !self.edge.keeps_sessions() {
             return;
         }
-        while self.has_room_for_sessions()
-            && let Some(record) = self.edge.take_session_record()
+        while (is_last || self.has_room_for_sessions())
+            && let Some(record) = self.edge.take_session_record(now, is_last)
         {
             self.tally.add(Counter::Records, 1);
-            self.records.push_back(record);
+            self.session_records.push_back(record);
         }
         let ReturnCounts { resumed, unknown } = self.edge.take_return_counts();
         self.tally.add(Counter::SessionsResumed, resumed);
@@ -704,7 +721,7 @@ impl Engine {
     }
 
     fn has_room_for_sessions(&self) -> bool {
-        self.records.bytes() < self.records_bytes_max
+        self.session_records.bytes() < SESSIONS_STAGED_BYTES_MAX
     }
 
     fn connection(&self, conn: ConnId) -> Option<&Connection> {

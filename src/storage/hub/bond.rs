@@ -8,19 +8,20 @@ use super::call::{Caller, Job};
 use super::catalogue::{Listing, Seen};
 use super::follow::Task;
 use crate::broker::peers::To;
-use crate::broker::record::StorageNews;
+use crate::protocol::command::Address;
 use crate::storage::backlog::Step;
 use crate::storage::clock;
-use crate::storage::holder::{SHARED, is_dead};
-use crate::storage::keeper::{RENEW, no_answer, retry_after};
+use crate::storage::holder::{SHARED, host, is_dead, other_writer};
+use crate::storage::keeper::{RENEW, no_answer};
 use crate::storage::link::{self, Link, REPAIR, SHARE};
 use crate::storage::load::Reader;
-use crate::storage::meters::{Degraded, add};
+use crate::storage::meters::add;
 use crate::storage::settings::LEASE_MS;
-use crate::storage::trouble::{Trouble, Wrong};
+use crate::storage::trouble::Trouble;
 use redis::aio::PubSubSink;
 use redis::{Cmd, Value, cmd};
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -62,7 +63,9 @@ impl Hub {
         let link = self.attend(limit, Link::connect(&settings)).await;
         let link = link.unwrap_or_else(|| Err(no_answer(limit)))?;
         if self.meters.connections.load(Relaxed) == 0 {
-            link.warn_of_its_settings().await;
+            let tried = self.attend(4 * limit, link.probe(&settings, &keys)).await;
+            tried.unwrap_or_else(|| Err(no_answer(limit)))?;
+            self.attend(limit, link.warn_of_its_settings()).await;
         }
         add(&self.meters.connections, 1);
         let ears = self.attend(limit, link::ears(&settings)).await;
@@ -75,6 +78,14 @@ impl Hub {
             let answer = self.attend(limit, ears.subscribe(names)).await;
             answer.ok_or_else(|| no_answer(limit))??;
         }
+        if self.meters.connections.load(Relaxed) == 1 {
+            // It is needed later, and tried now.
+            let answer = self.attend(limit, async {
+                ears.subscribe(keys.probe_channel()).await?;
+                ears.unsubscribe(keys.probe_channel()).await
+            });
+            answer.await.ok_or_else(|| no_answer(limit))??;
+        }
         let agreed = self.agree(&link).await?;
         self.look_at_clock(&link).await?;
         self.await_peers(&link).await?;
@@ -86,6 +97,8 @@ impl Hub {
         }
         let repair = self.claim_repair(&link, &agreed).await?;
         let is_ours = repair.is_some();
+        self.sweep.plan(Instant::now());
+        self.note_unmade(&listing);
         self.on_listing(listing, repair.unwrap_or(agreed.seen), is_ours);
         self.look_through();
         self.sessions.write_again();
@@ -104,14 +117,28 @@ impl Hub {
         Ok(())
     }
 
+    /// Notes the names in the index of which no channel is known or was found.
+    fn note_unmade(&mut self, listing: &Listing) {
+        let found: HashSet<_> = listing.ends.iter().map(|end| &*end.record.address).collect();
+        let is_unmade =
+            |address: &&Address| !found.contains(*address) && !self.catalogue.has(address);
+        let unmade = listing.channels.iter().filter(is_unmade).cloned().collect();
+        self.sweep.note_unmade(unmade, Instant::now());
+    }
+
     /// Looks whether something was missed of what is followed.
     fn look_through(&mut self) {
         self.state.check_at = Some(Instant::now() + CHECK);
         for (address, following) in &mut self.followed {
             following.follower.fall_behind();
             if following.follower.is_behind() && !following.is_syncing {
-                following.is_syncing = true;
-                self.backlog.push_ahead(address, Step::Task(Task::Sync));
+                match self.meters.news.is_full(following.attach.channel.home()) {
+                    true => self.state.is_crowded = true,
+                    false => {
+                        following.is_syncing = true;
+                        self.backlog.push_ahead(address, Step::Task(Task::Sync));
+                    }
+                }
             }
         }
     }
@@ -130,8 +157,17 @@ impl Hub {
                 }
                 answer
             });
-            let (word, node, number, text, repair): (String, String, u64, String, String) =
-                answer.await.unwrap_or_else(|| Err(no_answer(limit)))?;
+            let (word, node, number, text, repair, gone): (
+                String,
+                String,
+                u64,
+                String,
+                String,
+                u64,
+            ) = answer.await.unwrap_or_else(|| Err(no_answer(limit)))?;
+            if gone > 0 {
+                self.sweep.plan(Instant::now());
+            }
             if word == SHARED {
                 let seen = Seen { changes: text.parse().unwrap_or(0), repair };
                 return Ok(Agreed { generation: number, seen, is_new: node == "new" });
@@ -143,8 +179,7 @@ impl Hub {
             // A lease that is longer than it was is being renewed.
             self.state.other_lives = self.state.other_left_ms.is_some_and(|was| number > was);
             self.state.other_left_ms = Some(number);
-            let prefix = settings.prefix.clone();
-            return Err(Trouble::Wrong(Wrong::AnotherWriter { node, prefix }));
+            return Err(Trouble::Wrong(other_writer(&node, &text, &settings.prefix)));
         }
     }
 
@@ -223,7 +258,7 @@ impl Hub {
     fn agreement(&self, lease_ms: u64, dead: &str) -> Cmd {
         let mut call = SHARE.call(&[&self.keys.writer, &self.keys.nodes]);
         call.arg(&*self.token).arg(&self.settings.node).arg(lease_ms).arg(self.state.floor);
-        call.arg(dead).arg(self.keys.node(&self.token));
+        call.arg(dead).arg(self.keys.node(&self.token)).arg(host());
         call
     }
 
@@ -271,14 +306,14 @@ impl Hub {
             answers.unwrap_or_else(|| jobs.iter().map(|_| Err(no_answer(limit))).collect());
         match self.on_round(jobs, answers) {
             // Who was there, the next connection will see.
-            Some(Trouble::Fenced(_)) if self.state.tries == 0 => {
+            Some(Trouble::Fenced(_)) if self.health.tries == 0 => {
                 self.state.bond = None;
-                self.state.tries = 1;
+                self.health.tries = 1;
             }
             Some(trouble) => self.fail(trouble),
             None => {
                 self.meters.count_commit(started.elapsed());
-                self.state.tries = 0;
+                self.health.tries = 0;
                 if is_all && !self.backlog.has_due() {
                     self.recover();
                 }
@@ -286,32 +321,28 @@ impl Hub {
         }
     }
 
-    /// Gives the connections up, and says that nothing can be stored until others are there.
+    /// Gives the connections up; says that nothing can be stored until others are there, if that may
+    /// take a while.
     pub(super) fn fail(&mut self, trouble: Trouble) {
-        let reason: Arc<str> = trouble.to_string().into();
-        add(&self.meters.failures, 1);
+        self.fail_after(trouble, Duration::from_millis(self.settings.grace_ms));
+    }
+
+    /// The same, where a lost connection has had so long to come back.
+    pub(super) fn fail_after(&mut self, trouble: Trouble, grace: Duration) {
         (self.state.bond, self.state.ears) = (None, None);
         self.fall_silent();
-        self.state.retry_at = Some(Instant::now() + retry_after(self.state.tries));
-        self.state.tries += 1;
-        let before = self.meters.degraded();
-        if before.as_ref().is_some_and(|before| before.reason != reason) {
-            tracing::warn!(%reason, "still nothing can be stored");
+        if let Some(news) = self.health.fail(&trouble, grace, &self.meters) {
+            (self.tell)(To::All, news);
         }
-        let since = before.map_or_else(Instant::now, |before| before.since);
-        self.meters.set_degraded(Some(Degraded { since, reason: Arc::clone(&reason) }));
-        self.sessions.give_up(&self.tell);
-        if !std::mem::replace(&mut self.state.is_degraded, true) {
-            (self.tell)(To::All, StorageNews::Degraded(reason));
+        if self.health.is_degraded() {
+            self.sessions.give_up(&self.tell);
         }
     }
 
     /// All that had waited is done.
     pub(super) fn recover(&mut self) {
-        (self.state.tries, self.state.retry_at) = (0, None);
-        if std::mem::take(&mut self.state.is_degraded) {
-            self.meters.set_degraded(None);
-            (self.tell)(To::All, StorageNews::Restored);
+        if let Some(news) = self.health.recover(&self.meters) {
+            (self.tell)(To::All, news);
         }
     }
 }

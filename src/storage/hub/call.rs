@@ -255,6 +255,27 @@ impl Caller<'_> {
         Ok(Removed::Stays(Some(again)))
     }
 
+    /// Takes a name from the index for which there is no channel; whether that was done.
+    pub(super) async fn unlist(&self, address: &Arc<Address>) -> Result<bool, Trouble> {
+        let meta = self.keys.meta(address);
+        let exists = async || -> Result<bool, Trouble> {
+            let fields: HashMap<String, String> = self.link.ask(cmd("HGETALL").arg(&meta)).await?;
+            self.answered.set(Instant::now());
+            Ok(!fields.is_empty())
+        };
+        if exists().await? {
+            return Ok(false);
+        }
+        let name = address.to_string();
+        self.list(&self.keys.channels, "", &["SREM", &name]).await?;
+        // Another node may have made it before it was taken from the index.
+        if exists().await? {
+            self.list(&self.keys.channels, "", &["SADD", &name]).await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
     /// The other nodes that stand in a hash.
     async fn others(&self, key: &str) -> Result<Vec<String>, Trouble> {
         let mut nodes: Vec<String> = self.link.ask(cmd("HKEYS").arg(key)).await?;

@@ -49,7 +49,7 @@ impl Hub {
             };
             let pause = Instant::now() + PAUSE;
             if self.state.stopping.is_some() || pause >= until {
-                self.fail(trouble.clone());
+                self.fail_after(trouble.clone(), Duration::ZERO);
                 return Err(match trouble {
                     Trouble::Wrong(wrong) => LoadError::Wrong(wrong),
                     other => LoadError::Unreachable(other.to_string()),
@@ -65,7 +65,7 @@ impl Hub {
         self.take_in();
         let has_due = |hub: &Hub| hub.backlog.has_due() || hub.sessions.has_unwritten();
         while has_due(&self) && Instant::now() < deadline {
-            match self.state.retry_at.filter(|&at| at > Instant::now()) {
+            match self.health.retry_at.filter(|&at| at > Instant::now()) {
                 Some(at) => sleep_until(at.min(deadline).into()).await,
                 None => self.work().await,
             }

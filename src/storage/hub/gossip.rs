@@ -38,7 +38,7 @@ const WISHES_MAX: usize = 4_096;
 /// What a node knows of the others.
 pub(super) struct Gossip {
     census: Census,
-    claims: Arc<Claims>,
+    pub(super) claims: Arc<Claims>,
     wishes: VecDeque<Wish>,
     /// The ids of this node.
     ids: BTreeMap<Name, Held>,
@@ -275,9 +275,8 @@ impl Hub {
         if !was_known.unwrap_or_else(|| Err(no_answer(limit)))? {
             self.retake(link).await?;
         }
-        for token in self.gossip.census.take_departed() {
-            // What is left there is free in any case.
-            let _ = self.attend(limit, claims.sweep(link, &token)).await;
+        if !self.gossip.census.take_departed().is_empty() {
+            self.sweep.plan(Instant::now());
         }
         Ok(())
     }

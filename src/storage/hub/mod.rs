@@ -19,6 +19,7 @@
 //! | `push` | what Redis tells those who follow (pure) |
 //! | `catalogue` | the rooms and channels that there are |
 //! | `gossip` | what nodes tell each other |
+//! | `sweep` | what nodes have left that died |
 //!
 //! *Invariants*: records are taken in, and pushes heard, at any time, whatever Redis does; one round
 //! is under way at a time, and what it did not do is done before all that follows it in its channel;
@@ -38,19 +39,23 @@ mod gossip;
 mod outcome;
 mod push;
 mod recent;
+mod sweep;
 
 use crate::base::hash::{Map, seeded};
+use crate::base::ids::ShardId;
 use crate::base::time::Now;
 use crate::broker::peers::{PeerNews, PeerRecord, Submission, To};
 use crate::broker::record::{Record, StorageNews};
 use crate::protocol::command::Address;
 use crate::storage::backlog::{Backlog, Step};
-use crate::storage::intake::{INTAKE_SLOTS, Intake};
+use crate::storage::health::Health;
+use crate::storage::intake::{INTAKE_SESSIONS, INTAKE_SLOTS, Intake};
 use crate::storage::keeper::{Load, REST_MAX, Stop, TAKE_IN, Tell, no_answer, or_at_once};
 use crate::storage::keys::Keys;
 use crate::storage::meters::{Meters, add};
 use crate::storage::sessions::Sessions;
 use crate::storage::settings::Settings;
+use crate::storage::trouble::Trouble;
 use bond::Bond;
 use catalogue::Catalogue;
 use follow::{Following, Task};
@@ -66,9 +71,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+use sweep::Sweep;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until};
 
+/// How long is waited for a shard that has not taken what it was told.
+const CROWD_PAUSE: Duration = Duration::from_millis(50);
+/// The channels that are read at a time when it has.
+const CROWD_AT_A_TIME: usize = 16;
 /// The messages that are heard before something else is done.
 const HEAR_MAX: usize = 4_096;
 /// Their bytes.
@@ -85,6 +95,7 @@ pub(super) struct Hub {
     backlog: Backlog<Box<Submission>>,
     catalogue: Catalogue,
     gossip: Gossip,
+    sweep: Sweep,
     sessions: Sessions,
     /// The channels that are followed.
     followed: Map<Arc<Address>, Following>,
@@ -96,6 +107,7 @@ pub(super) struct Hub {
     token: Arc<str>,
     /// A reading of the clocks, and when it was made.
     clock: (Now, Instant),
+    health: Health,
     state: State,
 }
 
@@ -106,11 +118,6 @@ struct State {
     bond: Option<Bond>,
     /// What is heard, while it is.
     ears: Option<PubSubStream>,
-    /// How many tries have failed since the last that did not.
-    tries: u32,
-    /// When to try again.
-    retry_at: Option<Instant>,
-    is_degraded: bool,
     /// Whether the process was told what there is, and further changes are news.
     is_loaded: bool,
     /// Whether it was ever seen what there is.
@@ -124,6 +131,8 @@ struct State {
     check_at: Option<Instant>,
     /// When this node last heard itself.
     heard_at: Option<Instant>,
+    /// Whether a channel is behind because its shard has not taken what waits for it.
+    is_crowded: bool,
     /// What is to be published, and where.
     outbox: Vec<(String, Vec<u8>)>,
     /// That the end has come.
@@ -146,11 +155,13 @@ impl Hub {
             token: token.into(),
             backlog: Backlog::new(settings.backlog_bytes),
             sessions: Sessions::new(Duration::from_millis(settings.session_ttl_ms)),
+            sweep: Sweep::default(),
             catalogue: Catalogue::default(),
             followed: Map::with_hasher(hasher.clone()),
             by_push: Map::with_hasher(hasher),
             attached: 0,
             clock: (Now::default(), Instant::now()),
+            health: Health::default(),
             state: State::default(),
             settings,
             keys,
@@ -173,7 +184,7 @@ impl Hub {
         self.loads.close();
         while self.state.stopping.is_none() {
             self.take_in();
-            match self.state.retry_at {
+            match self.health.retry_at {
                 Some(at) if at > Instant::now() => self.rest(Some(at)).await,
                 _ => self.work().await,
             }
@@ -183,6 +194,9 @@ impl Hub {
 
     /// Makes the connections, or renews the lease, or does something of all else.
     async fn work(&mut self) {
+        if let Some(shard) = self.meters.news.flooded() {
+            return self.wait_for_shard(shard).await;
+        }
         self.converse();
         let Some(bond) = self.state.bond.clone() else {
             match self.bind().await {
@@ -196,7 +210,7 @@ impl Hub {
             return self.renew(&bond).await;
         }
         // Each has its turn, however much there is of the others.
-        let mut is_idle = true;
+        let (mut is_idle, mut crowd_at) = (true, None);
         if self.gossip.has_wishes() {
             self.ask_for_ids(&bond).await;
             is_idle = false;
@@ -217,17 +231,58 @@ impl Hub {
             self.sessions_round(&bond).await;
             is_idle = false;
         }
+        if self.state.is_crowded {
+            is_idle &= !self.read_what_was_not_told();
+            crowd_at = Some(Instant::now() + CROWD_PAUSE);
+        }
+        let now = Instant::now();
+        if self.state.bond.is_some() && self.sweep.next_due(now).is_some_and(|at| now >= at) {
+            self.sweep(&bond).await;
+            is_idle = false;
+        }
         if is_idle {
-            let due = [next_due, self.next_word(), self.sessions.next_due()].into_iter().flatten();
+            let others = [self.next_word(), self.sessions.next_due(), self.sweep.next_due(now)];
+            let due = others.into_iter().chain([next_due, crowd_at]).flatten();
             let wake_at = due.fold(bond.renew_at, Instant::min);
             self.rest(Some(wake_at)).await;
         }
     }
 
+    /// A shard has not taken so much that it can be told nothing more: this node hears nothing until it
+    /// has. What it misses is read again then, as after any lost connection.
+    async fn wait_for_shard(&mut self, shard: ShardId) {
+        if self.state.bond.is_some() {
+            let said = format!("shard {shard} stands still, and has not taken what it was told");
+            self.fail(Trouble::Outage(said));
+        }
+        self.rest(Some(Instant::now() + CROWD_PAUSE)).await;
+    }
+
+    /// Reads channels that are behind because their shards were full, some at a time; whether there is
+    /// one.
+    fn read_what_was_not_told(&mut self) -> bool {
+        self.state.is_crowded = false;
+        let mut count = 0;
+        for (address, following) in &mut self.followed {
+            if !following.follower.is_behind() || following.is_syncing {
+                continue;
+            }
+            if count == CROWD_AT_A_TIME || self.meters.news.is_full(following.attach.channel.home())
+            {
+                self.state.is_crowded = true;
+                continue;
+            }
+            count += 1;
+            following.is_syncing = true;
+            self.backlog.push_ahead(address, Step::Task(Task::Sync));
+        }
+        count > 0
+    }
+
     /// Sleeps until something is to be done, which is at that time at the latest.
     async fn rest(&mut self, wake_at: Option<Instant>) {
         let wake_at = wake_at.unwrap_or_else(|| Instant::now() + REST_MAX);
-        let is_kept_back = self.state.is_degraded;
+        let is_kept_back = self.health.is_degraded();
         let records = async {
             self.intake.ready().await;
             // What can't be written now is not waited for one by one.
@@ -315,11 +370,14 @@ impl Hub {
                     let news = StorageNews::Lost { channel, first: sequence, last: sequence };
                     (self.tell)(To::Shard(channel.home()), news);
                 }
-                Record::Session(record) => self.sessions.take(record),
                 other => self.backlog.push_record(other),
             }
         }
-        if self.state.is_degraded {
+        for _ in 0..INTAKE_SESSIONS {
+            let Some(session) = self.intake.take_session() else { break };
+            self.sessions.take(session);
+        }
+        if self.health.is_degraded() {
             self.sessions.give_up(&self.tell);
         }
         self.tell_losses();
@@ -389,6 +447,13 @@ impl Hub {
             return self.hear_all(message);
         };
         let Some(following) = self.followed.get_mut(address) else { return };
+        if self.meters.news.is_full(following.attach.channel.home()) {
+            // It is read again when its home has taken what waits.
+            following.follower.fall_behind();
+            add(&self.meters.news_behind, 1);
+            self.state.is_crowded = true;
+            return;
+        }
         let push = std::str::from_utf8(message.get_payload_bytes())
             .map_err(|_| "it is not UTF-8".to_owned())
             .and_then(Push::parse);
@@ -412,8 +477,13 @@ impl Hub {
         let (news, unreadable) = following.news(told, (&self.token, now));
         let to = To::Shard(following.attach.channel.home());
         if following.follower.is_behind() && !following.is_syncing {
-            following.is_syncing = true;
-            self.backlog.push_ahead(address, Step::Task(Task::Sync));
+            match self.meters.news.is_full(following.attach.channel.home()) {
+                true => self.state.is_crowded = true,
+                false => {
+                    following.is_syncing = true;
+                    self.backlog.push_ahead(address, Step::Task(Task::Sync));
+                }
+            }
         }
         if let Some(entry) = unreadable {
             add(&self.meters.unreadable, 1);

@@ -1,14 +1,14 @@
 //! The connection with the right to write: how it is made, kept, lost and made again.
 
-use super::{Bond, Keeper, RENEW, no_answer, retry_after};
+use super::{Bond, Keeper, RENEW, no_answer};
 use crate::broker::record::StorageNews;
 use crate::storage::holder::Hold;
 use crate::storage::link::Link;
-use crate::storage::meters::{Degraded, add};
+use crate::storage::meters::add;
 use crate::storage::trouble::Trouble;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 impl Keeper {
     /// Connects, and gets the right to write.
@@ -19,7 +19,9 @@ impl Keeper {
         let link = self.attend(limit, Link::connect(&settings)).await;
         let link = link.unwrap_or_else(|| Err(no_answer(limit)))?;
         if self.meters.connections.load(Relaxed) == 0 {
-            link.warn_of_its_settings().await;
+            let tried = self.attend(4 * limit, link.probe(&settings, &keys)).await;
+            tried.unwrap_or_else(|| Err(no_answer(limit)))?;
+            self.attend(limit, link.warn_of_its_settings()).await;
         }
         add(&self.meters.connections, 1);
         let hold = self.attend(limit, holder.hold(&link, &keys, &settings)).await;
@@ -30,8 +32,9 @@ impl Keeper {
                     (Some(before), Some(now)) => before != now,
                     _ => false,
                 };
-                // Of a cluster it is not known which of its servers was away, and what that one lacks.
-                let is_other = is_other || (link.is_cluster() && self.state.is_rebinding);
+                // Of a cluster it is not known which of its servers was away, and what that one lacks;
+                // nor is it known of a server that does not say which it is.
+                let is_other = is_other || (server.is_none() && self.state.is_rebinding);
                 if is_forgotten {
                     tracing::warn!(
                         "Redis has forgotten what was kept; rooms and channels are told again"
@@ -87,27 +90,23 @@ impl Keeper {
         }
     }
 
-    /// Gives the connection up, and says that nothing can be stored until another is there.
+    /// Gives the connection up; says that nothing can be stored until another is there, if that may
+    /// take a while.
     pub(super) fn fail(&mut self, trouble: Trouble) {
-        let reason: Arc<str> = trouble.to_string().into();
-        add(&self.meters.failures, 1);
+        self.fail_after(trouble, Duration::from_millis(self.settings.grace_ms));
+    }
+
+    /// The same, where a lost connection has had so long to come back.
+    pub(super) fn fail_after(&mut self, trouble: Trouble, grace: Duration) {
         self.state.bond = None;
-        self.state.retry_at = Some(Instant::now() + retry_after(self.state.tries));
-        self.state.tries += 1;
-        let before = self.meters.degraded();
-        // That nothing can be stored, who is told the news tells; that the reason is another now,
-        // only this does.
-        if before.as_ref().is_some_and(|before| before.reason != reason) {
-            tracing::warn!(%reason, "still nothing can be stored");
+        if let Some(news) = self.health.fail(&trouble, grace, &self.meters) {
+            self.tell_all(&news);
         }
-        let since = before.map_or_else(Instant::now, |before| before.since);
-        self.meters.set_degraded(Some(Degraded { since, reason: Arc::clone(&reason) }));
-        self.sessions.give_up(&self.tell);
-        if !std::mem::replace(&mut self.state.is_degraded, true) {
-            self.tell_all(&StorageNews::Degraded(reason));
+        if self.health.is_degraded() {
+            self.sessions.give_up(&self.tell);
         }
         if self.state.is_overtaken {
-            tracing::error!("nothing will be stored any more by this process");
+            self.tell_all(&StorageNews::Ended(trouble.to_string().into()));
             self.backlog.lose_everything();
             self.tell_losses();
         }
@@ -115,10 +114,8 @@ impl Keeper {
 
     /// All that had waited is stored.
     pub(super) fn recover(&mut self) {
-        (self.state.tries, self.state.retry_at) = (0, None);
-        if std::mem::take(&mut self.state.is_degraded) {
-            self.meters.set_degraded(None);
-            self.tell_all(&StorageNews::Restored);
+        if let Some(news) = self.health.recover(&self.meters) {
+            self.tell_all(&news);
         }
     }
 

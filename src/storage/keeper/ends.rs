@@ -4,11 +4,15 @@ use super::late::Late;
 use super::{Keeper, Load, PAUSE, RENEW, Stop};
 use crate::base::time::Now;
 use crate::broker::record::Snapshot;
+use crate::storage::link::INDEX;
 use crate::storage::load::Reader;
+use crate::storage::meters::add;
 use crate::storage::settings::LEASE_MS;
 use crate::storage::trouble::{Trouble, Wrong};
 use crate::storage::{LoadError, Unsaved};
+use redis::cmd;
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,7 +63,7 @@ impl Keeper {
             self.state.bond = None;
             let pause = Instant::now() + PAUSE;
             if self.state.stopping.is_some() || pause >= until {
-                self.fail(trouble.clone());
+                self.fail_after(trouble.clone(), Duration::ZERO);
                 return Err(match trouble {
                     Trouble::Wrong(wrong) => LoadError::Wrong(wrong),
                     other => LoadError::Unreachable(other.to_string()),
@@ -78,17 +82,25 @@ impl Keeper {
             return Err(Trouble::Outage("no connection".into()));
         };
         let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
-        let meters = Arc::clone(&self.meters);
+        let (meters, holder) = (Arc::clone(&self.meters), Arc::clone(&self.holder));
         let generation = bond.generation;
         let link = &bond.link;
         let answered = &Cell::new(Instant::now());
         let (keys, settings, meters) = (&*keys, &*settings, &*meters);
         let reader = Reader { link, keys, settings, meters, generation, now, answered };
-        let mut all = pin!(reader.all());
+        let work = async {
+            let snapshot = reader.all().await?;
+            holder.sweep(link, keys).await?;
+            let swept = sweep_names(&reader, &snapshot).await?;
+            Ok::<_, Trouble>((snapshot, swept))
+        };
+        let mut all = pin!(work);
         // Every answer has its own limit, and there may be many of them: the whole has none.
         loop {
             if let Some(answer) = self.attend(RENEW, all.as_mut()).await {
-                return answer;
+                let (snapshot, changes) = answer?;
+                self.state.changes = self.state.changes.max(changes.unwrap_or(0));
+                return Ok(snapshot);
             }
             if self.state.stopping.is_some() {
                 return Err(Trouble::Outage("the storage was stopped".into()));
@@ -107,7 +119,7 @@ impl Keeper {
             is_known && (keeper.backlog.has_due() || keeper.sessions.has_unwritten())
         };
         while has_due(&self) && Instant::now() < deadline && !self.state.is_overtaken {
-            match self.state.retry_at.filter(|&at| at > Instant::now()) {
+            match self.health.retry_at.filter(|&at| at > Instant::now()) {
                 Some(at) => sleep_until(at.min(deadline).into()).await,
                 None => self.work().await,
             }
@@ -125,4 +137,26 @@ impl Keeper {
             let _ = stop.reply.send(unsaved);
         }
     }
+}
+
+/// Takes names from the index for which there is no channel: whoever made or deleted it died halfway.
+/// Nobody else writes, so nobody is about to make it. Gives how often the index was changed by then.
+async fn sweep_names(reader: &Reader<'_>, snapshot: &Snapshot) -> Result<Option<u64>, Trouble> {
+    let found: HashSet<_> = snapshot.channels.iter().map(|kept| &*kept.record.address).collect();
+    let mut changes = None;
+    for address in reader.addresses().await? {
+        if found.contains(&address) {
+            continue;
+        }
+        let meta = reader.keys.meta(&address);
+        if reader.link.ask::<u64>(cmd("EXISTS").arg(&meta)).await? > 0 {
+            continue;
+        }
+        let mut call = INDEX.call(&[&reader.keys.writer, &reader.keys.channels]);
+        call.arg(reader.generation).arg("SREM").arg(address.to_string());
+        changes = Some(reader.link.change(&INDEX, &call).await?);
+        reader.answered.set(Instant::now());
+        add(&reader.meters.swept, 1);
+    }
+    Ok(changes)
 }

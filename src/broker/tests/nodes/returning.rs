@@ -37,7 +37,10 @@ impl Kept {
     fn trade(&mut self) {
         for node in 0..self.world.nodes.len() {
             for at in 0..self.world.nodes[node].edges.len() {
-                while let Some(record) = self.world.nodes[node].edges[at].take_session_record() {
+                let now = self.world.nodes[node].now;
+                while let Some(record) =
+                    self.world.nodes[node].edges[at].take_session_record(now, true)
+                {
                     let Record::Session(record) = record else { panic!("{record:?}") };
                     self.take(node, record);
                 }

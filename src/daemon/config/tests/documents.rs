@@ -53,6 +53,34 @@ fn a_password_is_never_printed_and_never_told() {
 }
 
 #[test]
+fn the_login_of_sentinels_stands_beside_the_url_and_is_never_shown() {
+    let url = "--redis-url=redis+sentinel://:secret1@h/main";
+    let flags = ["--storage=redis", url, "--redis-sentinel-user=ann"];
+    let layers = Layers::new(&flags).file("redis_sentinel_password = 'secret2'");
+    let loaded = layers.load().unwrap();
+    let text = print_config(&loaded);
+    assert!(text.contains(r#"redis_sentinel_password = "***""#), "{text}");
+    assert!(text.contains(r#"redis_sentinel_user = "ann""#), "{text}");
+    assert!(!text.contains("secret") && !format!("{loaded:?}").contains("secret"));
+    let whole = "redis+sentinel://:secret1@h/main?sentinel_user=ann&sentinel_password=secret2";
+    let whole = crate::storage::RedisUrl::parse(whole).unwrap();
+    assert_eq!(loaded.config.redis(), Ok(Some(whole)));
+    let other = Layers::new(&flags).file("redis_sentinel_password = 'secret3'");
+    let reload = reload::reload_on(&other.host, &loaded.config, &other.args, |_| None).unwrap();
+    assert_eq!(reload.needs_restart, ["redis_sentinel_password"]);
+    for (flags, word) in [
+        (&["--redis-sentinel-user=ann"][..], "no `redis_url`"),
+        (
+            &["--storage=redis", "--redis-url=redis://h", "--redis-sentinel-user=ann"],
+            "redis+sentinel://",
+        ),
+    ] {
+        let mistakes = Layers::new(flags).file("").load().unwrap_err();
+        assert!(mistakes.iter().any(|it| it.to_string().contains(word)), "{mistakes:?}");
+    }
+}
+
+#[test]
 fn help_knows_every_key() {
     let mut command = ServeArgs::augment_args(Command::new("serve"));
     command.build();

@@ -109,6 +109,18 @@ fn itself(text: &mut Exposition, meters: &Meters) {
             "Entries and records that could not be read back at the start",
             &meters.unreadable,
         ),
+        (
+            "arqonbus_storage_swept_total",
+            Kind::Counter,
+            "Client ids and names of channels that nodes had left in Redis when they died, removed",
+            &meters.swept,
+        ),
+        (
+            "arqonbus_storage_news_behind_total",
+            Kind::Counter,
+            "Pushes that a shard was not told, as too much waited for it; they are read again",
+            &meters.news_behind,
+        ),
         ("arqonbus_peers", Kind::Gauge, "Other nodes of the bus that live", &meters.peers),
         (
             "arqonbus_peers_garbled_total",
@@ -130,6 +142,13 @@ fn itself(text: &mut Exposition, meters: &Meters) {
             "By how much the clock of this machine is ahead of that of Redis; negative if behind";
         text.family("arqonbus_storage_clock_ahead_seconds", Kind::Gauge, help)
             .sample(&[], clock.ahead_us as f64 / 1e6);
+    }
+    let (count, bytes) = meters.news.waiting();
+    for (name, help, value) in [
+        ("arqonbus_storage_news", "What the storage has told and no shard has taken yet", count),
+        ("arqonbus_storage_news_bytes", "Bytes of what no shard has taken yet", bytes),
+    ] {
+        text.family(name, Kind::Gauge, help).sample(&[], value);
     }
     let help = "How long rounds of writing took; each carries all that had come together";
     let counts: Vec<u64> = meters.commits.iter().map(|count| count.load(Relaxed)).collect();

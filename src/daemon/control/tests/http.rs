@@ -58,16 +58,22 @@ fn a_node_that_can_store_nothing_is_ready_and_says_so() {
         tally.add(Counter::EventsLost, 4);
     });
     let since = Now { mono_ns: 0, wall_us: 1_764_000_000_000_000 };
-    node.facts.set_outage(Some(Outage { since, reason: "connection refused".into() }));
+    node.facts.set_outage(Some(Outage {
+        since,
+        reason: "connection refused".into(),
+        reason_at: Now { wall_us: since.wall_us + 7_000_000, ..since },
+    }));
     let ready = get(node.http, "/ready");
     assert_eq!(ready.code, 200);
     let expected = serde_json::json!({
-        "status": "ready", "storage": "degraded", "reason": "connection refused",
+        "status": "ready", "storage": "degraded", "since": "2025-11-24T16:00:00.000000Z",
+        "reason": "connection refused", "reason_at": "2025-11-24T16:00:07.000000Z",
     });
     assert_eq!(ready.json(), expected);
     let expected = serde_json::json!({
         "state": "degraded", "since": "2025-11-24T16:00:00.000000Z",
-        "reason": "connection refused", "pending": 3, "lost": 4,
+        "reason": "connection refused", "reason_at": "2025-11-24T16:00:07.000000Z",
+        "pending": 3, "lost": 4,
     });
     assert_eq!(get(node.http, "/status").json()["storage_state"], expected);
     for (line, value) in [

@@ -143,6 +143,7 @@ fn every_event_has_its_type_and_its_channel() {
         ),
         ("slow_consumer", Event::SlowConsumer { client_id: who.clone(), waiting_bytes: 5 }),
         ("storage_degraded", Event::StorageDegraded { reason: "gone".into() }),
+        ("storage_still_degraded", Event::StorageStillDegraded { reason: "still".into() }),
         ("storage_restored", Event::StorageRestored { outage_ms: 5, lost: 0 }),
         (
             "agent_activity",
