@@ -7,9 +7,15 @@ use crate::cli::reactor::Reactor;
 use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::mpsc::channel;
+use std::thread::Builder;
+use std::time::Duration;
 
 /// Bytes of output that are written at once when the bus is faster than the reader.
 const OUT_BYTES: usize = 64 * 1024;
+
+/// How long standard error is waited for where the process must end.
+const TELL_TIME: Duration = Duration::from_secs(1);
 
 /// The world of one command.
 pub(super) struct Console {
@@ -81,6 +87,20 @@ impl Console {
 /// been closed.)
 pub(super) fn tell(text: impl Display) {
     let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// The same by a process whose supervisor waits for its end: if nobody reads standard error, it ends
+/// without having told.
+pub(super) fn tell_in_time(text: String) {
+    let (done, told) = channel();
+    let spawned = Builder::new().spawn(move || {
+        tell(text);
+        // Nobody waits any more if it took too long.
+        let _ = done.send(());
+    });
+    if spawned.is_ok() {
+        let _ = told.recv_timeout(TELL_TIME);
+    }
 }
 
 /// Appends `text` with its control characters escaped, so that no peer's words can move a

@@ -19,14 +19,16 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     }
     serve(args).map_err(|error| match error {
         ServeError::Config(mistakes) => told(&mistakes),
-        error => Failure::Refused(error.to_string()),
+        error => {
+            console::tell_in_time(format!("arqonbus: {error}"));
+            Failure::Incomplete
+        }
     })
 }
 
 /// Tells every mistake in a line of its own, as `check-config` does.
 fn told(mistakes: &[Mistake]) -> Failure {
-    for mistake in mistakes {
-        console::tell(format_args!("arqonbus: {mistake}"));
-    }
+    let lines: Vec<String> = mistakes.iter().map(|it| format!("arqonbus: {it}")).collect();
+    console::tell_in_time(lines.join("\n"));
     Failure::Misconfigured
 }

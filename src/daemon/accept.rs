@@ -37,6 +37,9 @@ const FAILED_PAUSE: Duration = Duration::from_millis(100);
 /// The bits of an IPv6 address that tell one customer's network from another's.
 const NETWORK_BITS: u32 = 64;
 
+/// The connections given to a shard and not taken by it, above which another shard is preferred.
+const UNTAKEN_MAX: usize = 32;
+
 const LISTENER: Token = Token(0);
 const STOP: Token = Token(1);
 
@@ -230,18 +233,12 @@ impl Doorman {
             // The kernel knows the option since Linux 3.12.
             let _ = SockRef::from(&stream).set_tcp_notsent_lowat(unsent_bytes);
         }
-        let shard = self.emptiest();
+        let shard = emptiest(&self.parts.berths);
         let berth = &self.parts.berths[shard.index()];
         berth.load.fetch_add(1, Relaxed);
         if berth.arrivals.send(Arrival { stream, peer, turned_away }).is_ok() {
             self.parts.lanes.ring(shard);
         }
-    }
-
-    fn emptiest(&self) -> ShardId {
-        let loads = self.parts.berths.iter().map(|berth| berth.load.load(Relaxed));
-        let (shard, _) = loads.enumerate().min_by_key(|&(_, load)| load).unwrap_or_default();
-        ShardId(shard as u16)
     }
 
     fn count_departures(&mut self) {
@@ -255,6 +252,14 @@ impl Doorman {
             }
         }
     }
+}
+
+/// The shard for a new connection: the one with the fewest. One that does not take those it was given
+/// gets no more of them while another one does: a shard that is stuck has few for ever.
+fn emptiest(berths: &[Berth]) -> ShardId {
+    let key = |berth: &Berth| (berth.arrivals.len() > UNTAKEN_MAX, berth.load.load(Relaxed));
+    let shard = berths.iter().enumerate().min_by_key(|(_, berth)| key(berth));
+    ShardId(shard.map_or(0, |(shard, _)| shard as u16))
 }
 
 /// What counts as one address: of IPv6, the whole network, for its owner has 2^64 addresses to choose
@@ -272,6 +277,37 @@ fn network(peer: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shard_that_takes_nothing_gets_little() {
+        let (berths, taken): (Vec<_>, Vec<_>) = (0..2)
+            .map(|_| {
+                let (arrivals, taken) = crossbeam_channel::unbounded();
+                (Berth { arrivals, load: Arc::default() }, taken)
+            })
+            .unzip();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let arrival = || {
+            let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (stream, peer) = listener.accept().unwrap();
+            Arrival { stream, peer: peer.ip(), turned_away: None }
+        };
+        let mut given = [0; 2];
+        for _ in 0..200 {
+            let shard = emptiest(&berths).index();
+            given[shard] += 1;
+            berths[shard].arrivals.send(arrival()).unwrap();
+            berths[shard].load.fetch_add(1, Relaxed);
+            // Shard 1 is stuck.
+            drop(taken[0].try_recv());
+        }
+        assert_eq!(given, [200 - UNTAKEN_MAX - 1, UNTAKEN_MAX + 1]);
+        // Where none takes anything, the fewest decide as ever.
+        for _ in 0..=UNTAKEN_MAX {
+            berths[0].arrivals.send(arrival()).unwrap();
+        }
+        assert_eq!(emptiest(&berths), ShardId(1));
+    }
 
     #[test]
     fn the_addresses_of_one_ipv6_network_are_one() {

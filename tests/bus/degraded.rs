@@ -180,6 +180,32 @@ fn commands_end_by_their_exit_code_if_nobody_reads_what_is_wrong() {
     }
 }
 
+#[test]
+fn a_start_that_fails_ends_though_nobody_can_be_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("bad.toml");
+    fs::write(&path, "shards = 0\n").unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (words, code) in [
+        (&["serve", "--config", path.to_str().unwrap()][..], 2),
+        (&["serve", "--listen", &taken, "--http-listen", "127.0.0.1:0"], 1),
+    ] {
+        // A full pipe that nobody reads.
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let full = writer.try_clone().unwrap();
+        std::thread::spawn(move || while writer.write(&[b'x'; 4_096]).is_ok() {});
+        let mut command = program();
+        command.args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(full);
+        std::thread::sleep(Duration::from_millis(100));
+        let mut child = command.spawn().unwrap();
+        let status = wait_for_exit(&mut child, PATIENCE);
+        let _ = child.kill();
+        drop(reader);
+        assert_eq!(status.expect("it ends").code(), Some(code), "{words:?}");
+    }
+}
+
 /// A connection over which several requests can be made.
 struct KeptAlive(TcpStream);
 
@@ -242,6 +268,7 @@ fn a_bus_out_of_descriptors_says_so_and_takes_up_what_waited() {
     let mut waiting = raw::RawPeer::upgraded(waiting);
     assert_eq!(waiting.message()["payload"]["event"], "welcome", "who waited is let in");
     eventually("it to be ready again", || (scraper.get("/ready").0 == 200).then_some(()));
+    daemon.log().line("works again");
     let log = daemon.log().lines();
     let count = |text: &str| {
         let is_meant = |line: &&Value| {
