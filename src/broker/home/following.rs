@@ -259,7 +259,10 @@ impl Home {
             }
             false => {
                 let (known, seen) = told_epoch.unwrap_or((former, last_before));
-                if known != epoch || seen.max(last_before) != kept.last {
+                if known == epoch {
+                    // The order is the same, but more was missed than is read one by one.
+                    self.tell_missed(now, id, seen, "overrun", told);
+                } else {
                     let reason = match had_fork {
                         true => reason::STORAGE_RESTORED,
                         false => reason::STORAGE_LOST_EVENTS,

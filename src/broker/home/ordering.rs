@@ -380,11 +380,23 @@ impl Home {
         told: &mut Told,
     ) {
         self.tell_epoch(now, id, sure, reason, told);
+        self.tell_missed(now, id, sure, "order_changed", told);
+    }
+
+    /// Tells the members of a channel that they miss what its order has after a sequence, if it has.
+    pub(super) fn tell_missed(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        seen: u64,
+        reason: &'static str,
+        told: &mut Told,
+    ) {
         let Some(address) = address_of(id, &self.channels, &self.whole_rooms, &self.rooms) else {
             return;
         };
         let Some(history) = self.history_mut(id) else { return };
-        let (first, last) = (sure + 1, history.last());
+        let (first, last) = (seen + 1, history.last());
         if last < first {
             return;
         }
@@ -394,7 +406,7 @@ impl Home {
             "first": first,
             "last": last,
             "count": null,
-            "reason": "order_changed",
+            "reason": reason,
             "epoch": &**history.epoch(),
         });
         self.tell_members(now, id, &address, payload, told);

@@ -4,6 +4,7 @@
 mod claims;
 mod deleting;
 mod listing;
+mod orders;
 mod returning;
 mod schedule;
 mod store;
