@@ -21,7 +21,6 @@ const BROKEN_ENDS_MAX: Duration = Duration::from_secs(25);
 /// The code is the one of the rule that was broken; and the connection ends when the peer has said its
 /// own close, or has hung up, without anybody waiting for a timer.
 #[test]
-#[ignore = "a close still waits for a timer"]
 fn each_broken_frame_is_closed_with_its_code_at_once() {
     let daemon = Daemon::with_shards(2);
     let started = Instant::now();
@@ -49,7 +48,6 @@ fn each_broken_frame_is_closed_with_its_code_at_once() {
 
 /// Whoever has said everything may still wait for the answers.
 #[test]
-#[ignore = "a half-closed connection still loses its answers"]
 fn a_half_closed_connection_gets_its_answers() {
     for shards in [1, 2, 4] {
         let daemon = Daemon::with_shards(shards);
@@ -70,7 +68,6 @@ fn a_half_closed_connection_gets_its_answers() {
 
 /// A byte out of band is no byte of the stream, and ends nothing.
 #[test]
-#[ignore = "a byte out of band still ends a read early"]
 fn urgent_bytes_are_passed_over() {
     let daemon = Daemon::with_shards(1);
     for number in 0..20 {
@@ -202,7 +199,6 @@ fn without_descriptors_who_is_there_goes_on() {
 /// What the kernel holds for a client that does not read is bounded, too: with the outbox, it is all that
 /// such a client costs.
 #[test]
-#[ignore = "the kernel still holds megabytes for a client that does not read"]
 fn the_kernel_holds_little_for_a_client_that_does_not_read() {
     const OUTBOX: usize = 131_072;
     const KERNEL_MAX: usize = 1_048_576;

@@ -133,9 +133,7 @@ each_withstood! {
     messages_before_the_answer
     more_than_may_connect
     broken_frames
-    #[ignore = "each ping still has a pong of its own, whatever that weighs"]
     pings_unread
-    #[ignore = "each ping still has a pong of its own, whatever that weighs"]
     pings_of_many_at_once
     pongs
     closes
@@ -145,7 +143,6 @@ each_withstood! {
     urgent_bytes
     half_closed
     malformed_messages
-    #[ignore = "a turn still makes as many refusals as it is asked for"]
     malformed_messages_unread
     one_id_again_and_again
     short_lives

@@ -86,6 +86,8 @@ impl Hub {
             });
             answer.await.ok_or_else(|| no_answer(limit))??;
         }
+        // What is heard after Redis was asked may be newer than the answer.
+        let known = self.catalogue.seen.clone();
         let agreed = self.agree(&link).await?;
         self.look_at_clock(&link).await?;
         self.await_peers(&link).await?;
@@ -95,11 +97,11 @@ impl Hub {
         if self.state.ears.is_none() {
             return Err(Trouble::Outage("the connection was lost at once".into()));
         }
-        let repair = self.claim_repair(&link, &agreed).await?;
+        let repair = self.claim_repair(&link, &known, &agreed).await?;
         let is_ours = repair.is_some();
         self.sweep.plan(Instant::now());
         self.note_unmade(&listing);
-        self.on_listing(listing, repair.unwrap_or(agreed.seen), is_ours);
+        self.on_listing(listing, &known, repair.unwrap_or(agreed.seen), is_ours);
         self.look_through();
         self.sessions.write_again();
         self.rejoin(&link).await?;
@@ -188,9 +190,9 @@ impl Hub {
     async fn claim_repair(
         &mut self,
         link: &Link,
+        known: &Seen,
         agreed: &Agreed,
     ) -> Result<Option<Seen>, Trouble> {
-        let known = &self.catalogue.seen;
         if !known.is_forgotten_in(&agreed.seen) {
             return Ok(None);
         }
@@ -210,6 +212,7 @@ impl Hub {
         let answered = Cell::new(Instant::now());
         let (settings, keys, meters) = (&*settings, &*keys, &*meters);
         let reader = Reader { link, keys, settings, meters, generation, now, answered: &answered };
+        self.catalogue.begin_look();
         let known = self.catalogue.addresses();
         let listing = self.attend_while(ANSWER, &answered, async {
             let rooms = reader.rooms().await?;
@@ -223,6 +226,7 @@ impl Hub {
 
     /// Says that this node lives, and whether it hears.
     pub(super) async fn renew(&mut self, bond: &Bond) {
+        let known = self.catalogue.seen.clone();
         let agreed = match self.agree(&bond.link).await {
             Ok(agreed) => agreed,
             Err(trouble) => return self.fail(trouble),
@@ -239,7 +243,7 @@ impl Hub {
         let Some(bond) = &mut self.state.bond else { return };
         bond.renew_at = Instant::now() + RENEW;
         let is_other = agreed.generation != bond.generation;
-        if is_other || agreed.is_new || !self.catalogue.seen.goes_on_in(&agreed.seen) {
+        if is_other || agreed.is_new || !known.goes_on_in(&agreed.seen) {
             // Somebody wrote alone meanwhile, or Redis or the others have forgotten this node, or Redis
             // has forgotten more than that: all is looked through.
             self.state.bond = None;

@@ -70,6 +70,8 @@ pub(super) struct Catalogue {
     /// The rooms that Redis has as they once were, while they are repaired: how they were found, and
     /// how they should be.
     outdated: BTreeMap<Name, (String, String)>,
+    /// What was changed while it is being looked what there is; a room as its channel `*`.
+    changed_meanwhile: Option<BTreeSet<(Name, Name)>>,
 }
 
 impl Catalogue {
@@ -83,11 +85,24 @@ impl Catalogue {
         self.channels.values().map(|end| (*end.record.address).clone()).collect()
     }
 
+    /// It is going to be looked what there is. What changes from now on is newer than what is found.
+    pub(super) fn begin_look(&mut self) {
+        self.changed_meanwhile = Some(BTreeSet::new());
+    }
+
+    fn note_change(&mut self, key: (Name, Name)) {
+        if let Some(changed) = &mut self.changed_meanwhile {
+            changed.insert(key);
+        }
+    }
+
     pub(super) fn note_room(&mut self, room: &RoomRecord) {
+        self.note_change((room.name.clone(), Name::every()));
         self.rooms.insert(room.name.clone(), room.clone());
     }
 
     pub(super) fn note_channel(&mut self, channel: &ChannelRecord) {
+        self.note_change(key(&channel.address));
         let end = ChannelEnd { record: channel.clone(), last: 0, last_us: 0 };
         self.channels.insert(key(&channel.address), end);
     }
@@ -122,27 +137,41 @@ impl Catalogue {
     }
 
     pub(super) fn drop_room(&mut self, name: &Name) {
+        self.note_change((name.clone(), Name::every()));
         self.rooms.remove(name);
         self.channels.remove(&(name.clone(), Name::every()));
     }
 
     pub(super) fn drop_channel(&mut self, address: &Address) {
+        self.note_change(key(address));
         self.channels.remove(&key(address));
     }
 
     /// Notes what was found, and whether this node repairs it; what of it is news, or what Redis has
-    /// forgotten.
+    /// forgotten. `known` is how far the catalogue was known before Redis said how far it is (`seen`):
+    /// what was heard since then may be more than that.
     fn compare(
         &mut self,
         listing: Listing,
+        known: &Seen,
         seen: Seen,
         is_ours: bool,
     ) -> (Vec<PeerNews>, Vec<Record>) {
-        let is_forgotten = is_ours || !self.seen.goes_on_in(&seen);
-        self.seen = seen;
+        let is_forgotten = is_ours || !known.goes_on_in(&seen);
+        let heard = if is_forgotten { 0 } else { self.seen.changes };
+        self.seen = Seen { changes: seen.changes.max(heard), ..seen };
         let (mut news, mut forgotten) = (Vec::new(), Vec::new());
-        let rooms: BTreeSet<Name> = listing.rooms.iter().map(|room| room.name.clone()).collect();
-        let channels: BTreeSet<_> = listing.channels.iter().map(key).collect();
+        let mut rooms: BTreeSet<Name> =
+            listing.rooms.iter().map(|room| room.name.clone()).collect();
+        let mut channels: BTreeSet<_> = listing.channels.iter().map(key).collect();
+        let changed = self.changed_meanwhile.take().unwrap_or_default();
+        for (room, channel) in &changed {
+            match channel.is_every() {
+                true => rooms.insert(room.clone()),
+                false => channels.insert((room.clone(), channel.clone())),
+            };
+        }
+        let is_newer = |room: &Name, channel: Name| changed.contains(&(room.clone(), channel));
         for room in self.rooms.values().filter(|room| !rooms.contains(&room.name)) {
             match is_forgotten {
                 true => forgotten.push(Record::Room(Box::new(room.clone()))),
@@ -159,6 +188,9 @@ impl Catalogue {
         self.rooms.retain(|name, _| rooms.contains(name));
         self.channels.retain(|at, _| channels.contains(at));
         for room in listing.rooms {
+            if is_newer(&room.name, Name::every()) {
+                continue;
+            }
             let known = self.rooms.get(&room.name);
             let texts = text(&room).zip(known.and_then(text));
             match (known, texts) {
@@ -175,6 +207,10 @@ impl Catalogue {
             }
         }
         for end in listing.ends {
+            let Address { room, channel } = &*end.record.address;
+            if is_newer(room, channel.clone()) {
+                continue;
+            }
             news.push(PeerNews::Channel(Box::new(end.record.clone())));
             self.channels.insert(key(&end.record.address), end);
         }
@@ -184,12 +220,12 @@ impl Catalogue {
 
 impl Hub {
     /// It was looked which rooms and channels there are.
-    pub(super) fn on_listing(&mut self, listing: Listing, seen: Seen, is_ours: bool) {
+    pub(super) fn on_listing(&mut self, listing: Listing, known: &Seen, seen: Seen, is_ours: bool) {
         self.take_in();
         if !std::mem::replace(&mut self.state.is_listed, true) {
             self.give_way(&listing);
         }
-        let (news, forgotten) = self.catalogue.compare(listing, seen, is_ours);
+        let (news, forgotten) = self.catalogue.compare(listing, known, seen, is_ours);
         if !forgotten.is_empty() {
             tracing::warn!("Redis has forgotten what was kept; rooms and channels are told again");
         }
@@ -322,12 +358,41 @@ mod tests {
         catalogue.note_room(&room("gone", false));
         let rooms = vec![room("r", true)];
         let listing = Listing { rooms, channels: Vec::new(), ends: Vec::new() };
-        let (news, again) = catalogue.compare(listing, seen(101, "101 a"), is_ours);
+        let known = catalogue.seen.clone();
+        let (news, again) = catalogue.compare(listing, &known, seen(101, "101 a"), is_ours);
         let again = again.into_iter().map(|record| match record {
             Record::Room(room) => room.name.to_string(),
             other => panic!("{other:?}"),
         });
         (catalogue, news.len(), again.collect())
+    }
+
+    /// Nothing is forgotten because more is heard while Redis says how far it is, and what is heard
+    /// meanwhile is not undone by what was found before.
+    #[test]
+    fn what_changes_while_it_is_looked_is_newer_than_what_is_found() {
+        let mut catalogue = Catalogue { seen: seen(100, ""), ..Catalogue::default() };
+        catalogue.note_room(&room("deleted", false));
+        catalogue.note_room(&room("deleted_before", false));
+        let known = catalogue.seen.clone();
+        catalogue.begin_look();
+        let listing = Listing {
+            rooms: vec![room("deleted", false), room("paused", false)],
+            channels: Vec::new(),
+            ends: Vec::new(),
+        };
+        catalogue.seen.changes = 105;
+        catalogue.note_room(&room("made", false));
+        catalogue.note_room(&room("paused", true));
+        catalogue.drop_room(&Name::fixed("deleted"));
+        let (news, again) = catalogue.compare(listing, &known, seen(101, ""), false);
+        assert!(again.is_empty(), "nothing is forgotten: {again:?}");
+        let gone = PeerNews::RoomGone(Name::fixed("deleted_before"));
+        assert_eq!(format!("{news:?}"), format!("{:?}", [gone]));
+        let names: Vec<&str> = catalogue.rooms.keys().map(|name| &**name).collect();
+        assert_eq!(names, ["made", "paused"]);
+        assert!(catalogue.rooms[&Name::fixed("paused")].paused);
+        assert_eq!(catalogue.seen.changes, 105);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::ledger::Ledger;
 use super::nodes::Whereabouts;
-use crate::common::{Client, eventually};
+use crate::common::{Client, Message, command_text, eventually};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -15,6 +15,8 @@ const UNDER_WAY: usize = 10;
 const REST: Duration = Duration::from_millis(20);
 /// How long an auditor rests.
 const BETWEEN_AUDITS: Duration = Duration::from_millis(1_500);
+/// How long a member listens before it looks whether it is over.
+const LISTEN: Duration = Duration::from_millis(200);
 /// The entries that a member remembers.
 const REMEMBERED: usize = 20_000;
 
@@ -176,32 +178,46 @@ impl Member<'_> {
         // Whether the order is another one since a notice said so.
         let mut is_other = false;
         while !is_over.load(SeqCst) {
-            let message = client.try_next().ok()?;
-            if message["type"] == "event" {
-                let number = number_of(&message);
-                self.take(message.sequence(), number, std::mem::take(&mut is_other));
-                continue;
+            client.drain_for(LISTEN);
+            let mut is_quiet = true;
+            while let Some(message) = client.take_kept() {
+                is_quiet = false;
+                self.hear(&message, &mut is_other)?;
             }
-            let payload = &message["payload"];
-            let epoch = || payload["epoch"].as_str().map(str::to_owned);
-            match payload["event"].as_str() {
-                Some("epoch_changed") => {
-                    if let (Some(epoch), Some(known)) = (epoch(), self.known.as_mut()) {
-                        known.0 = epoch;
-                    }
-                }
-                Some("gap") if payload["reason"] == "order_changed" => {
-                    self.ledger.began_anew();
-                    self.run.clear();
-                    is_other = true;
-                    if let (Some(epoch), Some(known)) = (epoch(), self.known.as_mut()) {
-                        known.0 = epoch;
-                    }
-                }
-                // It was too slow for once: what it missed it gets by coming back.
-                Some("gap") => return None,
-                _ => {}
+            if is_quiet {
+                // Where the connection has ended this can't be sent.
+                let (_, ping) = command_text(&client.id, "ping", json!({}));
+                client.try_send_text(ping).ok()?;
             }
+        }
+        Some(())
+    }
+
+    /// Nothing if what was missed is to be got by coming back.
+    fn hear(&mut self, message: &Message, is_other: &mut bool) -> Option<()> {
+        if message["type"] == "event" {
+            self.take(message.sequence(), number_of(message), std::mem::take(is_other));
+            return Some(());
+        }
+        let payload = &message["payload"];
+        let epoch = || payload["epoch"].as_str().map(str::to_owned);
+        match payload["event"].as_str() {
+            Some("epoch_changed") => {
+                if let (Some(epoch), Some(known)) = (epoch(), self.known.as_mut()) {
+                    known.0 = epoch;
+                }
+            }
+            Some("gap") if payload["reason"] == "order_changed" => {
+                self.ledger.began_anew();
+                self.run.clear();
+                *is_other = true;
+                if let (Some(epoch), Some(known)) = (epoch(), self.known.as_mut()) {
+                    known.0 = epoch;
+                }
+            }
+            // It was too slow for once.
+            Some("gap") => return None,
+            _ => {}
         }
         Some(())
     }
@@ -272,15 +288,6 @@ fn read_history(client: &mut Client, channel: &str) -> Option<Vec<(u64, u64)>> {
         if page["more"] != true {
             return Some(rows);
         }
-    }
-}
-
-/// Publishes once more, so that members that wait for an event see that it is over.
-pub(super) fn wake(ledger: &Ledger, whereabouts: &Whereabouts) {
-    let never = AtomicBool::new(false);
-    if let Some(mut client) = connect(whereabouts, "waker", &never) {
-        client.join(ledger.channel);
-        client.publish_acked(ledger.channel, json!({}));
     }
 }
 

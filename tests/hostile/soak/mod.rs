@@ -99,7 +99,6 @@ fn soak(what: &str, mut nodes: Nodes) {
         nodes.await_calm();
         ledgers.iter().for_each(|ledger| load::last_audit(ledger, &whereabouts));
         is_followed.store(true, SeqCst);
-        ledgers.iter().for_each(|ledger| load::wake(ledger, &whereabouts));
     });
     let attacked = memory.report(what);
     ledgers.iter().for_each(|ledger| ledger.report(what));

@@ -1,16 +1,19 @@
 //! The nodes of a soak, and what happens to them besides.
 
 use crate::attack::Target;
-use crate::common::{Daemon, eventually};
+use crate::common::Daemon;
 use crate::redis::sentinel::Watched;
 use rustix::process::Signal;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the master is silent until the sentinel takes it for dead.
 const DOWN_AFTER_MS: u32 = 5_000;
+
+/// How long the nodes may take until they store again, under attack on a machine that does much else.
+const CALM: Duration = Duration::from_secs(120);
 
 /// How long a node stands still; others take it for dead after five seconds.
 const STANDSTILL: Duration = Duration::from_secs(3);
@@ -142,10 +145,16 @@ impl Nodes {
 
     /// Waits until every node stores again.
     pub(super) fn await_calm(&self) {
+        let deadline = Instant::now() + CALM;
         for daemon in self.daemons.iter().filter(|_| self.redis.is_some()) {
-            eventually("the node stores again", || {
-                (daemon.get("/status").json()["storage_state"]["state"] == "ok").then_some(())
-            });
+            loop {
+                let state = daemon.get("/status").json()["storage_state"].clone();
+                if state["state"] == "ok" {
+                    break;
+                }
+                assert!(Instant::now() < deadline, "a node does not store again: {state}");
+                thread::sleep(Duration::from_millis(50));
+            }
         }
     }
 
