@@ -225,6 +225,16 @@ pub static BUDGET: &[Row] = &[
         counters: &["arqonbus_shard_history_shed_total"],
     },
     Row {
+        thing: "message stored in Redis",
+        weight: Weight::OwnBytes,
+        client: Bound::None,
+        address: Bound::None,
+        room: Key("history_bytes", "bytes per channel"),
+        node: Key("history_bytes_total", "bytes of Redis, for all nodes"),
+        at_bound: "the oldest messages are deleted, of the largest channel first",
+        counters: &["arqonbus_storage_trimmed_total"],
+    },
+    Row {
         thing: "request that waits for the storage",
         weight: Weight::Bytes(REQUEST_BYTES),
         client: By("commands and messages per second"),

@@ -160,6 +160,17 @@ impl Acks {
         self.note_lost(channel, (0, u64::MAX), told);
     }
 
+    /// The events of a channel have other sequences from here on: it can't be said of the acks that wait
+    /// whether theirs are stored.
+    pub fn refuse_all(&mut self, channel: ChannelId, told: &mut Told) {
+        let Some(queue) = self.waiting.remove(&channel) else { return };
+        self.count -= queue.len();
+        for waiting in queue {
+            refuse(waiting.to, &waiting.accepted, Fault::StorageUnavailable, told);
+        }
+        self.tidy(channel);
+    }
+
     /// Nothing can be stored now: nobody is to wait for it.
     pub fn degrade(&mut self, degraded: Degraded, told: &mut Told) {
         let since_us = self.degraded.as_ref().map_or(degraded.since_us, |known| known.since_us);
@@ -305,7 +316,7 @@ mod tests {
 
     #[test]
     fn acks_wait_in_the_order_of_their_sequences_and_never_too_many() {
-        let durable = Durable::new("e".into(), Keep { messages: 1, age_ms: 0 }, None);
+        let durable = Durable::new("e".into(), Keep { messages: 1, age_ms: 0, bytes: 0 }, None);
         let (one, other) = (ChannelId::new(ShardId(0), 1), ChannelId::new(ShardId(0), 2));
         let (mut acks, mut told) = (Acks::new(100), Told::default());
         let now = |ms: u64| Now { mono_ns: ms * 1_000_000, wall_us: 0 };
@@ -333,7 +344,7 @@ mod tests {
 
     #[test]
     fn of_those_that_wait_just_the_lost_are_refused() {
-        let durable = Durable::new("e".into(), Keep { messages: 1, age_ms: 0 }, None);
+        let durable = Durable::new("e".into(), Keep { messages: 1, age_ms: 0, bytes: 0 }, None);
         let channel = ChannelId::new(ShardId(0), 1);
         let (mut acks, mut told) = (Acks::new(100), Told::default());
         let now = Now { mono_ns: 0, wall_us: 0 };

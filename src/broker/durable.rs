@@ -55,14 +55,18 @@ impl Durability {
         }
     }
 
-    /// How much is kept of a channel whose history holds so many messages: at least the last one,
-    /// so that its order goes on.
-    pub fn keep(&self, history_size: u32) -> Keep {
+    /// How much is kept of a channel whose history holds so many messages, of so many bytes: at least
+    /// the last one, so that its order goes on.
+    pub fn keep(&self, history_size: u32, history_bytes: u32) -> Keep {
         let messages = match self.retention_messages {
             0 => history_size,
             messages => messages,
         };
-        Keep { messages: messages.max(1), age_ms: self.retention_age_ms }
+        Keep {
+            messages: messages.max(1),
+            age_ms: self.retention_age_ms,
+            bytes: u64::from(history_bytes),
+        }
     }
 }
 
@@ -301,7 +305,7 @@ mod tests {
     use super::*;
 
     fn durable() -> Durable {
-        Durable::new("e".into(), Keep { messages: 10, age_ms: 0 }, None)
+        Durable::new("e".into(), Keep { messages: 10, age_ms: 0, bytes: 0 }, None)
     }
 
     #[test]
@@ -411,10 +415,10 @@ mod tests {
             ack_timeout_ms: 1,
             is_shared: false,
         };
-        assert_eq!(durability.keep(500), Keep { messages: 500, age_ms: 7 });
-        assert_eq!(durability.keep(0).messages, 1);
+        assert_eq!(durability.keep(500, 8), Keep { messages: 500, age_ms: 7, bytes: 8 });
+        assert_eq!(durability.keep(0, 0).messages, 1);
         durability.retention_messages = 9;
-        assert_eq!(durability.keep(500).messages, 9);
+        assert_eq!(durability.keep(500, 0).messages, 9);
         let config = |persist| RoomConfig { persist, ..RoomConfig::default() };
         for (room, persist, expected) in [
             ("r", None, Persist::All),

@@ -354,6 +354,22 @@ impl History {
         true
     }
 
+    /// Gives up what is older than is kept of it, if that is bounded. True if there was something.
+    pub fn forget_old(&mut self, wall_us: u64) -> bool {
+        let age_ms = self.durable.as_ref().map_or(0, |durable| durable.keep.age_ms);
+        if age_ms == 0 {
+            return false;
+        }
+        let oldest_us = wall_us.saturating_sub(age_ms.saturating_mul(1_000));
+        let mut has_any = false;
+        while self.at(self.first).is_some_and(|oldest| oldest.timestamp_us() < oldest_us)
+            && self.evict()
+        {
+            has_any = true;
+        }
+        has_any
+    }
+
     fn check_ends(&self) {
         if self.log.len() > 0 {
             let end = self.first + self.log.len() as u64;
@@ -526,6 +542,29 @@ mod tests {
         assert_eq!(since("e", 6), Err("unknown_sequence"));
         assert_eq!(since("f", 5), Err("epoch_changed"));
         assert!(matches!(history.since("e", 2, 0, 100), Recovery::Impossible("too_many_bytes")));
+    }
+
+    #[test]
+    fn what_is_older_than_is_kept_is_neither_listed_nor_recovered() {
+        use crate::broker::record::Keep;
+        let mut history = filled(10, 5);
+        assert!(!history.forget_old(1_000_000_000), "without a bound nothing grows too old");
+        let keep = Keep { messages: 10, age_ms: 1, bytes: 0 };
+        history.durable = Some(Box::new(Durable::new("e".into(), keep, None)));
+        // They are of 1 to 5 us.
+        assert!(!history.forget_old(1_001) && history.forget_old(1_004));
+        history.check();
+        let query = newest(Name::fixed("r"), Name::fixed("c"), 9);
+        let listed: Vec<u64> =
+            history.page(&query, 0, 1 << 20).messages.iter().map(|it| it.sequence).collect();
+        assert_eq!((listed, history.span().first_sequence), (vec![4, 5], Some(4)));
+        assert!(matches!(
+            history.since("e", 2, 0, 1 << 20),
+            Recovery::Impossible("history_overrun")
+        ));
+        assert!(history.forget_old(9_000));
+        assert_eq!((history.last(), history.held().messages), (5, 0));
+        history.check();
     }
 
     #[test]

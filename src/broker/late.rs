@@ -288,7 +288,7 @@ mod tests {
                 base: kept.last,
                 not_before_us: kept.last_us,
                 dropped: went,
-                keep: Keep { messages: 5, age_ms: 0 },
+                keep: Keep { messages: 5, age_ms: 0, bytes: 0 },
             };
             for message in said.frames() {
                 let frame = message.moved(times, message.sequence, message.timestamp_us());
@@ -297,7 +297,7 @@ mod tests {
                     address: record().address,
                     epoch: "p".into(),
                     frame: frame.clone(),
-                    keep: Keep { messages: 1, age_ms: 0 },
+                    keep: Keep { messages: 1, age_ms: 0, bytes: 0 },
                 };
                 let event = renumbering.of_event(event, times);
                 let place = event.as_ref().map(|event| event.frame.sequence);
@@ -321,7 +321,7 @@ mod tests {
             base: 10,
             not_before_us: 0,
             dropped: vec![2, 3, 6],
-            keep: Keep { messages: 1, age_ms: 0 },
+            keep: Keep { messages: 1, age_ms: 0, bytes: 0 },
         };
         let places: Vec<_> = (1..=7).map(|sequence| renumbering.of(sequence)).collect();
         let expected = [Some(11), None, None, Some(12), Some(13), None, Some(14)];

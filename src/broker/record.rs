@@ -112,10 +112,22 @@ pub struct EventRecord {
 /// How much of a channel is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// At least this many messages, if there were so many.
+    /// No more messages than this.
     pub messages: u32,
     /// Nothing older than this, in milliseconds; 0 is no limit.
     pub age_ms: u64,
+    /// No more bytes of memory than this, but for the newest message; 0 is no limit.
+    pub bytes: u64,
+}
+
+impl Keep {
+    /// The time before which nothing is kept, if it is `now_ms`; 0 if everything is.
+    pub fn oldest_ms(&self, now_ms: u64) -> u64 {
+        match self.age_ms {
+            0 => 0,
+            age_ms => now_ms.saturating_sub(age_ms),
+        }
+    }
 }
 
 /// What a home is told by its storage.

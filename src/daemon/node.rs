@@ -25,6 +25,7 @@ use crate::shard::driver::{Clock, Driver, Parts, poll_with_bell};
 use crate::shard::engine::{Engine, Plan};
 use crate::shard::lanes::Lanes;
 use crate::shard::meters::Meters;
+use crate::storage;
 use crossbeam_channel::Sender;
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -73,6 +74,7 @@ struct RunningStorage {
     /// The courier runs for as long as this is there.
     needed: Sender<Infallible>,
     courier: JoinHandle<()>,
+    meters: Arc<storage::Meters>,
 }
 
 impl Node {
@@ -172,7 +174,7 @@ impl Node {
                 let (lanes, stop) = (lanes.clone(), stop.clone());
                 let placement = placement.clone();
                 let courier = Courier { news, lanes, placement, notice, waiting, load, stop, quit };
-                Some(RunningStorage { end, needed, courier: courier.spawn()? })
+                Some(RunningStorage { end, needed, courier: courier.spawn()?, meters: counts })
             }
         };
         drop((events, departures));
@@ -240,6 +242,9 @@ impl Node {
         self.admission.per_address_max.store(limits.max_connections_per_address, Relaxed);
         self.admission.unsent_bytes.store(limits.socket_unsent_bytes, Relaxed);
         self.facts.set_limits(limits.clone());
+        if let Some(storage) = &self.storage {
+            storage.meters.stored_bytes_max.store(limits.history_bytes_total, Relaxed);
+        }
         let limits = Arc::new(limits);
         self.broadcast.ask(|| Ask::Reconfigure(limits.clone()));
     }
@@ -296,7 +301,7 @@ impl Node {
         if guard.join().is_err() {
             tracing::error!("the guard of the memory panicked");
         }
-        if let Some(RunningStorage { end, needed, courier }) = self.storage.take() {
+        if let Some(RunningStorage { end, needed, courier, .. }) = self.storage.take() {
             end();
             // The storage may not have ended in time; its news are of no use any more.
             drop(needed);

@@ -149,6 +149,8 @@ fn settings_of(config: &Config, url: storage::RedisUrl) -> storage::Settings {
             0 => u64::MAX,
             bytes => u64::from(bytes),
         },
+        retention_age_ms: u64::from(persistence.retention_age_s) * 1_000,
+        retention_bytes_total: limits.history_bytes_total,
         is_shared: persistence.many_nodes,
         session_ttl_ms: u64::from(persistence.session_ttl_s) * 1_000,
         // There must be time left to say that an event is not known to be stored.

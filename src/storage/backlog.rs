@@ -18,7 +18,6 @@ use crate::broker::record::{ChannelRecord, EventRecord, Record, RoomRecord};
 use crate::protocol::command::Address;
 use crate::protocol::names::Name;
 use std::collections::{BTreeMap, VecDeque};
-use std::convert::Infallible;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,14 +45,23 @@ pub(super) trait Pending: Debug {
     /// Its number among those of its channel, by which it is told as lost.
     fn number(&self) -> u64;
     fn bytes(&self) -> u64;
+    /// What is done for a channel in quarantine before anything else, or, if `is_idle`, though nothing
+    /// else is to be done: it looks whether the channel can be used again.
+    fn probe(is_idle: bool) -> Option<Self::Task>
+    where
+        Self: Sized;
     /// Whether nothing is left to do of `old` when `task` follows it.
     fn replaces(task: &Self::Task, old: &Step<Self>) -> bool
     where
         Self: Sized;
 }
 
+/// Looks whether what is stored of a channel can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Probe;
+
 impl Pending for EventRecord {
-    type Task = Infallible;
+    type Task = Probe;
 
     fn channel(&self) -> ChannelId {
         self.channel
@@ -75,8 +83,12 @@ impl Pending for EventRecord {
         self.frame.memory_bytes() as u64
     }
 
-    fn replaces(task: &Infallible, _old: &Step<EventRecord>) -> bool {
-        match *task {}
+    fn probe(_is_idle: bool) -> Option<Probe> {
+        Some(Probe)
+    }
+
+    fn replaces(_task: &Probe, _old: &Step<EventRecord>) -> bool {
+        false
     }
 }
 
@@ -261,7 +273,10 @@ impl<E: Pending> Backlog<E> {
         };
         let lane = self.lanes.entry(Arc::clone(&address)).or_default();
         assert_ne!(lane.state, LaneState::Busy, "nothing of the lane is under way");
-        lane.steps.push_front(step);
+        // What is stored of a channel in quarantine is looked at before.
+        let is_probed = E::probe(false).is_some();
+        let has_probe = is_probed && matches!(lane.steps.front(), Some(Step::Task(_)));
+        lane.steps.insert(usize::from(has_probe), step);
         self.settle(&address);
     }
 
@@ -311,15 +326,15 @@ impl<E: Pending> Backlog<E> {
         (round, is_all && self.due.is_empty())
     }
 
-    /// A step was carried out.
-    pub(super) fn done(&mut self, batch: Batch<E>) {
+    /// A step was carried out. True if its channel was in quarantine until now.
+    pub(super) fn done(&mut self, batch: Batch<E>) -> bool {
         if let Step::Events(events) = &batch.step {
             self.forget(events);
         }
-        if let Some(lane) = self.lanes.get_mut(&batch.address) {
-            lane.is_spoilt = false;
-        }
+        let lane = self.lanes.get_mut(&batch.address);
+        let was_spoilt = lane.is_some_and(|lane| std::mem::take(&mut lane.is_spoilt));
         self.release(&batch.address, LaneState::Idle);
+        was_spoilt
     }
 
     /// A step was not carried out, and shall be tried again before all that follows it.
@@ -348,20 +363,35 @@ impl<E: Pending> Backlog<E> {
         self.release(&batch.address, LaneState::Idle);
     }
 
-    /// Something foreign stands where the channel of this step is kept: its events are lost until
-    /// it is tried again, and the other records wait. True if that is new.
-    pub(super) fn spoil(&mut self, batch: Batch<E>, now: Instant) -> bool {
-        let Some(lane) = self.lanes.get_mut(&batch.address) else { return false };
+    /// What is stored of the channel of this step can't be used: it is in **quarantine**. Its events are
+    /// lost until it is tried again, and the other records wait.
+    pub(super) fn spoil(&mut self, batch: Batch<E>, now: Instant) {
+        let Some(lane) = self.lanes.get_mut(&batch.address) else { return };
         lane.put_first(batch.step);
-        let is_new = !std::mem::replace(&mut lane.is_spoilt, true);
-        let (lost, kept) = std::mem::take(&mut lane.steps)
+        lane.is_spoilt = true;
+        let (lost, mut kept): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut lane.steps)
             .into_iter()
             .partition(|step| matches!(step, Step::Events(_)));
+        if !matches!(kept.front(), Some(Step::Task(_)))
+            && let Some(probe) = E::probe(kept.is_empty())
+        {
+            kept.push_front(Step::Task(probe));
+        }
         lane.steps = kept;
         self.lose_all(lost);
         self.resting.push_back((now + REST, Arc::clone(&batch.address)));
         self.release(&batch.address, LaneState::Resting);
-        is_new
+    }
+
+    /// What is stored of a channel that nothing is known of can't be used.
+    pub(super) fn quarantine(&mut self, address: &Arc<Address>, now: Instant) {
+        let lane = self.lanes.entry(Arc::clone(address)).or_default();
+        if lane.state != LaneState::Idle {
+            return;
+        }
+        let Some(probe) = E::probe(true) else { return };
+        lane.state = LaneState::Busy;
+        self.spoil(Batch { address: Arc::clone(address), step: Step::Task(probe) }, now);
     }
 
     /// Loses everything that waits; nothing is under way.

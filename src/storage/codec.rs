@@ -22,6 +22,8 @@ const SEQUENCE_MAX: u64 = 1 << 53;
 
 /// The longest that an event may still be delivered, in milliseconds, as the scripts add it to a time.
 const LEFT_MS_MAX: u64 = 1 << 52;
+/// The longest epoch that is believed, as in `scripts/checks.lua`.
+const EPOCH_BYTES_MAX: usize = 256;
 
 /// A room as JSON.
 #[derive(Serialize)]
@@ -149,23 +151,54 @@ pub(super) fn read_channel(
         .map_err(|error| format!("the guests are no list of names: {error}"))?;
     let past: Vec<(u32, u64)> = serde_json::from_str(field("past")?)
         .map_err(|error| format!("the past is no list of terms: {error}"))?;
+    let epoch = field("epoch")?;
+    // It stands in messages that are cut at spaces.
+    if !(1..=EPOCH_BYTES_MAX).contains(&epoch.len()) || !epoch.bytes().all(|b| b.is_ascii_graphic())
+    {
+        return Err("the field epoch is no epoch".to_owned());
+    }
     let record = ChannelRecord {
         address: Arc::clone(address),
-        epoch: field("epoch")?.into(),
+        epoch: epoch.into(),
         term: number("term")?.try_into().map_err(|_| "the field term is too large")?,
         past,
         channel_type: read_type(field("type")?)?,
         created_us: number("created_us")?,
-        created_by: unless_empty("created_by")?.map(read_name).transpose()?,
+        created_by: unless_empty("created_by")?
+            .map(read_name)
+            .transpose()
+            .map_err(|why| format!("the field created_by: {why}"))?,
         metadata: metadata.map(Arc::from),
         guests: guests.iter().map(|name| read_name(name)).collect::<Result<_, _>>()?,
         auto_created: field("auto_created")? == "1",
     };
-    let last = number("last")?;
+    let (last, last_us) = (number("last")?, number("last_us")?);
     if last > SEQUENCE_MAX {
         return Err(format!("the field last is {last}, more than was ever given"));
     }
-    Ok(ChannelEnd { record, last, last_us: number("last_us")? })
+    if last_us > SEQUENCE_MAX {
+        return Err(format!("the field last_us is {last_us}, which is no time"));
+    }
+    // What only the scripts work with is not believed either.
+    if fields.get("top").is_some_and(|top| !is_entry_id(top)) {
+        return Err("the field top is no id of an entry".to_owned());
+    }
+    for name in ["bytes", "bytes_before"] {
+        let is_sound = |text: &String| text.parse().is_ok_and(|bytes: u64| bytes <= SEQUENCE_MAX);
+        if fields.get(name).is_some_and(|text| !is_sound(text)) {
+            return Err(format!("the field {name} is no number of bytes"));
+        }
+    }
+    Ok(ChannelEnd { record, last, last_us })
+}
+
+/// Whether this is the id of an entry with numbers that scripts can count on.
+fn is_entry_id(text: &str) -> bool {
+    let is_number = |text: &str| {
+        text.bytes().all(|byte| byte.is_ascii_digit())
+            && text.parse::<u64>().is_ok_and(|number| number <= SEQUENCE_MAX)
+    };
+    text.split_once('-').is_some_and(|(ms, sequence)| is_number(ms) && is_number(sequence))
 }
 
 /// Appends an event's time and fields, as the script that appends takes them.

@@ -6,6 +6,7 @@
 //! | `bond` | the connection with the right to write |
 //! | `ends` | the start and the end |
 //! | `late` | reading what could not be read at the start |
+//! | `upkeep` | cutting what is too old or too much; channels that come back from quarantine |
 //!
 //! *Invariants*: records are taken in at any time, whatever Redis does; one round is under way at a
 //! time, and what it did not do is done before all that follows it in its channel; `Degraded` is
@@ -14,28 +15,33 @@
 mod bond;
 mod ends;
 mod late;
+mod upkeep;
 
 use crate::base::ids::{ChannelId, ShardId};
 use crate::base::time::Now;
 use crate::broker::peers::To;
 use crate::broker::record::{EventRecord, Record, Snapshot, StorageNews};
-use crate::storage::backlog::{Backlog, Batch, Step};
+use crate::storage::backlog::{Backlog, Batch, Step, order_of};
 use crate::storage::clock;
+use crate::storage::cut;
 use crate::storage::health::Health;
 use crate::storage::holder::Holder;
 use crate::storage::intake::{INTAKE_SESSIONS, INTAKE_SLOTS, Intake};
 use crate::storage::keys::Keys;
 use crate::storage::known::Known;
 use crate::storage::link::Link;
+use crate::storage::load::PageSize;
 use crate::storage::meters::{Meters, add};
+use crate::storage::quarantine::wall_us;
 use crate::storage::sessions::Sessions;
 use crate::storage::settings::{LEASE_MS, Settings};
+use crate::storage::trimming::Trimming;
 use crate::storage::trouble::Trouble;
-use crate::storage::write::Writer;
+use crate::storage::write::{Writer, Written};
 use crate::storage::{LoadError, Unsaved};
 use late::Late;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -43,6 +49,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until};
+use upkeep::Merging;
 
 /// How often a lease is renewed.
 pub(super) const RENEW: Duration = Duration::from_millis(LEASE_MS / 5);
@@ -84,6 +91,7 @@ pub(super) struct Keeper {
     pub(super) backlog: Backlog<EventRecord>,
     pub(super) sessions: Sessions,
     pub(super) known: Known,
+    pub(super) trimming: Trimming,
     pub(super) holder: Arc<Holder>,
     pub(super) health: Health,
     pub(super) state: State,
@@ -98,8 +106,16 @@ pub(super) struct State {
     server: Option<String>,
     /// How often rooms and channels were changed, as far as is known.
     changes: u64,
+    /// Whether the last thing done was to cut channels.
+    has_cut: bool,
     /// What is to be read late, or was.
     late: Late,
+    /// Channels in quarantine whose records can be used again, and are to be read.
+    found: VecDeque<Batch<EventRecord>>,
+    /// One of them, of which its home has not answered yet.
+    merging: Option<Merging>,
+    /// How much of a stream is asked for at once.
+    page: Arc<PageSize>,
     /// What the clock said when everything was to be read, and when that was.
     began: Option<(Instant, Now)>,
     /// Whether there was a connection before.
@@ -164,7 +180,17 @@ impl Keeper {
                 return;
             }
         }
-        let dues = [self.backlog.next_due(), self.sessions.next_due()];
+        if !self.state.found.is_empty() && self.state.merging.is_none() {
+            return self.read_found(&bond).await;
+        }
+        // Cutting and writing take turns, however much there is of either.
+        if !std::mem::replace(&mut self.state.has_cut, false)
+            && self.next_cut().is_some_and(is_past)
+        {
+            self.state.has_cut = true;
+            return self.cut_round(&bond).await;
+        }
+        let dues = [self.backlog.next_due(), self.sessions.next_due(), self.next_cut()];
         let next_due = dues[0];
         if Instant::now() >= bond.renew_at {
             self.renew(&bond).await;
@@ -310,20 +336,24 @@ impl Keeper {
         let (link, answered) = (&bond.link, &answered);
         let (keys, settings) = (&*keys, &*settings);
         let changes = &Cell::new(None);
-        let now = self.now();
-        let writer = Writer { link, keys, settings, generation, now, answered, changes };
+        let (now, now_ms) = (self.now(), wall_us() / 1_000);
+        let writer = Writer { link, keys, settings, generation, now, now_ms, answered, changes };
         let answers = self.attend_while(limit, answered, writer.round(&batches)).await;
-        let answers = answers.unwrap_or_else(|| vec![Err(no_answer(limit)); batches.len()]);
+        let answers =
+            answers.unwrap_or_else(|| batches.iter().map(|_| Err(no_answer(limit))).collect());
         let mut stored = BTreeMap::<ShardId, Vec<(ChannelId, u64)>>::new();
         let mut trouble = None;
         for (batch, answer) in batches.into_iter().zip(answers) {
             match answer {
-                Ok(before) => self.done(batch, before, &mut stored),
+                Ok(Written::Found(end)) => self.on_found(batch, end),
+                Ok(written) => self.done(batch, &written, &mut stored),
                 Err(Trouble::Missing) => {
                     is_all = false;
                     self.tell_channel_again(batch);
                 }
-                Err(Trouble::Foreign) => self.spoil(batch),
+                Err(trouble @ (Trouble::Foreign | Trouble::Broken(_))) => {
+                    self.spoil(batch, &trouble.to_string());
+                }
                 Err(other) => {
                     if let Trouble::Fenced(generation) = other {
                         self.holder.saw(generation);
@@ -339,35 +369,51 @@ impl Keeper {
         if let Some((first, last)) = changes.get() {
             is_all &= !self.note_changes(first.saturating_sub(1), last);
         }
+        self.trimming.squeeze(self.meters.stored_bytes_max.load(Relaxed));
         self.tell_losses();
+        if trouble.is_none() {
+            self.meters.count_commit(started.elapsed());
+            self.health.tries = 0;
+            if is_all {
+                self.recover();
+            }
+        }
+        self.on_trouble(trouble);
+    }
+
+    /// What a round met that concerns all channels.
+    fn on_trouble(&mut self, trouble: Option<Trouble>) {
         match trouble {
             // Who was there, the next connection will see: it may have been this process itself.
-            Some(Trouble::Fenced(_)) if self.health.tries == 0 => {
+            Some(Trouble::Fenced(generation)) if self.health.tries == 0 => {
+                self.holder.saw(generation);
                 self.state.bond = None;
                 self.health.tries = 1;
             }
             Some(trouble) => self.fail(trouble),
-            None => {
-                self.meters.count_commit(started.elapsed());
-                self.health.tries = 0;
-                if is_all {
-                    self.recover();
-                }
-            }
+            None => {}
         }
     }
 
-    /// A step was carried out; if it is events, `before` was the last sequence that was there.
+    /// A step was carried out.
     fn done(
         &mut self,
         batch: Batch<EventRecord>,
-        before: u64,
+        written: &Written,
         stored: &mut BTreeMap<ShardId, Vec<(ChannelId, u64)>>,
     ) {
         add(&self.meters.steps, 1);
-        if let Step::Events(events) = &batch.step
+        match &batch.step {
+            Step::ChannelGone => self.trimming.remove(&batch.address),
+            Step::RoomGone(name) => self.trimming.remove(&order_of(name)),
+            _ => {}
+        }
+        if let (Step::Events(events), Written::Appended { before, cut }) = (&batch.step, written)
             && let (Some(oldest), Some(newest)) = (events.front(), events.back())
         {
+            let oldest_ms = oldest.frame.timestamp_us / 1_000;
+            cut::count(&self.meters, *cut, false);
+            self.trimming.on_append(&batch.address, (newest.keep, oldest_ms), *cut);
             let (channel, first, last) = (oldest.channel, before + 1, oldest.frame.sequence - 1);
             if first <= last {
                 // They were lost, or Redis has forgotten them: a master that took over may lack what
@@ -381,7 +427,7 @@ impl Keeper {
             let channels = stored.entry(newest.channel.home()).or_default();
             channels.push((newest.channel, newest.frame.sequence));
         }
-        self.backlog.done(batch);
+        self.step_done(batch);
     }
 
     /// Redis does not know the channel of these events, though it was told of it.
@@ -394,26 +440,12 @@ impl Keeper {
         }
     }
 
-    fn spoil(&mut self, batch: Batch<EventRecord>) {
-        let address = Arc::clone(&batch.address);
-        if self.backlog.spoil(batch, Instant::now()) {
-            add(&self.meters.spoilt, 1);
-            let (stream, meta) = (self.keys.stream(&address), self.keys.meta(&address));
-            let (channels, rooms) = (&self.keys.channels, &self.keys.rooms);
-            tracing::error!(
-                %channels, %rooms, stream, meta,
-                "something that is not of this bus stands at one of these keys; it is left as it \
-                 is, and the events of the channel are not stored; rename it"
-            );
-        }
-    }
-
     fn tell_all(&self, news: &StorageNews) {
         (self.tell)(To::All, news.clone());
     }
 
     fn tell_losses(&mut self) {
-        if matches!(self.state.late, Late::Told(_)) {
+        if matches!(self.state.late, Late::Told(_)) || self.state.merging.is_some() {
             // Its home may count by other sequences already.
             return;
         }

@@ -24,6 +24,10 @@ pub(super) struct Keys {
     pub(super) leases: String,
     /// The hash of the nodes that share what is kept: token to the end of a lease.
     pub(super) nodes: String,
+    /// The sorted set of how many bytes channels hold, and all of them together.
+    pub(super) bytes: String,
+    /// The token of the node that cuts channels where all together hold too much.
+    pub(super) trimmer: String,
 }
 
 impl Keys {
@@ -36,6 +40,8 @@ impl Keys {
                 database => format!("{prefix}@{database}"),
             },
             nodes: format!("{prefix}:{BUS}:nodes"),
+            bytes: format!("{prefix}:{BUS}:bytes"),
+            trimmer: format!("{prefix}:{BUS}:trimmer"),
             channels: format!("{prefix}:{BUS}:channels"),
             rooms: format!("{prefix}:{BUS}:rooms"),
             writer: format!("{prefix}:{BUS}:writer"),

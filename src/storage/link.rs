@@ -8,6 +8,7 @@
 use crate::storage::keys::Keys;
 use crate::storage::sentinel;
 use crate::storage::settings::Settings;
+use crate::storage::together::Masters;
 use crate::storage::trouble::{LoginRefused, Trouble, Wrong, check_version, is_passing};
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::cluster::ClusterClient;
@@ -17,7 +18,7 @@ use redis::{
     ServerErrorKind, Value, cmd,
 };
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// How often the cluster client follows a slot that has moved.
@@ -30,8 +31,8 @@ const CLUSTER_CONNECT_MIN: Duration = Duration::from_millis(500);
 pub(super) enum Link {
     /// To one server.
     One(MultiplexedConnection),
-    /// To the masters of a cluster.
-    Many(ClusterConnection),
+    /// To the masters of a cluster; which they are is known where replicas are waited for.
+    Many(ClusterConnection, Arc<Masters>),
 }
 
 /// A script, by which Redis changes several keys at once.
@@ -50,35 +51,42 @@ macro_rules! scripts {
 
 scripts! {
     ALONE = "alone";
-    APPEND = "append";
-    BURY = "order", "bury";
-    CHANNEL = "channel";
-    CHANNEL_GONE = "channel_gone";
-    CLAIM = "claim";
+    APPEND = "checks", "pages", "stream", "append";
+    BURY = "checks", "pages", "order", "bury";
+    CHANNEL = "checks", "channel";
+    CHANNEL_GONE = "checks", "channel_gone";
+    CLAIM = "checks", "claim";
     CLOCK = "clock";
     FREE_IDS = "free_ids";
-    FORK = "order", "fork";
+    FORK = "checks", "pages", "order", "fork";
     HOLD = "hold";
-    INDEX = "index";
-    LIST = "list";
-    MAKE = "order", "make";
-    PAGE = "page";
+    INDEX = "checks", "index";
+    LIST = "checks", "list";
+    MAKE = "checks", "pages", "order", "make";
+    PAGE = "pages", "page";
     PROBE = "probe";
-    REMOVE = "remove";
+    REMOVE = "checks", "remove";
     RENEW = "renew";
-    REPAIR = "repair";
-    ROOM = "room";
+    REPAIR = "checks", "repair";
+    ROOM = "checks", "room";
     SESSIONS = "sessions";
     SWEEP_IDS = "sweep_ids";
     TAKE_IDS = "take_ids";
     SHARE = "share";
-    SUBMIT = "order", "submit";
-    SYNC = "order", "sync";
+    WEIGH = "weigh";
+    SUBMIT = "checks", "pages", "stream", "order", "submit";
+    SYNC = "checks", "pages", "order", "sync";
+    TRIM = "checks", "pages", "stream", "trim";
 }
 
 impl Script {
     fn new(code: &'static str) -> Script {
         Script { code, digest: redis::Script::new(code).get_hash().to_owned() }
+    }
+
+    /// Tells Redis of it.
+    pub(super) async fn load(&self, link: &Link) -> Result<(), RedisError> {
+        link.query::<Value>(cmd("SCRIPT").arg("LOAD").arg(self.code)).await.map(drop)
     }
 
     /// A call of it; what follows the keys are its arguments.
@@ -227,7 +235,7 @@ impl Link {
     ) -> Result<T, Trouble> {
         match self.query(call).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                let _: Value = self.ask(cmd("SCRIPT").arg("LOAD").arg(script.code)).await?;
+                script.load(self).await?;
                 self.ask(call).await
             }
             answer => Ok(answer?),
@@ -247,17 +255,7 @@ impl Link {
 
     /// Waits until as many replicas have what was written over this connection as were asked for.
     pub(super) async fn replicate(&self, settings: &Settings) -> Result<(), Trouble> {
-        let wanted = settings.replicas;
-        let mut wait = cmd("WAIT");
-        wait.arg(wanted).arg(settings.replicas_timeout_ms);
-        let count: u32 = self.ask(&wait).await?;
-        match count >= wanted {
-            true => Ok(()),
-            false => Err(Trouble::Outage(format!(
-                "only {count} of {wanted} replicas took the events within {} ms",
-                settings.replicas_timeout_ms
-            ))),
-        }
+        settings.check_replicas(self.ask(&wait_for(settings)).await?)
     }
 
     /// Looks whether these keys hold what they must, if anything.
@@ -283,7 +281,28 @@ impl Link {
     async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisError> {
         match self {
             Link::One(connection) => command.query_async(&mut connection.clone()).await,
-            Link::Many(connection) => command.query_async(&mut connection.clone()).await,
+            Link::Many(connection, _) => command.query_async(&mut connection.clone()).await,
+        }
+    }
+}
+
+/// Waits until replicas have what was written over the same connection.
+pub(super) fn wait_for(settings: &Settings) -> Cmd {
+    let mut wait = cmd("WAIT");
+    wait.arg(settings.replicas).arg(settings.replicas_timeout_ms);
+    wait
+}
+
+impl Settings {
+    /// Whether so many replicas are enough.
+    pub(super) fn check_replicas(&self, count: u32) -> Result<(), Trouble> {
+        let wanted = self.replicas;
+        match count >= wanted {
+            true => Ok(()),
+            false => Err(Trouble::Outage(format!(
+                "only {count} of {wanted} replicas took the events within {} ms",
+                self.replicas_timeout_ms
+            ))),
         }
     }
 }
@@ -348,7 +367,12 @@ async fn of_cluster(settings: &Settings) -> Result<Link, Trouble> {
         .connection_timeout(of_each(timeout, share(settings)))
         .response_timeout(timeout)
         .build()?;
-    Ok(Link::Many(client.get_async_connection().await?))
+    let mut connection = client.get_async_connection().await?;
+    let masters = match settings.replicas {
+        0 => Masters::default(),
+        _ => Masters::read(&mut connection).await,
+    };
+    Ok(Link::Many(connection, Arc::new(masters)))
 }
 
 /// What went wrong while connecting, with the name of the server.

@@ -23,27 +23,69 @@ use redis::{FromRedisValue, Value, cmd};
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// The channels that are read at a time.
 const CHANNELS_AT_A_TIME: usize = 16;
-/// The entries of the first answer for a channel; later ones have as many as are good for
-/// [`PAGE_BYTES`].
-const FIRST_PAGE: u64 = 8;
-/// The bytes that one answer shall have, about.
-const PAGE_BYTES: u64 = 1024 * 1024;
-/// The most entries of one answer.
-const PAGE_MAX: u64 = 1_000;
+/// The bytes that one answer has at most, but for its last entries (`scripts/pages.lua`), and the fewest
+/// that are asked for where the way to Redis is slow.
+pub(super) const PAGE_BYTES_MAX: u64 = 1024 * 1024;
+const PAGE_BYTES_MIN: u64 = 16 * 1024;
 /// How long one answer may take: many come at a time, and they are large.
 const ANSWER: Duration = Duration::from_secs(10);
 /// How far ahead of the clock the time of a last event is believed.
 pub(super) const DAY_US: u64 = 86_400_000_000;
-/// The entries of an index in one answer.
-const SCAN_COUNT: u32 = 1_000;
+/// The names in one answer of an index.
+const SCAN_NAMES: u64 = 1_000;
+/// The rooms in one answer, the most and the fewest: one of them may be as large as a message.
+const SCAN_ROOMS_MAX: u64 = 64;
+const SCAN_ROOMS_MIN: u64 = 4;
 
 /// An entry of a stream as Redis gives it: its id, its fields.
 pub(super) type RawEntry = (String, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// How many bytes of a stream are asked for at once. It is halved when an answer does not come in time, so
+/// that the same question is never asked again in vain, and grows again with each that does.
+#[derive(Debug)]
+pub(super) struct PageSize(AtomicU64);
+
+impl Default for PageSize {
+    fn default() -> PageSize {
+        PageSize(AtomicU64::new(PAGE_BYTES_MAX))
+    }
+}
+
+impl PageSize {
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    pub(super) fn halve(&self) {
+        self.0.store((self.bytes() / 2).max(PAGE_BYTES_MIN), Relaxed);
+    }
+
+    pub(super) fn grow(&self) {
+        self.0.store((self.bytes() + self.bytes() / 8).min(PAGE_BYTES_MAX), Relaxed);
+    }
+}
+
+/// A channel whose record can't be used, and why.
+pub(super) type Unusable = (Arc<Address>, String);
+
+/// The fields of a channel as `scripts/claim.lua` answers; nothing if it is not there.
+pub(super) fn read_claim(answer: Value) -> Result<Option<HashMap<String, String>>, Trouble> {
+    if let Ok((word, writer)) = <(String, u64)>::from_redis_value_ref(&answer)
+        && word == "fenced"
+    {
+        return Err(Trouble::Fenced(writer));
+    }
+    let fields = HashMap::<String, String>::from_redis_value(answer)
+        .map_err(|_| Trouble::Broken("the fields of its hash are not text".to_owned()))?;
+    Ok(Some(fields).filter(|fields| !fields.is_empty()))
+}
 
 /// Who reads what.
 pub(super) struct Reader<'a> {
@@ -55,27 +97,38 @@ pub(super) struct Reader<'a> {
     pub(super) now: Now,
     /// When the last answer came.
     pub(super) answered: &'a Cell<Instant>,
+    pub(super) page: &'a PageSize,
 }
 
 impl Reader<'_> {
-    /// Everything that is kept.
-    pub(super) async fn all(&self) -> Result<Snapshot, Trouble> {
+    /// Everything that is kept, and the channels of which it can't be used.
+    pub(super) async fn all(&self) -> Result<(Snapshot, Vec<Unusable>), Trouble> {
         let rooms = self.rooms().await?;
         let sizes: HashMap<&Name, u32> =
             rooms.iter().filter_map(|room| Some((&room.name, room.config.history_size?))).collect();
         let mut addresses = self.addresses().await?;
         addresses.sort_by(|a, b| (&a.room, &a.channel).cmp(&(&b.room, &b.channel)));
         addresses.dedup();
-        let channels = stream::iter(addresses)
-            .map(|address| {
+        let mut read = stream::iter(addresses)
+            .map(async |address| {
                 let size = sizes.get(&address.room).copied().unwrap_or(self.settings.load_messages);
-                self.channel(Arc::new(address), u64::from(size))
+                let address = Arc::new(address);
+                (Arc::clone(&address), self.channel(address, u64::from(size)).await)
             })
-            .buffered(CHANNELS_AT_A_TIME)
-            .try_filter_map(async |channel| Ok(channel))
-            .try_collect()
-            .await?;
-        Ok(Snapshot { rooms, channels, is_unread: false })
+            .buffered(CHANNELS_AT_A_TIME);
+        let (mut channels, mut unusable) = (Vec::new(), Vec::new());
+        while let Some((address, channel)) = read.next().await {
+            match channel {
+                Ok(channel) => channels.extend(channel),
+                Err(Trouble::Broken(why)) => {
+                    add(&self.meters.unreadable, 1);
+                    unusable.push((address, why));
+                }
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        drop(read);
+        Ok((Snapshot { rooms, channels, is_unread: false }, unusable))
     }
 
     /// The rooms.
@@ -111,21 +164,25 @@ impl Reader<'_> {
     }
 
     /// Every element of an index; one may come twice.
-    async fn scan<T: FromRedisValue>(
+    async fn scan<T: FromRedisValue + Element>(
         &self,
         command: &str,
         key: &str,
         wanted: &'static str,
     ) -> Result<Vec<T>, Trouble> {
         let (mut all, mut cursor) = (Vec::new(), 0u64);
+        // Of rooms it begins with few, and asks for more as long as they are small.
+        let (mut count, mut largest) = (T::FIRST, 1);
         loop {
             let mut call = cmd(command);
-            call.arg(key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
+            call.arg(key).arg(cursor).arg("COUNT").arg(count);
             let page = self.within(self.link.ask::<(u64, Vec<T>)>(&call));
             let (next, page) = match page.await {
                 Err(trouble) => return Err(self.named(trouble, key, wanted).await),
                 Ok(page) => page,
             };
+            largest = page.iter().map(T::bytes).fold(largest, u64::max);
+            count = (self.page.bytes() / largest).min(2 * count).clamp(T::FIRST, T::MOST);
             all.extend(page);
             if next == 0 {
                 return Ok(all);
@@ -143,7 +200,13 @@ impl Reader<'_> {
             let mut call = cmd("HGETALL");
             call.arg(&key);
             match self.within(self.link.ask::<HashMap<String, String>>(&call)).await {
-                Err(trouble) => Err(self.named(trouble, &key, "hash").await),
+                Err(trouble) => match self.of_channel(trouble, &key, "hash").await {
+                    Trouble::Broken(why) => {
+                        self.skip(&key, "the channel", &why);
+                        Ok(None)
+                    }
+                    trouble => Err(trouble),
+                },
                 // It is gone since the names were read, or is about to be made.
                 Ok(fields) if fields.is_empty() => Ok(None),
                 Ok(fields) => match read_channel(&address, &fields) {
@@ -159,8 +222,8 @@ impl Reader<'_> {
         Ok(ends.into_iter().flatten().collect())
     }
 
-    /// A channel and the end of its order; `None` if it can't be read, which is told.
-    async fn channel(
+    /// A channel and the end of its order; `None` if it is not there.
+    pub(super) async fn channel(
         &self,
         address: Arc<Address>,
         size: u64,
@@ -169,61 +232,53 @@ impl Reader<'_> {
         let mut call = CLAIM.call(&[&key, &self.keys.followers(&address)]);
         call.arg(self.generation);
         let fields = match self.within(self.link.run::<Value>(&CLAIM, &call)).await {
-            Err(trouble) => return Err(self.named(trouble, &key, "hash").await),
-            Ok(fields) => fields,
+            Err(trouble) => return Err(self.of_channel(trouble, &key, "hash").await),
+            Ok(answer) => read_claim(answer)?,
         };
-        if let Ok((word, writer)) = <(String, u64)>::from_redis_value_ref(&fields)
-            && word == "fenced"
-        {
-            return Err(Trouble::Fenced(writer));
-        }
-        let fields = HashMap::<String, String>::from_redis_value(fields)
-            .map_err(|_| "its fields are not text".to_owned());
-        if fields.as_ref().is_ok_and(HashMap::is_empty) {
+        let Some(fields) = fields else {
             // Only its name is there: whoever made or deleted it died halfway.
             return Ok(None);
-        }
-        match fields.and_then(|fields| read_channel(&address, &fields)) {
-            Err(why) => {
-                self.skip(&key, "the channel", &why);
-                Ok(None)
-            }
-            Ok(ChannelEnd { record, last, last_us }) => {
-                let messages =
-                    self.run(&record, (last, "+"), size, self.settings.load_bytes).await?;
-                // A time from far ahead would be given to every event from now on.
-                let last_us = last_us.min(self.now.wall_us + DAY_US);
-                Ok(Some(KeptChannel { record, last, last_us, messages }))
-            }
-        }
+        };
+        let ChannelEnd { record, last, last_us } =
+            read_channel(&address, &fields).map_err(Trouble::Broken)?;
+        let (bytes, age_ms) = (self.settings.load_bytes, self.settings.retention_age_ms);
+        let messages = self.run(&record, (last, "+"), (size, bytes, age_ms)).await?;
+        // A time from far ahead would be given to every event from now on.
+        let last_us = last_us.min(self.now.wall_us + DAY_US);
+        Ok(Some(KeptChannel { record, last, last_us, messages }))
     }
 
     /// The newest messages of an epoch, oldest first: a run that ends with `last`, which is not
-    /// behind the entry `end`; as many as `size`, and of hardly more than `bytes_max`.
+    /// behind the entry `end`; as many as `size`, of hardly more than `bytes_max`, none older than
+    /// `age_ms` if that is not 0.
     pub(super) async fn run(
         &self,
         channel: &ChannelRecord,
         (last, end): (u64, &str),
-        size: u64,
-        bytes_max: u64,
+        (size, bytes_max, age_ms): (u64, u64, u64),
     ) -> Result<Vec<Arc<Frame>>, Trouble> {
         let key = self.keys.stream(&channel.address);
-        let mut run = Run { messages: Vec::new(), wanted: last, bytes: 0 };
-        let (mut end, mut page) = (end.to_owned(), FIRST_PAGE);
+        let oldest_us = match age_ms {
+            0 => 0,
+            age_ms => self.now.wall_us.saturating_sub(age_ms.saturating_mul(1_000)),
+        };
+        let mut run = Run { messages: Vec::new(), wanted: last, bytes: 0, oldest_us };
+        let mut end = end.to_owned();
         loop {
-            page = page.min(size - (run.messages.len() as u64).min(size));
-            if run.wanted == 0 || page == 0 {
+            let left = size.saturating_sub(run.messages.len() as u64);
+            if run.wanted == 0 || left == 0 || run.bytes >= bytes_max {
                 return Ok(run.oldest_first());
             }
             let mut call = PAGE.call(&[&key]);
-            call.arg(&end).arg(page);
-            type Page = ((u64, u64), Vec<RawEntry>);
-            let (time, entries) = match self.within(self.link.run::<Page>(&PAGE, &call)).await {
-                Err(trouble) => return Err(self.named(trouble, &key, "stream").await),
+            call.arg(&end).arg(self.page.bytes().min(bytes_max - run.bytes)).arg(left);
+            type Page = ((u64, u64), Vec<RawEntry>, u8);
+            let page = self.within(self.link.run::<Page>(&PAGE, &call));
+            let (time, entries, is_end) = match page.await {
+                Err(trouble) => return Err(self.of_channel(trouble, &key, "stream").await),
                 Ok(page) => page,
             };
             let clock_ms = clock_ms(time);
-            let is_last_page = (entries.len() as u64) < page;
+            let is_end = is_end == 1 || entries.is_empty();
             for (id, fields) in entries {
                 end = format!("({id}");
                 match run.add(fields, &channel.epoch, (self.now, clock_ms)) {
@@ -235,26 +290,36 @@ impl Reader<'_> {
                     }
                 }
             }
-            if is_last_page {
+            if is_end {
                 return Ok(run.oldest_first());
             }
-            let average = run.bytes / (run.messages.len() as u64).max(1);
-            page = (PAGE_BYTES / average.max(1)).clamp(1, PAGE_MAX);
+            // While this thread reads what has come it reads no answers.
+            self.answered.set(Instant::now());
         }
     }
 
-    /// Waits for an answer, but not for ever.
+    /// Waits for an answer, as long as answers come at all: others are on the way before it.
     async fn within<T>(
         &self,
         answer: impl Future<Output = Result<T, Trouble>>,
     ) -> Result<T, Trouble> {
         let limit = ANSWER.max(Duration::from_millis(self.settings.commit_timeout_ms));
-        match tokio::time::timeout(limit, answer).await {
-            Ok(answer) => {
-                self.answered.set(Instant::now());
-                answer
+        let (mut answer, asked) = (pin!(answer), Instant::now());
+        loop {
+            let until = self.answered.get().max(asked) + limit;
+            match tokio::time::timeout_at(until.into(), answer.as_mut()).await {
+                Ok(answer) => {
+                    self.answered.set(Instant::now());
+                    self.page.grow();
+                    return answer;
+                }
+                Err(_) if self.answered.get().max(asked) + limit > until => {}
+                Err(_) => {
+                    self.page.halve();
+                    let said = format!("no answer within {} ms", limit.as_millis());
+                    return Err(Trouble::Outage(said));
+                }
             }
-            Err(_) => Err(Trouble::Outage(format!("no answer within {} ms", limit.as_millis()))),
         }
     }
 
@@ -271,9 +336,44 @@ impl Reader<'_> {
         }
     }
 
+    /// The same of a key of one channel, which costs that channel only.
+    async fn of_channel(&self, trouble: Trouble, key: &str, wanted: &'static str) -> Trouble {
+        match self.named(trouble, key, wanted).await {
+            Trouble::Wrong(wrong @ Wrong::ForeignKey { .. }) => Trouble::Broken(wrong.to_string()),
+            trouble => trouble,
+        }
+    }
+
     fn skip(&self, key: &str, entry: &str, why: &str) {
         add(&self.meters.unreadable, 1);
         tracing::warn!(key, entry, why, "what is kept there can't be read and is passed over");
+    }
+}
+
+/// An element of an index, of which as many are asked for at once as one answer may have bytes.
+trait Element {
+    const FIRST: u64;
+    const MOST: u64;
+    fn bytes(&self) -> u64;
+}
+
+/// A name.
+impl Element for Vec<u8> {
+    const FIRST: u64 = SCAN_NAMES;
+    const MOST: u64 = SCAN_NAMES;
+
+    fn bytes(&self) -> u64 {
+        self.len() as u64
+    }
+}
+
+/// A name, and a room.
+impl Element for (Vec<u8>, Vec<u8>) {
+    const FIRST: u64 = SCAN_ROOMS_MIN;
+    const MOST: u64 = SCAN_ROOMS_MAX;
+
+    fn bytes(&self) -> u64 {
+        (self.0.len() + self.1.len()) as u64
     }
 }
 
@@ -283,12 +383,14 @@ struct Run {
     /// The sequence that must come next.
     wanted: u64,
     bytes: u64,
+    /// What is older is kept no more.
+    oldest_us: u64,
 }
 
 /// Whether an entry belongs to the run.
 enum Taken {
     Yes,
-    /// It is of another life, or behind a hole: the run has begun after it.
+    /// It is of another life, behind a hole, or too old: the run has begun after it.
     No,
 }
 
@@ -300,13 +402,16 @@ impl Run {
         (now, clock_ms): (Now, u64),
     ) -> Result<Taken, String> {
         let entry = read_entry(fields)?;
-        if entry.epoch != epoch || entry.sequence < self.wanted {
+        if self.wanted == 0 || entry.epoch != epoch || entry.sequence < self.wanted {
             return Ok(Taken::No);
         }
         if entry.sequence > self.wanted {
             return Err(format!("the sequence {} is too high here", entry.sequence));
         }
         let frame = read_frame(&entry, now, clock_ms)?;
+        if frame.timestamp_us < self.oldest_us {
+            return Ok(Taken::No);
+        }
         self.bytes += frame.memory_bytes() as u64;
         self.wanted -= 1;
         self.messages.push(frame);

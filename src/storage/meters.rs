@@ -2,6 +2,7 @@
 
 use crate::storage::clock::ClockReading;
 use crate::storage::news::NewsLoad;
+use crate::storage::quarantine::Quarantine;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -28,6 +29,21 @@ pub struct Meters {
     pub spoilt: AtomicU64,
     /// Entries and records that could not be read back.
     pub unreadable: AtomicU64,
+    /// The most bytes that all channels together may hold in Redis; 0 is no limit. An operator may change
+    /// it while the storage runs.
+    pub stored_bytes_max: AtomicU64,
+    /// The channels whose records can't be used.
+    pub quarantine: Quarantine,
+    /// Channels of which a node had missed too much to follow them, and that began anew.
+    pub far_behind: AtomicU64,
+    /// Events that are not kept any more because there are more than so many of their channel.
+    pub trimmed_by_count: AtomicU64,
+    /// Because they are too old.
+    pub trimmed_by_age: AtomicU64,
+    /// Because their channel holds too many bytes.
+    pub trimmed_by_bytes: AtomicU64,
+    /// Because all channels together hold too many.
+    pub trimmed_for_all: AtomicU64,
     /// The other nodes of the bus that live.
     pub peers: AtomicU64,
     /// Those that do not know yet of this node, which has just started.

@@ -14,9 +14,11 @@
 //! | key | type | what it holds |
 //! |---|---|---|
 //! | `PREFIX:{room:channel}:stream` | stream | the events; `*` for the channel is the order of a whole room |
-//! | `PREFIX:{room:channel}:meta` | hash | `epoch`, `term` and `past`, `type`, `created_us`, `created_by`, `metadata`, `guests`, `auto_created`; `last` and `last_us`, the sequence and the time of the last event; `top`, the id of the last entry; `writer`, the generation that wrote last |
+//! | `PREFIX:{room:channel}:meta` | hash | `epoch`, `term` and `past`, `type`, `created_us`, `created_by`, `metadata`, `guests`, `auto_created`; `last` and `last_us`, the sequence and the time of the last event; `top`, the id of the last entry; `writer`, the generation that wrote last; `bytes`, all that was ever appended, and `bytes_before`, how much of it was gone when that was looked at last |
 //! | `PREFIX:{bus}:channels` | set | `room:channel` of every channel |
 //! | `PREFIX:{bus}:rooms` | hash | the name of every room, and in JSON what is known of it |
+//! | `PREFIX:{bus}:bytes` | sorted set | where several share: `room:channel` and the bytes that its stream holds; `*` is the sum |
+//! | `PREFIX:{bus}:trimmer` | string | where several share: the token of the node that cuts streams where that sum is too large |
 //! | `PREFIX:{bus}:session:HASH` | string | a client's session in JSON, under the SHA-256 of its token; it expires |
 //! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write; `changes` counts those of rooms and channels; where several share, the token is `shared`, and `repair` says at which of the changes they were last told again, and by whom |
 //!
@@ -39,7 +41,8 @@
 //!
 //! An entry has the id `time-sequence`, the time in milliseconds, and the fields `epoch`,
 //! `sequence`, `id`, `from` and `message`, the whole envelope as it went over the wire; if the event may
-//! expire also `until`, the time when it does, in milliseconds of the clock of Redis. So
+//! expire also `until`, the time when it does, in milliseconds of the clock of Redis; and `at_bytes`, how
+//! many bytes were appended to the stream before it. So
 //! `XREVRANGE 'arqonbus:{science:general}:stream' + - COUNT 10` shows what was said last, and a
 //! worker follows with `XREAD BLOCK`. Sequences grow by one within an epoch. A hole is what was
 //! lost while Redis was away; another epoch is another life of the channel, whose sequences begin
@@ -60,6 +63,9 @@
 //! | `backlog` | what waits, by channel, in order (pure) |
 //! | `keeper` | the thread: rounds, retries, news |
 //! | `write`, `load` | one round of writing; reading everything back |
+//! | `together` | calls that replicas must have |
+//! | `trimming`, `cut` | when streams are cut, beside appending (pure); how |
+//! | `quarantine` | the channels whose records can't be used |
 //! | `sessions` | the sessions of clients: written, renewed, read |
 //! | `clock` | how far this machine's clock is apart from that of Redis |
 //! | `holder` | the right to write under a prefix |
@@ -85,6 +91,7 @@ mod census;
 mod claims;
 mod clock;
 mod codec;
+mod cut;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod health;
@@ -98,9 +105,12 @@ mod link;
 mod load;
 mod meters;
 mod news;
+mod quarantine;
 mod sentinel;
 mod sessions;
 mod settings;
+mod together;
+mod trimming;
 mod trouble;
 mod url;
 mod write;
@@ -109,6 +119,7 @@ pub use clock::{ClockReading, compare_clocks};
 pub use intake::{INTAKE_BYTES_MAX, INTAKE_SLOTS, RecordSender};
 pub use meters::{COMMIT_BOUNDS_MS, Degraded, Meters};
 pub use news::{NEWS_BYTES_MAX, NEWS_COUNT_MAX, NewsLoad};
+pub use quarantine::{Quarantine, Quarantined};
 pub use settings::{GRACE_MS, LEASE_MS, Settings};
 pub use trouble::Wrong;
 pub use url::{Login, RedisUrl, UrlError};
@@ -123,6 +134,7 @@ use keeper::{Keeper, Load, State, Stop, Tell};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -191,6 +203,7 @@ pub fn start_bounded(
     let (loads, loads_in) = mpsc::unbounded_channel();
     let (stop, stop_in) = oneshot::channel();
     let meters = Arc::new(Meters::for_news(load));
+    meters.stored_bytes_max.store(settings.retention_bytes_total, Relaxed);
     let database = settings.url.database();
     let keys = Arc::new(keys::Keys::new(&settings.prefix, database));
     let (settings, counts) = (Arc::new(settings), Arc::clone(&meters));
@@ -227,6 +240,7 @@ fn keeper(
         backlog: backlog::Backlog::new(settings.backlog_bytes),
         sessions: sessions::Sessions::new(Duration::from_millis(settings.session_ttl_ms)),
         known: known::Known::new(),
+        trimming: trimming::Trimming::new(),
         holder: Arc::new(holder::Holder::new()),
         health: health::Health::default(),
         state: State::default(),
@@ -269,7 +283,7 @@ impl Storage {
         let deadline = Instant::now() + timeout;
         // If the thread is gone, so is what it had not stored.
         let _ = self.stop.send(Stop { deadline, reply });
-        let pending = || self.meters.pending.load(std::sync::atomic::Ordering::Relaxed);
+        let pending = || self.meters.pending.load(Relaxed);
         match answer.recv_timeout(timeout + STOP_GRACE) {
             Ok(unsaved) => {
                 let _ = self.thread.join();

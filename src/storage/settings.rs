@@ -1,5 +1,6 @@
 //! What the storage is told once: where Redis is, and what it may take.
 
+use crate::broker::record::Keep;
 use crate::storage::url::RedisUrl;
 
 /// How long a node may be silent before another may write in its place, in milliseconds.
@@ -31,6 +32,10 @@ pub struct Settings {
     pub load_messages: u32,
     /// The most bytes of messages read for a channel at the start.
     pub load_bytes: u64,
+    /// Nothing older is kept of a channel, in milliseconds; 0 is no limit.
+    pub retention_age_ms: u64,
+    /// The most bytes that are kept of all channels together; 0 is no limit.
+    pub retention_bytes_total: u64,
     /// Whether several nodes share what is kept, and are one bus.
     pub is_shared: bool,
     /// How long the session of a client that has gone is kept, in milliseconds.
@@ -52,10 +57,21 @@ impl Settings {
             replicas_timeout_ms: 1_000,
             load_messages: 500,
             load_bytes: 16 * 1024 * 1024,
+            retention_age_ms: 0,
+            retention_bytes_total: 0,
             is_shared: false,
             session_ttl_ms: 120_000,
             grace_ms: GRACE_MS,
         }
+    }
+
+    /// How much is kept of a channel of which no home has said it yet.
+    pub(super) fn usual_keep(&self) -> Keep {
+        let bytes = match self.load_bytes {
+            u64::MAX => 0,
+            bytes => bytes,
+        };
+        Keep { messages: u32::MAX, age_ms: self.retention_age_ms, bytes }
     }
 
     /// Whether the settings agree with each other; the error is a sentence.

@@ -17,6 +17,9 @@ pub(super) enum Trouble {
     Wrong(Wrong),
     /// What stands at this key is not ours: others are not concerned.
     Foreign,
+    /// What is stored of a channel is not what this bus writes; the sentence says which part of it.
+    /// Other channels are not concerned.
+    Broken(String),
     /// A later writer, of this number, has been here.
     Fenced(u64),
     /// The channel is not known there, or in another life.
@@ -29,6 +32,7 @@ impl fmt::Display for Trouble {
             Trouble::Outage(said) | Trouble::Lost(said) => f.write_str(said),
             Trouble::Wrong(wrong) => wrong.fmt(f),
             Trouble::Foreign => f.write_str("a key under the prefix holds something else"),
+            Trouble::Broken(why) => f.write_str(why),
             Trouble::Fenced(_) => f.write_str("a later writer was at a channel"),
             Trouble::Missing => f.write_str("Redis has forgotten a channel"),
         }
@@ -222,6 +226,13 @@ impl From<RedisError> for Trouble {
             ))),
             (_, Some("NOPERM")) => Trouble::Wrong(Wrong::Permission(said)),
             (_, Some("WRONGTYPE")) => Trouble::Foreign,
+            (_, Some("BROKEN")) => Trouble::Broken(said.replacen("BROKEN ", "", 1)),
+            _ if is_of_script(&error) => Trouble::Broken(format!(
+                "a script of the bus can't work with what is stored ({said})"
+            )),
+            (ErrorKind::UnexpectedReturnType, _) => {
+                Trouble::Broken(format!("what is stored is not what this bus writes ({said})"))
+            }
             _ if is_about_database(&said) => Trouble::Wrong(Wrong::Database(said)),
             // An answer that is not known to pass lasts.
             (_, Some(code)) if !OUTAGES.contains(&code) && !is_passing(&said) => {
@@ -238,6 +249,15 @@ impl From<RedisError> for Trouble {
     }
 }
 
+/// Whether a script failed by itself, not by what a command of it answered.
+fn is_of_script(error: &RedisError) -> bool {
+    let others = ["killed by", "nknown command", "nknown Redis command", "not enough memory"];
+    let is_its_own = |detail: &str| {
+        detail.contains("user_script:") && !others.iter().any(|other| detail.contains(other))
+    };
+    code_of(error).as_deref() == Some("ERR") && error.detail().is_some_and(is_its_own)
+}
+
 fn is_about_database(said: &str) -> bool {
     let said = said.to_ascii_lowercase();
     ["db index", "switch database", "select is not allowed"]
@@ -250,7 +270,7 @@ fn is_about_database(said: &str) -> bool {
 fn code_of(error: &RedisError) -> Option<String> {
     let code = error.code()?;
     let inner = error.detail().filter(|_| code == "ERR").and_then(|detail| {
-        let codes = OUTAGES.iter().chain(&["WRONGTYPE", "NOPERM"]);
+        let codes = OUTAGES.iter().chain(&["WRONGTYPE", "NOPERM", "BROKEN"]);
         let stands =
             |code: &str| ["-", ": "].iter().any(|mark| detail.contains(&format!("{mark}{code} ")));
         codes.copied().find(|code| stands(code))
@@ -296,6 +316,16 @@ mod tests {
             let within = format!("Error running script (call to f_1): @user_script:3: {within}");
             assert_eq!(of("ERR", &within), Trouble::Foreign);
         }
+        let broken = "the field last is not what this bus writes";
+        assert_eq!(of("BROKEN", broken), Trouble::Broken(broken.into()));
+        for failed in [
+            "user_script:7: attempt to compare nil with number script: ab, on @user_script:7.",
+            "Error running script (call to f_1): @user_script:7: attempt to compare nil with number",
+        ] {
+            assert!(matches!(of("ERR", failed), Trouble::Broken(_)), "{failed}");
+        }
+        let full = "Error running script (call to f_1): @user_script:3: -OOM command not allowed";
+        assert!(matches!(of("ERR", full), Trouble::Outage(_)));
         assert!(matches!(of("OOM", "command not allowed"), Trouble::Outage(_)));
         assert!(!of("OOM", "command not allowed").is_loading());
         assert!(of("LOADING", "Redis is loading the dataset in memory").is_loading());

@@ -1,9 +1,10 @@
 //! The same against a cluster of three masters.
 
-use crate::desk::{Desk, Line, SOON, read_back, room};
+use crate::desk::{Desk, Line, SOON, read_back, room, settings};
 use crate::node::Node;
 use crate::redis::Redis;
 use arqonbus::broker::record::Record;
+use arqonbus::storage::Settings;
 use std::net::TcpListener;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,10 +15,16 @@ const OPTIONS: [&str; 6] =
 
 /// Three masters that are a cluster.
 fn cluster() -> Vec<Redis> {
-    let nodes: Vec<Redis> = (0..3).map(|_| Redis::with(&OPTIONS)).collect();
+    cluster_of(0)
+}
+
+/// Three masters, each with so many replicas.
+fn cluster_of(replicas: usize) -> Vec<Redis> {
+    let nodes: Vec<Redis> = (0..3 * (replicas + 1)).map(|_| Redis::with(&OPTIONS)).collect();
     let created = Command::new("redis-cli")
         .args(["--cluster", "create"])
         .args(nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())))
+        .args(["--cluster-replicas", &replicas.to_string()])
         .arg("--cluster-yes")
         .output()
         .unwrap();
@@ -163,4 +170,67 @@ fn nodes_share_a_cluster() {
     }
     a.stop();
     b.stop();
+}
+
+#[test]
+fn replicas_vouch_for_the_connection_by_which_an_event_was_written() {
+    let servers = cluster_of(1);
+    let replicated = Settings {
+        replicas: 1,
+        replicas_timeout_ms: 3_000,
+        commit_timeout_ms: 3_000,
+        ..settings(&servers[0].url())
+    };
+    let desk = Desk::open(replicated);
+    wait("a start", || desk.load().is_ok());
+    let mut line = Line::new(1, "r", "c");
+    desk.create(&line);
+    desk.say(&mut line, 10);
+    desk.wait_stored(&line);
+    let is_replica = |server: &Redis| replica_says(server, "role:slave");
+    let has = |server: &&Redis| server.cli(&["DBSIZE"]) != "0" && holds(server, &line.meta());
+    let master = servers.iter().filter(|server| !is_replica(server)).find(has).unwrap();
+    let of_master = format!("master_port:{}", master.port());
+    let replica = servers.iter().find(|server| replica_says(server, &of_master)).unwrap();
+    let stopped = Stopped::new(replica);
+    desk.say(&mut line, 1);
+    // A WAIT that comes over another connection would find that nothing was written over that one.
+    for _ in 0..15 {
+        master.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        std::thread::sleep(Duration::from_millis(100));
+        assert_eq!(desk.stored(line.id), 10, "the replica has not got it");
+    }
+    drop(stopped);
+    desk.wait_stored(&line);
+    wait("the event", || holds(replica, &line.meta()));
+    assert!(desk.news().lost.is_empty());
+    desk.stop();
+}
+
+/// A server that stands still for as long as this is there.
+struct Stopped(String);
+
+impl Stopped {
+    fn new(server: &Redis) -> Stopped {
+        let about = server.cli(&["INFO", "server"]);
+        let pid = about.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap();
+        let stopped = Stopped(pid.trim().to_owned());
+        stopped.signal("-STOP");
+        stopped
+    }
+
+    fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.0]).status().unwrap().success());
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+/// Whether a server has a key itself.
+fn holds(server: &Redis, key: &str) -> bool {
+    server.cli(&["KEYS", "*"]).lines().any(|found| found == key)
 }

@@ -214,7 +214,7 @@ impl Line {
             id: ChannelId::new(shard, number),
             address: Arc::new(Address { room: Name::fixed(room), channel: Name::fixed(channel) }),
             epoch: format!("epoch-{number}").into(),
-            keep: Keep { messages: 10_000, age_ms: 0 },
+            keep: Keep { messages: 10_000, age_ms: 0, bytes: 0 },
             last: 0,
             clock_us: now().wall_us,
         }

@@ -76,11 +76,6 @@ fn what_is_said_of_rooms_and_channels_and_makes_no_sense_is_passed_over() {
     assert_eq!((snapshot.rooms.len(), snapshot.channels.len()), (0, 1));
     assert_eq!(desk.storage().meters().unreadable.load(Relaxed), 3);
     desk.stop();
-    redis.cli(&["HDEL", &line.meta(), "type"]);
-    let (desk, snapshot) = Desk::at(&redis.url());
-    assert!(snapshot.channels.is_empty());
-    desk.abandon();
-    assert_eq!(redis.cli(&["XLEN", &line.stream()]), "10");
 }
 
 #[test]

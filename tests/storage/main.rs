@@ -5,6 +5,8 @@
 #[path = "../redis/mod.rs"]
 mod redis;
 
+mod bounds;
+mod broken;
 mod clocks;
 mod cluster;
 mod crashes;
@@ -21,6 +23,7 @@ mod repairs;
 mod rights;
 mod sessions;
 mod shared;
+mod slow;
 mod speed;
 mod tls;
 mod writing;

@@ -214,8 +214,8 @@ impl Node {
             channel: post.id,
             record: post.record(),
             keep: post.keep,
-            messages: 1_000_000,
-            bytes: 1 << 30,
+            messages: post.keep.messages,
+            bytes: if post.keep.bytes == 0 { 1 << 30 } else { post.keep.bytes },
         })));
     }
 
@@ -237,9 +237,20 @@ impl Node {
     }
 
     pub(crate) fn submit(&self, post: &Post, id: &str, ticket: u64, seen: u64) {
+        self.submit_of(post, (id, ""), ticket, seen);
+    }
+
+    /// Submits the next event of a channel, with so many bytes of payload.
+    pub(crate) fn say_much(&self, post: &mut Post, id: &str, bytes: usize) {
+        post.ticket += 1;
+        let seen = self.order_last(post);
+        self.submit_of(post, (id, &"x".repeat(bytes)), post.ticket, seen);
+    }
+
+    fn submit_of(&self, post: &Post, (id, filling): (&str, &str), ticket: u64, seen: u64) {
         let address = (&*post.address.room, &*post.address.channel);
         let origin = Origin { received_ns: 0, ttl_ms: None };
-        let payload = format!(r#"{{"of":"{}"}}"#, self.name);
+        let payload = format!(r#"{{"of":"{}","x":"{filling}"}}"#, self.name);
         let draft = Draft::of_server(id, MessageType::Event, address, &payload, origin);
         self.ask(PeerRecord::Submit(Box::new(Submission {
             channel: post.id,
@@ -339,7 +350,7 @@ impl Post {
             id: ChannelId::new(shard, number),
             address: Arc::new(Address { room: Name::fixed(room), channel: Name::fixed(channel) }),
             life: format!("life-of-{node}-{number}").into(),
-            keep: Keep { messages: 1_000_000, age_ms: 0 },
+            keep: Keep { messages: 1_000_000, age_ms: 0, bytes: 0 },
             ticket: 0,
         }
     }

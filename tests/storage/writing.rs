@@ -116,9 +116,9 @@ fn streams_are_trimmed_by_count_and_by_age() {
     let redis = Redis::start();
     let (desk, _) = Desk::at(&redis.url());
     let mut few = Line::new(1, "r", "few");
-    few.keep = Keep { messages: 150, age_ms: 0 };
+    few.keep = Keep { messages: 150, age_ms: 0, bytes: 0 };
     let mut young = Line::new(2, "r", "young");
-    young.keep = Keep { messages: 100_000, age_ms: 60_000 };
+    young.keep = Keep { messages: 100_000, age_ms: 60_000, bytes: 0 };
     for line in [&mut few, &mut young] {
         desk.create(line);
         desk.say(line, 1_000);
@@ -126,8 +126,8 @@ fn streams_are_trimmed_by_count_and_by_age() {
         desk.say(line, 100);
         desk.wait_stored(line);
         let length: u64 = redis.cli(&["XLEN", &line.stream()]).parse().unwrap();
-        let least = if line.keep.age_ms == 0 { 150 } else { 100 };
-        assert!((least..=400).contains(&length), "{length} entries of {}", line.address);
+        let exactly = if line.keep.age_ms == 0 { 150 } else { 100 };
+        assert_eq!(length, exactly, "{}", line.address);
     }
     desk.abandon();
 }

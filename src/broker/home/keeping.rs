@@ -40,6 +40,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Home {
+    /// Gives up what is older than is kept of a channel, before somebody looks at its history.
+    pub(super) fn forget_old(&mut self, now: Now, id: ChannelId) {
+        let Home { channels, whole_rooms, rooms, retention, .. } = self;
+        let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
+        let before = history.held();
+        if history.forget_old(now.wall_us) {
+            retention.account(id, before, history);
+        }
+    }
+
     /// Begins with what was kept, and keeps what comes. Called once, before the first ask. Rooms that
     /// are there already are configured, and stay as they are configured.
     ///
@@ -316,7 +326,8 @@ impl Home {
         if durability.of_room(room.name(), &room.config) == Persist::None {
             return;
         }
-        let keep = durability.keep(room.config.history_size.unwrap_or(self.limits.history_size));
+        let size = room.config.history_size.unwrap_or(self.limits.history_size);
+        let keep = durability.keep(size, self.limits.history_bytes);
         let (ack_when, is_shared) = (room.config.ack_when, durability.is_shared);
         let Some(history) = self.history_mut(id) else { return };
         if history.durable.is_none() {
@@ -395,7 +406,8 @@ impl Home {
         if history.durable.is_some() {
             return;
         }
-        let keep = durability.keep(room.history_size.unwrap_or(limits.history_size));
+        let size = room.history_size.unwrap_or(limits.history_size);
+        let keep = durability.keep(size, limits.history_bytes);
         let durable = Durable::new(life, keep, room.ack_when).go_on(terms, term, last);
         history.restore(durable.epoch(), last, last_us, &messages);
         history.durable = Some(Box::new(durable));

@@ -137,7 +137,7 @@ impl Home {
         let (is_open, bytes_max) = (room.is_open(), history_bytes_max(limits));
         let size = room.config.history_size.unwrap_or(limits.history_size);
         let ack_when = room.config.ack_when.unwrap_or(AckWhen::Stored);
-        let keep = durability.as_ref().map(|durability| durability.keep(size));
+        let keep = durability.as_ref().map(|known| known.keep(size, limits.history_bytes));
         let mut fit = |id: ChannelId, history: &mut History| {
             let before = history.held();
             history.resize(size, bytes_max);
@@ -193,6 +193,7 @@ impl Home {
         told: &mut Told,
     ) -> MergedChannel {
         let address = kept.record.address.clone();
+        self.acks.refuse_all(id, told);
         let term = self.rng.u32(1..);
         let Home { durability, limits, channels, whole_rooms, rooms, retention, times, .. } = self;
         let config = rooms.get(&address.room).map(|room| room.config.clone()).unwrap_or_default();
@@ -201,7 +202,7 @@ impl Home {
         let Some(history) = history_of(id, channels, whole_rooms, rooms) else {
             return untouched(address);
         };
-        let keep = durability.keep(size);
+        let keep = durability.keep(size, limits.history_bytes);
         let terms = (kept.record.term, kept.record.past.clone());
         let mut durable = Durable::new(kept.record.epoch.clone(), keep, config.ack_when)
             .go_on(terms, term, kept.last);

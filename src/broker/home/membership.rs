@@ -288,6 +288,9 @@ impl Home {
         let options = Options { echo: *echo, presence: *presence };
         let ties = Ties { named: Some(options), whole_room: None };
         self.tie(now, id, ask.conn, &ask.client, ties, told);
+        if recover.is_some() {
+            self.forget_old(now, id);
+        }
         let channel = &self.channels[&id];
         let bytes_max = self.limits.outbox_bytes as usize / 2;
         let recovery = recover.as_ref().map(|recover| {

@@ -261,7 +261,7 @@ impl Home {
             history.resize(size, bytes_max);
             retention.account(id, before, history);
             if let (Some(durability), Some(durable)) = (durability, &mut history.durable) {
-                durable.keep = durability.keep(size);
+                durable.keep = durability.keep(size, limits.history_bytes);
             }
         };
         for room in rooms.values_mut() {

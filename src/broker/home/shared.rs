@@ -519,7 +519,8 @@ impl Home {
         let Some(durability) = durability else { return };
         let room = rooms.get(&record.address.room).map(|room| room.config.clone());
         let room = room.unwrap_or_default();
-        let keep = durability.keep(room.history_size.unwrap_or(limits.history_size));
+        let size = room.history_size.unwrap_or(limits.history_size);
+        let keep = durability.keep(size, limits.history_bytes);
         let Some(history) = super::history_of(id, channels, whole_rooms, rooms) else { return };
         if history.durable.is_none() {
             let mut durable = Durable::new(record.epoch.clone(), keep, room.ack_when);

@@ -23,6 +23,14 @@ impl Home {
 
     pub(super) fn answer_now(&mut self, now: Now, ask: RoomAsk, told: &mut Told) {
         let RoomAsk { conn, client, question, wish } = ask;
+        let read = match &wish {
+            RoomWish::ChannelInfo(address) => self.id_of(address),
+            RoomWish::History(query) => self.id_of(&query.address),
+            _ => None,
+        };
+        if let Some(id) = read {
+            self.forget_old(now, id);
+        }
         let outcome = match wish {
             RoomWish::ListChannels(room) => self.list_channels(&room, &client),
             RoomWish::ChannelInfo(address) => self

@@ -430,9 +430,9 @@ pub(super) static KEYS: &[Key] = &[
         field: &Switch { at: at!(Config, persistence.many_nodes) },
     },
     kept!(retention_messages "retention-messages" from 0 to 1_000_000_000 "messages", 0 is "as many as the history holds":
-        "Messages that Redis keeps of each channel at least."),
+        "Messages that Redis keeps of each channel."),
     kept!(retention_age_s "retention-age-s" from 0 to 3_153_600_000 "s", 0 is "no limit":
-        "How old a message may become in Redis."),
+        "How old a stored message may become; older ones are deleted from Redis and listed no more."),
     kept!(backlog_bytes "backlog-bytes" from 65_536 to 1_099_511_627_776 "bytes":
         "Bytes that may wait for Redis; what comes on top while it is slow or gone is lost."),
     kept!(ack_timeout_ms "ack-timeout-ms" from 1 to 600_000 "ms":
@@ -470,9 +470,9 @@ pub(super) static KEYS: &[Key] = &[
     limit!(history_size "history-size" from 0 to HISTORY_SIZE_MAX messages, 0 is "no history":
         "Messages kept for each channel."),
     limit!(history_bytes "history-bytes" from 0 to 4_294_967_295 bytes, 0 is "no limit":
-        "Bytes kept for each channel; the oldest messages go first."),
+        "Bytes kept for each channel, in memory and in Redis; the oldest messages go first."),
     limit!(history_bytes_total "history-bytes-total" from 0 to 1_099_511_627_776 bytes, 0 is "no limit":
-        "Bytes kept for all channels of this node; the channels that hold the most give up first."),
+        "Bytes kept for all channels, in the memory of this node and in Redis; the channels that hold the most give up first."),
     Key {
         flag: "memory-limit-bytes",
         path: "limits.memory_limit_bytes",

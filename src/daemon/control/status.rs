@@ -10,9 +10,13 @@ use crate::daemon::logging::LogCounts;
 use crate::daemon::memory::resident_bytes;
 use crate::protocol::views::{StorageView, Time};
 use crate::shard::meters::{Counter, Gauge, Meters};
+use crate::storage;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// The channels in quarantine that `/status` names.
+const QUARANTINE_ROWS_MAX: usize = 100;
 
 /// The sums over all shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -240,6 +244,7 @@ pub(super) fn status(shared: &Shared) -> Value {
         "storage": about.storage,
         "storage_state": storage_state(shared),
         "clock": clock(shared),
+        "storage_quarantine": shared.storage.as_deref().map(quarantine),
         "listen": {
             "bus": about.bus,
             "telemetry": about.telemetry,
@@ -278,6 +283,20 @@ fn clock(shared: &Shared) -> Option<Value> {
         "within_ms": clock.within_us.div_ceil(1_000),
         "is_apart": clock.is_apart(),
     }))
+}
+
+/// The channels that can't be stored because of what stands at their keys: how many, and the first of
+/// them with the reason.
+fn quarantine(meters: &storage::Meters) -> Value {
+    let (count, rows) = meters.quarantine.list(QUARANTINE_ROWS_MAX);
+    let rows = rows.iter().map(|it| {
+        json!({
+            "channel": it.address.to_string(),
+            "since": Time(it.since_us),
+            "reason": it.reason,
+        })
+    });
+    json!({ "count": count, "channels": rows.collect::<Vec<_>>() })
 }
 
 /// One shard of `/status`.

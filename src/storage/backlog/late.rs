@@ -16,7 +16,12 @@ impl Backlog<EventRecord> {
         if let Some(lane) = self.lanes.get_mut(&order_of(&merged.room)) {
             lane.steps.retain(|step| !matches!(step, Step::Room(_) | Step::RoomGone(_)));
         }
-        merged.channels.into_iter().for_each(|channel| self.merge_channel(channel));
+        self.merge_channels(merged.channels);
+    }
+
+    /// Changes what waits of channels as their home says.
+    pub(in crate::storage) fn merge_channels(&mut self, channels: Vec<MergedChannel>) {
+        channels.into_iter().for_each(|channel| self.merge_channel(channel));
     }
 
     fn merge_channel(&mut self, MergedChannel { address, record, said }: MergedChannel) {

@@ -22,7 +22,7 @@ fn event(number: usize, sequence: u64, length: usize) -> EventRecord {
         channel: ChannelId::new(ShardId(0), number as u64),
         epoch: "e".into(),
         frame: draft.stamp(sequence, 1),
-        keep: Keep { messages: 1, age_ms: 0 },
+        keep: Keep { messages: 1, age_ms: 0, bytes: 0 },
         address,
     }
 }
@@ -63,15 +63,21 @@ fn story(backlog: &mut Backlog<EventRecord>) -> Vec<String> {
             return words;
         }
         for batch in round {
-            words.push(match &batch.step {
-                Step::Room(room) => format!("room {}", room.paused),
-                Step::RoomGone(_) => "no room".into(),
-                Step::Channel(channel) => format!("channel {}", channel.epoch),
-                Step::ChannelGone => "no channel".into(),
-                Step::Task(never) => match *never {},
-                Step::Events(events) => format!("{} events", events.len()),
-            });
+            words.push(batch.step_word());
             backlog.done(batch);
+        }
+    }
+}
+
+impl Batch<EventRecord> {
+    fn step_word(&self) -> String {
+        match &self.step {
+            Step::Room(room) => format!("room {}", room.paused),
+            Step::RoomGone(_) => "no room".into(),
+            Step::Channel(channel) => format!("channel {}", channel.epoch),
+            Step::ChannelGone => "no channel".into(),
+            Step::Task(Probe) => "probe".to_owned(),
+            Step::Events(events) => format!("{} events", events.len()),
         }
     }
 }
@@ -146,18 +152,38 @@ fn a_spoilt_lane_loses_its_events_keeps_its_records_and_rests() {
     backlog.push(channel("1"));
     backlog.push(Record::Event(event(0, 1, 0)));
     let (mut round, _) = backlog.take_round(now);
-    assert!(backlog.spoil(round.remove(0), now), "that is new");
+    backlog.spoil(round.remove(0), now);
     backlog.push(Record::Event(event(0, 2, 0)));
     let id = ChannelId::new(ShardId(0), 0);
     assert_eq!(backlog.take_losses(), [Loss { channel: id, first: 1, last: 2 }]);
     assert!(backlog.take_round(now).0.is_empty());
     assert_eq!(backlog.next_due(), Some(now + REST));
     let (mut round, _) = backlog.take_round(now + REST);
-    assert!(matches!(round[0].step, Step::Channel(_)));
-    assert!(!backlog.spoil(round.remove(0), now + REST), "that is known");
+    assert!(matches!(round[0].step, Step::Task(Probe)), "it is looked at before it is changed");
+    backlog.spoil(round.remove(0), now + REST);
     let (mut round, _) = backlog.take_round(now + 2 * REST);
-    backlog.done(round.remove(0));
+    assert!(matches!(round[0].step, Step::Task(Probe)), "once");
+    assert!(backlog.done(round.remove(0)), "that is over");
+    let (mut round, _) = backlog.take_round(now + 2 * REST);
+    assert!(matches!(round[0].step, Step::Channel(_)) && !backlog.done(round.remove(0)));
     assert!(backlog.lanes.is_empty());
+}
+
+#[test]
+fn a_channel_that_could_not_be_read_is_looked_at_before_anything_is_written() {
+    let mut backlog: Backlog<EventRecord> = Backlog::new(1 << 20);
+    let now = Instant::now();
+    backlog.quarantine(&address("a"), now);
+    backlog.push(channel("1"));
+    backlog.push(Record::Event(event(0, 1, 0)));
+    assert_eq!(backlog.take_losses().len(), 1);
+    backlog.push_first(channel("2"));
+    assert!(backlog.take_round(now).0.is_empty());
+    backlog.take_round(now + REST).0.into_iter().for_each(|batch| {
+        assert_eq!(batch.step_word(), "probe");
+        backlog.done(batch);
+    });
+    assert_eq!(story(&mut backlog), ["channel 2", "channel 1"]);
 }
 
 /// Whatever fails, the events of a channel are done in their order, and every event is done or
@@ -194,7 +220,7 @@ fn every_event_is_done_in_order_or_lost() {
                 _ => {
                     let Some(batch) = under_way.pop() else { continue };
                     match rng.u32(..10) {
-                        0 if !is_ending => _ = backlog.spoil(batch, now),
+                        0 if !is_ending => backlog.spoil(batch, now),
                         1..=4 if !is_ending => backlog.give_back(batch),
                         _ => {
                             if let Step::Events(events) = &batch.step {
@@ -259,7 +285,7 @@ fn of_what_was_kept_only_the_life_that_goes_on_is_left_in_its_new_places() {
         base: 10,
         not_before_us: 7,
         dropped: vec![2, 5],
-        keep: Keep { messages: 9, age_ms: 0 },
+        keep: Keep { messages: 9, age_ms: 0, bytes: 0 },
     };
     let went_on = MergedChannel { address: address("a"), record: Some(*record), said: Some(said) };
     let untouched = MergedChannel { address: address("b"), record: None, said: None };
@@ -281,7 +307,7 @@ fn of_what_was_kept_only_the_life_that_goes_on_is_left_in_its_new_places() {
     words.sort_unstable();
     // Of the room's own order nothing was kept, and it begins.
     assert_eq!(words, ["r:* p", "r:a k", "r:c y"]);
-    round.into_iter().for_each(|batch| backlog.done(batch));
+    round.into_iter().for_each(|batch| _ = backlog.done(batch));
     let (round, _) = backlog.take_round(Instant::now());
     let Step::Events(events) = &round[0].step else { panic!("{round:?}") };
     let places: Vec<(u64, &str)> =

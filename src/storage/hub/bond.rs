@@ -4,7 +4,7 @@
 //! looked through, as nobody knows what was missed.
 
 use super::Hub;
-use super::call::{Caller, Job};
+use super::call::{self, Caller, Job, ROUND_READ_BYTES};
 use super::catalogue::{Listing, Seen};
 use super::follow::Task;
 use crate::broker::peers::To;
@@ -211,10 +211,12 @@ impl Hub {
         let (meters, now) = (Arc::clone(&self.meters), self.now());
         let answered = Cell::new(Instant::now());
         let (settings, keys, meters) = (&*settings, &*keys, &*meters);
-        let reader = Reader { link, keys, settings, meters, generation, now, answered: &answered };
+        let (page, answered) = (Arc::clone(&self.state.page), &answered);
+        let page = &*page;
+        let reader = Reader { link, keys, settings, meters, generation, now, answered, page };
         self.catalogue.begin_look();
         let known = self.catalogue.addresses();
-        let listing = self.attend_while(ANSWER, &answered, async {
+        let listing = self.attend_while(ANSWER, answered, async {
             let rooms = reader.rooms().await?;
             let channels = reader.addresses().await?;
             let unknown = channels.iter().filter(|address| !known.contains(*address));
@@ -293,7 +295,12 @@ impl Hub {
         let replicas = settings.replicas_timeout_ms * u64::from(settings.replicas > 0);
         let limit = self.commit_timeout() + Duration::from_millis(replicas);
         let answered = Cell::new(started);
+        let page = Arc::clone(&self.state.page);
+        let read_left = Cell::new(ROUND_READ_BYTES);
         let caller = Caller {
+            page: &page,
+            read_left: &read_left,
+            reads: call::reads(),
             link: &bond.link,
             ears: &bond.ears,
             keys: &keys,
@@ -306,8 +313,11 @@ impl Hub {
             answered: &answered,
         };
         let answers = self.attend_while(limit, &answered, caller.round(&jobs)).await;
-        let answers =
-            answers.unwrap_or_else(|| jobs.iter().map(|_| Err(no_answer(limit))).collect());
+        let answers = answers.unwrap_or_else(|| {
+            // What was too much to be read in time is not asked for once more.
+            page.halve();
+            jobs.iter().map(|_| Err(no_answer(limit))).collect()
+        });
         match self.on_round(jobs, answers) {
             // Who was there, the next connection will see.
             Some(Trouble::Fenced(_)) if self.health.tries == 0 => {

@@ -20,20 +20,26 @@ use crate::storage::codec::{
 };
 use crate::storage::keys::Keys;
 use crate::storage::link::{BURY, FORK, LIST, Link, MAKE, REMOVE, ROOM, SUBMIT, SYNC, Script};
-use crate::storage::load::{DAY_US, RawEntry, Reader};
+use crate::storage::load::{DAY_US, PageSize, RawEntry, Reader};
 use crate::storage::meters::Meters;
 use crate::storage::settings::Settings;
+use crate::storage::together::Call;
+use crate::storage::trimming::Cut;
 use crate::storage::trouble::Trouble;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use redis::aio::PubSubSink;
 use redis::{Cmd, FromRedisValue, cmd};
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::Semaphore;
 
-/// The entries of one answer to who missed some.
-const MISSED_MAX: u32 = 2_000;
+/// The bytes of streams that one round reads, about; what is left is read by the next, so that nobody
+/// waits long for what else is in the round.
+pub(super) const ROUND_READ_BYTES: u64 = 8 * 1024 * 1024;
+/// The channels that are read at a time.
+const READS_AT_A_TIME: usize = 8;
 /// The former terms of a channel that are kept, as in `scripts/order.lua`.
 const PAST_MAX: usize = 16;
 
@@ -67,9 +73,13 @@ pub(super) enum Answer {
         record: Box<ChannelRecord>,
         last: u64,
         entries: Vec<Entry>,
+        /// Of their texts.
+        bytes: u64,
     },
     /// Of submissions.
-    Placed(Vec<Place>),
+    Placed(Vec<Place>, Option<Cut>),
+    /// It is to be read by the next round.
+    Later,
     /// Nobody needs it any more.
     Over,
 }
@@ -79,6 +89,8 @@ pub(super) struct Read {
     pub(super) kept: KeptChannel,
     pub(super) mark: Mark,
     pub(super) is_new: bool,
+    /// Whether more was missed than is worth to be read.
+    pub(super) is_far: bool,
 }
 
 /// Who asks, and where.
@@ -97,22 +109,43 @@ pub(super) struct Caller<'a> {
     pub(super) clock_ahead_us: i64,
     /// When the last answer came.
     pub(super) answered: &'a Cell<Instant>,
+    /// How much of a stream is asked for at once.
+    pub(super) page: &'a PageSize,
+    /// The bytes that this round may still read.
+    pub(super) read_left: &'a Cell<u64>,
+    pub(super) reads: Semaphore,
+}
+
+/// What lets so many channels be read at a time.
+pub(super) fn reads() -> Semaphore {
+    Semaphore::new(READS_AT_A_TIME)
 }
 
 impl Caller<'_> {
     /// Carries out all steps, and waits until the replicas have them if that is asked for. The
     /// answers are in the order of the steps.
     pub(super) async fn round(&self, jobs: &[Job]) -> Vec<Result<Answer, Trouble>> {
-        let mut answers = join_all(jobs.iter().map(|job| self.step(job))).await;
+        let calls: Vec<Option<Call>> = jobs.iter().map(|job| self.submit_call(job)).collect();
+        let others = jobs.iter().zip(&calls).filter(|(_, call)| call.is_none());
+        let others = join_all(others.map(|(job, _)| self.step(job)));
+        let is_call: Vec<bool> = calls.iter().map(Option::is_some).collect();
+        let calls: Vec<Call> = calls.into_iter().flatten().collect();
+        let events = self.link.run_together(&SUBMIT, &calls, self.settings, self.answered);
+        let (mut others, events) = join(others, events).await;
         if self.settings.replicas > 0
-            && answers.iter().any(Result::is_ok)
+            && others.iter().any(Result::is_ok)
             && let Err(trouble) = self.link.replicate(self.settings).await
         {
-            answers.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| {
+            others.iter_mut().filter(|answer| answer.is_ok()).for_each(|answer| {
                 *answer = Err(trouble.clone());
             });
         }
-        answers
+        let (mut others, mut events) = (others.into_iter(), events.into_iter());
+        let of = |(job, is_call): (&Job, bool)| match is_call {
+            true => Some(read_placed(job, events.next()?)),
+            false => others.next(),
+        };
+        jobs.iter().zip(is_call).filter_map(of).collect()
     }
 
     async fn step(&self, job: &Job) -> Result<Answer, Trouble> {
@@ -123,18 +156,18 @@ impl Caller<'_> {
             (Step::Channel(channel), _) => self.channel(channel, job.is_listed).await,
             (Step::ChannelGone, _) => self.channel_gone(address).await,
             (Step::Task(Task::Detach(_)), None) => self.detach(address).await,
+            (Step::Task(Task::Attach(_) | Task::Sync), Some(_)) if self.read_left.get() == 0 => {
+                Ok(Answer::Later)
+            }
             (Step::Task(Task::Attach(_)), Some(trail)) => {
                 let mut ears = self.ears.clone();
                 ears.subscribe(self.keys.push(address)).await?;
                 self.forget_the_dead(address).await?;
-                self.read(trail, &trail.attach.record, job.is_listed).await
+                self.read(trail, &trail.attach.record, job.is_listed, false).await
             }
             (Step::Task(Task::Sync), Some(trail)) => self.sync(address, trail, job).await,
             (Step::Task(Task::Fork { life, base }), Some(trail)) if trail.is_of(life) => {
                 self.fork(address, life, *base).await
-            }
-            (Step::Events(submissions), Some(trail)) if trail.is_of(&submissions[0].life) => {
-                self.submit(address, submissions, trail).await
             }
             (Step::Events(_) | Step::Task(_), _) => Ok(Answer::Over),
         }
@@ -365,9 +398,12 @@ impl Caller<'_> {
         trail: &Trail,
         record: &ChannelRecord,
         is_listed: bool,
+        is_far: bool,
     ) -> Result<Answer, Trouble> {
         let (found, is_new) = self.make(record, self.token, is_listed).await?;
         let Found { record, mark, last_us } = found;
+        // The semaphore is never closed.
+        let _permit = self.reads.acquire().await;
         let reader = Reader {
             link: self.link,
             keys: self.keys,
@@ -376,16 +412,24 @@ impl Caller<'_> {
             generation: self.generation,
             now: self.now,
             answered: self.answered,
+            page: self.page,
         };
-        let (size, bytes) = (u64::from(trail.attach.messages), trail.attach.bytes);
-        let messages = reader.run(&record, (mark.sequence, &mark.id), size, bytes).await?;
+        let attach = &trail.attach;
+        let bounds = (u64::from(attach.messages), attach.bytes, attach.keep.age_ms);
+        let messages = reader.run(&record, (mark.sequence, &mark.id), bounds).await?;
+        self.note_read(messages.iter().map(|frame| frame.memory_bytes() as u64).sum());
         // A time from far ahead is not for clocks, though the order goes on from it.
         let last_us = last_us.min(self.now.wall_us + DAY_US);
         let kept = KeptChannel { record, last: mark.sequence, last_us, messages };
-        Ok(Answer::Read(Box::new(Read { kept, mark, is_new })))
+        Ok(Answer::Read(Box::new(Read { kept, mark, is_new, is_far })))
     }
 
-    /// Reads what follows the last that is known of a channel; everything, if it does not follow.
+    fn note_read(&self, bytes: u64) {
+        self.read_left.set(self.read_left.get().saturating_sub(bytes));
+    }
+
+    /// Reads what follows the last that is known of a channel, a page of it; the newest, if it does not
+    /// follow or if more was missed than is worth to be read.
     async fn sync(
         &self,
         address: &Arc<Address>,
@@ -394,18 +438,22 @@ impl Caller<'_> {
     ) -> Result<Answer, Trouble> {
         let Some(record) = trail.record.as_ref().filter(|_| !trail.is_apart) else {
             let record = trail.record.as_deref().unwrap_or(&trail.attach.record);
-            return self.read(trail, record, job.is_listed).await;
+            return self.read(trail, record, job.is_listed, false).await;
         };
         let (stream, meta) = (self.keys.stream(address), self.keys.meta(address));
         let mut call = SYNC.call(&[&stream, &meta, &self.keys.followers(address)]);
         call.arg(self.generation).arg(self.token).arg(&*record.epoch).arg(trail.term);
-        call.arg(MISSED_MAX).arg(new_term()).arg(self.keys.push(address));
-        call.arg(u8::from(trail.is_first_look));
+        call.arg(self.page.bytes()).arg(new_term()).arg(self.keys.push(address));
+        call.arg(trail.attach.messages).arg(u8::from(trail.is_first_look));
         for mark in &trail.marks {
             call.arg(mark.sequence).arg(&*mark.id).arg(&*mark.origin);
         }
-        type Missed = (String, HashMap<String, String>, Vec<RawEntry>, (u64, u64));
-        let (word, fields, entries, time): Missed = self.run(&SYNC, &call).await?;
+        let permit = self.reads.acquire().await;
+        type Missed = (String, HashMap<String, String>, Vec<RawEntry>, (u64, u64), u64);
+        let (word, fields, entries, time, bytes): Missed = self.run(&SYNC, &call).await?;
+        drop(permit);
+        self.page.grow();
+        self.note_read(bytes);
         match word.as_str() {
             "on" => {
                 let (found, clock_ms) = (Found::of(address, &fields)?, clock_ms(time));
@@ -422,12 +470,12 @@ impl Caller<'_> {
                 });
                 let entries = entries.collect();
                 let last = found.mark.sequence;
-                Ok(Answer::More { record: Box::new(found.record), last, entries })
+                Ok(Answer::More { record: Box::new(found.record), last, entries, bytes })
             }
             "fenced" => Err(fenced(fields.keys().next())),
             // Redis has forgotten it. It goes on in another term, of which nothing is there.
-            "missing" => self.read(trail, &anew(record), false).await,
-            _ => self.read(trail, record, job.is_listed).await,
+            "missing" => self.read(trail, &anew(record), false, false).await,
+            word => self.read(trail, record, job.is_listed, word == "far").await,
         }
     }
 
@@ -441,20 +489,24 @@ impl Caller<'_> {
         answer.map(|_| Answer::Done)
     }
 
-    async fn submit(
-        &self,
-        address: &Address,
-        submissions: &VecDeque<Box<Submission>>,
-        trail: &Trail,
-    ) -> Result<Answer, Trouble> {
-        let (Some(newest), Some(mark)) = (submissions.back(), trail.marks.first()) else {
-            return Err(Trouble::Missing);
+    /// The call that submits events, if the step is that and the channel is followed in that life.
+    fn submit_call(&self, job: &Job) -> Option<Call> {
+        let (Step::Events(submissions), Some(trail)) = (&job.batch.step, &job.trail) else {
+            return None;
         };
-        let mut call = SUBMIT.call(&[&self.keys.stream(address), &self.keys.meta(address)]);
+        if !trail.is_of(&submissions[0].life) {
+            return None;
+        }
+        let (newest, mark) = (submissions.back()?, trail.marks.first()?);
+        let address = &job.batch.address;
+        let key = self.keys.stream(address);
+        let mut call = SUBMIT.call(&[&key, &self.keys.meta(address)]);
         call.arg(self.generation).arg(&*newest.life).arg(trail.term);
         call.arg(mark.sequence).arg(&*mark.id).arg(&*mark.origin);
         call.arg(trail.seen);
-        call.arg(newest.keep.messages).arg(newest.keep.age_ms);
+        let newest_us = newest.at_us.max(self.now.wall_us);
+        let newest_ms = newest_us.saturating_add_signed(-self.clock_ahead_us) / 1_000;
+        call.arg(newest.keep.messages).arg(newest.keep.oldest_ms(newest_ms)).arg(newest.keep.bytes);
         call.arg(Draft::HEAD.0).arg(Draft::HEAD.1).arg(self.keys.push(address));
         call.arg(&timestamp::format(trail.last_us)[..]);
         let mut known = trail.known.iter().copied();
@@ -471,24 +523,33 @@ impl Caller<'_> {
             };
             put_left(draft.left_ms(self.now), &mut call);
         }
-        let (word, numbers): (String, Vec<u64>) = self.run(&SUBMIT, &call).await?;
-        match word.as_str() {
-            "done" => {
-                let places = submissions.iter().zip(numbers.chunks_exact(2)).map(|(asked, got)| {
-                    Place { ticket: asked.ticket, sequence: got[0], is_duplicate: got[1] == 1 }
-                });
-                Ok(Answer::Placed(places.collect()))
-            }
-            "fenced" => Err(Trouble::Fenced(numbers.first().copied().unwrap_or(0))),
-            // What is there is looked at first.
-            _ => Err(Trouble::Missing),
-        }
+        Some(Call { key, cmd: call })
     }
 
     async fn run<T: FromRedisValue>(&self, script: &Script, call: &Cmd) -> Result<T, Trouble> {
         let answer = self.link.run(script, call).await;
         self.answered.set(Instant::now());
         answer
+    }
+}
+
+/// What came of submitting the events of a step.
+fn read_placed(
+    job: &Job,
+    answer: Result<(String, Vec<u64>, Vec<u64>), Trouble>,
+) -> Result<Answer, Trouble> {
+    let (word, numbers, cut) = answer?;
+    let Step::Events(submissions) = &job.batch.step else { return Ok(Answer::Over) };
+    match word.as_str() {
+        "done" if numbers.len() == 2 * submissions.len() => {
+            let places = submissions.iter().zip(numbers.chunks_exact(2)).map(|(asked, got)| {
+                Place { ticket: asked.ticket, sequence: got[0], is_duplicate: got[1] == 1 }
+            });
+            Ok(Answer::Placed(places.collect(), Cut::of(&cut)))
+        }
+        "fenced" => Err(Trouble::Fenced(numbers.first().copied().unwrap_or(0))),
+        // What is there is looked at first.
+        _ => Err(Trouble::Missing),
     }
 }
 
@@ -509,10 +570,7 @@ struct Found {
 
 impl Found {
     fn of(address: &Arc<Address>, fields: &HashMap<String, String>) -> Result<Found, Trouble> {
-        let end = read_channel(address, fields).map_err(|why| {
-            tracing::warn!(%address, why, "what is kept of the channel can't be read");
-            Trouble::Foreign
-        })?;
+        let end = read_channel(address, fields).map_err(Trouble::Broken)?;
         let id = fields.get("top").map_or("0-0", String::as_str);
         // Who writes alone says nothing of origins.
         let origin = fields.get("mark").and_then(|mark| mark.split_once(' '));

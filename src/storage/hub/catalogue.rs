@@ -225,6 +225,7 @@ impl Hub {
         if !std::mem::replace(&mut self.state.is_listed, true) {
             self.give_way(&listing);
         }
+        self.look_at_all(listing.channels.iter().cloned().map(Arc::new), false);
         let (news, forgotten) = self.catalogue.compare(listing, known, seen, is_ours);
         if !forgotten.is_empty() {
             tracing::warn!("Redis has forgotten what was kept; rooms and channels are told again");

@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 /// former one.
 const RECHECK: Duration = Duration::from_secs(10);
 
+/// The bytes of events that are caught up with at most, and no more than a history holds: who has missed
+/// more begins anew with the newest.
+const CATCH_UP_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
 /// What is to be done for a channel beside what changes it.
 #[derive(Debug)]
 pub(in crate::storage) enum Task {
@@ -54,6 +58,11 @@ impl Pending for Box<Submission> {
         (size_of::<Submission>() + self.draft.length()) as u64
     }
 
+    /// Who follows a channel reads it again; what else waits for it is tried itself.
+    fn probe(is_idle: bool) -> Option<Task> {
+        is_idle.then_some(Task::Sync)
+    }
+
     fn replaces(task: &Task, old: &Step<Box<Submission>>) -> bool {
         let is_wish = |task: &Task| matches!(task, Task::Attach(_) | Task::Detach(_));
         match old {
@@ -85,6 +94,8 @@ pub(super) struct Following {
     pub(super) is_syncing: bool,
     /// The connection over which Redis was last found to have all that was told.
     pub(super) looked_over: u64,
+    /// The bytes that were read since it fell behind.
+    caught_up_bytes: u64,
 }
 
 /// What a step must know of how its channel is followed.
@@ -130,7 +141,23 @@ impl Following {
             is_apart: false,
             is_syncing: false,
             looked_over: 0,
+            caught_up_bytes: 0,
         }
+    }
+
+    /// So many bytes were read of what was missed. False if there is more than is worth it: then the
+    /// channel begins anew.
+    pub(super) fn note_caught_up(&mut self, bytes: u64) -> bool {
+        if !self.follower.is_behind() {
+            self.caught_up_bytes = 0;
+            return true;
+        }
+        self.caught_up_bytes += bytes;
+        let is_worth_it = self.caught_up_bytes <= self.attach.bytes.min(CATCH_UP_BYTES_MAX);
+        if !is_worth_it {
+            (self.is_apart, self.caught_up_bytes) = (true, 0);
+        }
+        is_worth_it
     }
 
     /// What a step must know that is carried out over this connection.

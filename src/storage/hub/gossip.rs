@@ -165,6 +165,11 @@ impl Hub {
         self.await_peers_no_longer();
         for (to, news) in self.gossip.census.take_news() {
             match &news {
+                PeerNews::PeerGone(_) => {
+                    // It may have been the only one that cut some of the channels.
+                    let channels = self.catalogue.addresses().into_iter().map(Arc::new);
+                    self.look_at_all(channels, true);
+                }
                 PeerNews::Peers(peers) => self.meters.peers.store(peers.len() as u64, Relaxed),
                 PeerNews::Client { client_id, is_connected: true, .. } => {
                     self.gossip.doubt(client_id);

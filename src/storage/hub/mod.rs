@@ -20,6 +20,7 @@
 //! | `catalogue` | the rooms and channels that there are |
 //! | `gossip` | what nodes tell each other |
 //! | `sweep` | what nodes have left that died |
+//! | `upkeep` | cutting what is too old or too much |
 //!
 //! *Invariants*: records are taken in, and pushes heard, at any time, whatever Redis does; one round
 //! is under way at a time, and what it did not do is done before all that follows it in its channel;
@@ -40,6 +41,7 @@ mod outcome;
 mod push;
 mod recent;
 mod sweep;
+mod upkeep;
 
 use crate::base::hash::{Map, seeded};
 use crate::base::ids::ShardId;
@@ -52,9 +54,11 @@ use crate::storage::health::Health;
 use crate::storage::intake::{INTAKE_SESSIONS, INTAKE_SLOTS, Intake};
 use crate::storage::keeper::{Load, REST_MAX, Stop, TAKE_IN, Tell, no_answer, or_at_once};
 use crate::storage::keys::Keys;
+use crate::storage::load::PageSize;
 use crate::storage::meters::{Meters, add};
 use crate::storage::sessions::Sessions;
 use crate::storage::settings::Settings;
+use crate::storage::trimming::Trimming;
 use crate::storage::trouble::Trouble;
 use bond::Bond;
 use catalogue::Catalogue;
@@ -97,6 +101,7 @@ pub(super) struct Hub {
     gossip: Gossip,
     sweep: Sweep,
     sessions: Sessions,
+    trimming: Trimming,
     /// The channels that are followed.
     followed: Map<Arc<Address>, Following>,
     /// By where they are told of.
@@ -133,6 +138,12 @@ struct State {
     heard_at: Option<Instant>,
     /// Whether a channel is behind because its shard has not taken what waits for it.
     is_crowded: bool,
+    /// How much of a stream is asked for at once.
+    page: Arc<PageSize>,
+    /// When the bytes of channels are told to the other nodes next.
+    weigh_at: Option<Instant>,
+    /// Whether the last thing done was to cut channels.
+    has_cut: bool,
     /// What is to be published, and where.
     outbox: Vec<(String, Vec<u8>)>,
     /// That the end has come.
@@ -156,6 +167,7 @@ impl Hub {
             backlog: Backlog::new(settings.backlog_bytes),
             sessions: Sessions::new(Duration::from_millis(settings.session_ttl_ms)),
             sweep: Sweep::default(),
+            trimming: Trimming::new(),
             catalogue: Catalogue::default(),
             followed: Map::with_hasher(hasher.clone()),
             by_push: Map::with_hasher(hasher),
@@ -240,9 +252,17 @@ impl Hub {
             self.sweep(&bond).await;
             is_idle = false;
         }
+        // Cutting and all else take turns, however much there is of either.
+        let is_due = self.next_cut().is_some_and(|at| Instant::now() >= at);
+        self.state.has_cut = self.state.bond.is_some() && is_due && !self.state.has_cut;
+        if self.state.has_cut {
+            self.cut_round(&bond).await;
+            is_idle = false;
+        }
         if is_idle {
             let others = [self.next_word(), self.sessions.next_due(), self.sweep.next_due(now)];
-            let due = others.into_iter().chain([next_due, crowd_at]).flatten();
+            let others = others.into_iter().chain([next_due, crowd_at, self.next_cut()]);
+            let due = others.flatten();
             let wake_at = due.fold(bond.renew_at, Instant::min);
             self.rest(Some(wake_at)).await;
         }

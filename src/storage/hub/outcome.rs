@@ -6,12 +6,17 @@ use super::follow::{Following, Task};
 use crate::broker::peers::{PeerNews, Submission, To};
 use crate::broker::record::ChannelRecord;
 use crate::protocol::command::Address;
-use crate::storage::backlog::{Batch, Step};
+use crate::storage::backlog::{Batch, Step, order_of};
+use crate::storage::cut;
 use crate::storage::meters::add;
 use crate::storage::trouble::Trouble;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
+
+/// What is said of a channel that begins anew.
+const FAR_BEHIND: &str = "this node has missed more of the channel than a history holds; it goes on with \
+                          the newest events, and its members are told that some are missing";
 
 impl Hub {
     /// Gets a step ready to be carried out.
@@ -76,9 +81,9 @@ impl Hub {
                         None => self.backlog.give_up(batch),
                     }
                 }
-                Err(Trouble::Foreign) => {
+                Err(trouble @ (Trouble::Foreign | Trouble::Broken(_))) => {
                     self.stop_reading(&batch);
-                    self.spoil(batch);
+                    self.spoil(batch, &trouble.to_string());
                 }
                 Err(other) => {
                     if let Trouble::Fenced(generation) = other {
@@ -112,25 +117,25 @@ impl Hub {
             Answer::Done => {
                 self.note_done(&address, &batch.step);
                 self.tell_deleted(&batch, true);
-                self.backlog.done(batch);
+                self.step_done(batch);
             }
             Answer::Over => {
                 self.tell_deleted(&batch, false);
                 // Of a channel that nobody follows, or of another life of it.
                 match &batch.step {
                     Step::Events(_) => self.backlog.give_up(batch),
-                    _ => self.backlog.done(batch),
+                    _ => self.step_done(batch),
                 }
             }
             Answer::Other(record) => {
                 self.catalogue.note_channel(&record);
                 self.tell(To::Room(address.room.clone()), PeerNews::Channel(record));
                 self.tell_deleted(&batch, false);
-                self.backlog.done(batch);
+                self.step_done(batch);
             }
             Answer::There(record) => {
                 self.note_channel(&record);
-                self.backlog.done(batch);
+                self.step_done(batch);
             }
             Answer::Kept { room, order } => {
                 let to = To::Room(address.room.clone());
@@ -143,23 +148,30 @@ impl Hub {
                     self.tell(to, PeerNews::Channel(order));
                 }
                 self.tell_deleted(&batch, false);
-                self.backlog.done(batch);
+                self.step_done(batch);
             }
-            Answer::Placed(places) => {
+            Answer::Later => {
+                self.stop_reading(&batch);
+                return self.backlog.give_back(batch);
+            }
+            Answer::Placed(places, cut) => {
                 add(&self.meters.stored, places.len() as u64);
                 if let Step::Events(submissions) = &batch.step {
-                    let channel = submissions[0].channel;
+                    let (oldest, keep) = (&submissions[0], submissions[submissions.len() - 1].keep);
+                    let channel = oldest.channel;
+                    cut::count(&self.meters, cut, false);
+                    self.trimming.on_append(&address, (keep, oldest.at_us / 1_000), cut);
                     let news = PeerNews::Placed { channel, places };
                     self.tell(To::Shard(channel.home()), news);
                 }
-                self.backlog.done(batch);
+                self.step_done(batch);
             }
             Answer::Read(read) => {
-                self.backlog.done(batch);
+                self.step_done(batch);
                 self.on_read(&address, *read);
             }
-            Answer::More { record, last, entries } => {
-                self.backlog.done(batch);
+            Answer::More { record, last, entries, bytes } => {
+                self.step_done(batch);
                 let Some(following) = self.followed.get_mut(&address) else { return };
                 following.is_syncing = false;
                 following.looked_over = self.meters.connections.load(Relaxed);
@@ -171,6 +183,10 @@ impl Hub {
                     Ok(()) => {
                         self.catalogue.note_channel(&record);
                         following.note(record);
+                        if !following.note_caught_up(bytes) {
+                            add(&self.meters.far_behind, 1);
+                            tracing::warn!(%address, "{FAR_BEHIND}");
+                        }
                     }
                     Err(_) => following.is_apart = true,
                 }
@@ -190,8 +206,12 @@ impl Hub {
     }
 
     /// A channel was read anew.
-    fn on_read(&mut self, address: &Arc<Address>, Read { kept, mark, is_new }: Read) {
+    fn on_read(&mut self, address: &Arc<Address>, Read { kept, mark, is_new, is_far }: Read) {
         self.note_channel(&kept.record);
+        if is_far {
+            add(&self.meters.far_behind, 1);
+            tracing::warn!(%address, "{FAR_BEHIND}");
+        }
         let Some(following) = self.followed.get_mut(address) else { return };
         following.is_syncing = false;
         following.looked_over = self.meters.connections.load(Relaxed);
@@ -207,26 +227,47 @@ impl Hub {
         self.catalogue.note_channel(record);
     }
 
-    fn note_done(&mut self, address: &Address, step: &Step<Box<Submission>>) {
+    fn note_done(&mut self, address: &Arc<Address>, step: &Step<Box<Submission>>) {
         match step {
             Step::Room(room) => self.catalogue.note_room(room),
-            Step::RoomGone(name) => self.catalogue.drop_room(name),
-            Step::ChannelGone => self.catalogue.drop_channel(address),
+            Step::RoomGone(name) => {
+                self.catalogue.drop_room(name);
+                self.trimming.remove(&order_of(name));
+            }
+            Step::ChannelGone => {
+                self.catalogue.drop_channel(address);
+                self.trimming.remove(address);
+            }
             Step::Channel(_) | Step::Task(_) | Step::Events(_) => {}
         }
     }
 
-    fn spoil(&mut self, batch: Batch<Box<Submission>>) {
+    fn spoil(&mut self, batch: Batch<Box<Submission>>, why: &str) {
         let address = Arc::clone(&batch.address);
-        if self.backlog.spoil(batch, Instant::now()) {
+        if let Step::Events(_) = &batch.step
+            && let Some(following) = self.followed.get_mut(&address)
+        {
+            // It is read again when it is tried again.
+            following.follower.fall_behind();
+            following.is_syncing = true;
+        }
+        self.backlog.spoil(batch, Instant::now());
+        if self.meters.quarantine.put(&address, why) {
             add(&self.meters.spoilt, 1);
             let (stream, meta) = (self.keys.stream(&address), self.keys.meta(&address));
             tracing::error!(
-                stream,
-                meta,
-                "something that is not of this bus stands at one of these keys; it is left as it \
-                 is, and the events of the channel are not stored; rename it"
+                channel = %address, stream, meta, why,
+                "this channel can't be stored: its keys hold what this bus did not write; they are left \
+                 as they are; correct, rename or delete them, and the channel is stored again"
             );
+        }
+    }
+
+    /// A step was carried out, and with it whatever was wrong with its channel is over.
+    fn step_done(&mut self, batch: Batch<Box<Submission>>) {
+        let address = Arc::clone(&batch.address);
+        if self.backlog.done(batch) && self.meters.quarantine.release(&address) {
+            tracing::info!(channel = %address, "the channel is stored again");
         }
     }
 }

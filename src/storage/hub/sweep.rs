@@ -13,7 +13,7 @@
 
 use super::Hub;
 use super::bond::Bond;
-use super::call::Caller;
+use super::call::{self, Caller};
 use crate::protocol::command::Address;
 use crate::storage::keeper::no_answer;
 use crate::storage::load::Reader;
@@ -94,6 +94,7 @@ impl Hub {
     async fn list_unmade(&mut self, bond: &Bond) -> Result<(), Trouble> {
         let (settings, keys) = (Arc::clone(&self.settings), Arc::clone(&self.keys));
         let (meters, answered) = (Arc::clone(&self.meters), Cell::new(Instant::now()));
+        let page = Arc::clone(&self.state.page);
         let reader = Reader {
             link: &bond.link,
             keys: &keys,
@@ -102,6 +103,7 @@ impl Hub {
             generation: bond.generation,
             now: self.now(),
             answered: &answered,
+            page: &page,
         };
         let limit = self.commit_timeout();
         let names = self.attend_while(limit, &answered, reader.addresses()).await;
@@ -132,7 +134,12 @@ impl Hub {
         let unmade = self.sweep.take_unmade(Instant::now());
         let (settings, meters) = (Arc::clone(&self.settings), Arc::clone(&self.meters));
         let (token, answered) = (Arc::clone(&self.token), Cell::new(Instant::now()));
+        let page = Arc::clone(&self.state.page);
+        let read_left = Cell::new(0);
         let caller = Caller {
+            page: &page,
+            read_left: &read_left,
+            reads: call::reads(),
             link: &bond.link,
             ears: &bond.ears,
             keys: &keys,
@@ -148,6 +155,8 @@ impl Hub {
         for address in unmade {
             match self.attend(limit, caller.unlist(&Arc::new(address))).await {
                 Some(Ok(is_gone)) => add(&self.meters.swept, u64::from(is_gone)),
+                // What stands there is not ours to sweep.
+                Some(Err(Trouble::Foreign | Trouble::Broken(_))) => {}
                 Some(Err(trouble)) => return self.fail(trouble),
                 None => return self.fail(no_answer(limit)),
             }

@@ -5,7 +5,7 @@ use super::{Keeper, Load, PAUSE, RENEW, Stop};
 use crate::base::time::Now;
 use crate::broker::record::Snapshot;
 use crate::storage::link::INDEX;
-use crate::storage::load::Reader;
+use crate::storage::load::{Reader, Unusable};
 use crate::storage::meters::add;
 use crate::storage::settings::LEASE_MS;
 use crate::storage::trouble::{Trouble, Wrong};
@@ -39,7 +39,9 @@ impl Keeper {
         let lease_over = started + timeout.max(Duration::from_millis(LEASE_MS + LEASE_MS / 5));
         loop {
             let trouble = match self.read(now).await {
-                Ok(snapshot) => {
+                Ok((snapshot, unusable)) => {
+                    self.quarantine_all(unusable);
+                    self.look_at_all(snapshot.channels.iter().map(|kept| &kept.record.address));
                     self.known.note_all(&snapshot);
                     self.recover();
                     return Ok(snapshot);
@@ -74,7 +76,7 @@ impl Keeper {
     }
 
     /// Reads everything, on the connection that is there or a new one.
-    pub(super) async fn read(&mut self, now: Now) -> Result<Snapshot, Trouble> {
+    pub(super) async fn read(&mut self, now: Now) -> Result<(Snapshot, Vec<Unusable>), Trouble> {
         if self.state.bond.is_none() {
             self.bind().await?;
         }
@@ -87,12 +89,14 @@ impl Keeper {
         let link = &bond.link;
         let answered = &Cell::new(Instant::now());
         let (keys, settings, meters) = (&*keys, &*settings, &*meters);
-        let reader = Reader { link, keys, settings, meters, generation, now, answered };
+        let page = Arc::clone(&self.state.page);
+        let page = &*page;
+        let reader = Reader { link, keys, settings, meters, generation, now, answered, page };
         let work = async {
-            let snapshot = reader.all().await?;
+            let (snapshot, unusable) = reader.all().await?;
             holder.sweep(link, keys).await?;
             let swept = sweep_names(&reader, &snapshot).await?;
-            Ok::<_, Trouble>((snapshot, swept))
+            Ok::<_, Trouble>(((snapshot, unusable), swept))
         };
         let mut all = pin!(work);
         // Every answer has its own limit, and there may be many of them: the whole has none.

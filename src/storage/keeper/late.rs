@@ -34,7 +34,11 @@ impl Keeper {
     /// Reads everything, and gives it to the homes.
     pub(super) async fn read_late(&mut self) {
         match self.read(self.now()).await {
-            Ok(snapshot) => self.tell_late(snapshot),
+            Ok((snapshot, unusable)) => {
+                self.look_at_all(snapshot.channels.iter().map(|kept| &kept.record.address));
+                self.tell_late(snapshot);
+                self.quarantine_all(unusable);
+            }
             Err(trouble) => {
                 if let Trouble::Fenced(generation) = trouble {
                     self.holder.saw(generation);
@@ -75,7 +79,7 @@ impl Keeper {
 
     /// A home has put a room together.
     pub(super) fn on_merged(&mut self, merged: Merged) {
-        let Late::Told(told) = &mut self.state.late else { return };
+        let Late::Told(told) = &mut self.state.late else { return self.on_found_merged(merged) };
         let Some(kept) = told.remove(&merged.room) else { return };
         self.known.note_late(kept, &merged);
         self.backlog.merge(merged);

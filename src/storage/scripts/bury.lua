@@ -3,7 +3,8 @@
 -- then the term ends.
 -- KEYS: meta, who follows the channel
 -- ARGV: writer, another term, where it is told, then the tokens of the nodes
-local meta = meta_of(KEYS[1])
+local meta, wrong = meta_of(KEYS[1])
+if wrong then return wrong end
 if meta.writer > tonumber(ARGV[1]) then return {'fenced', string.format('%.0f', meta.writer)} end
 local run, is_sure = nil, true
 for at = 4, #ARGV do

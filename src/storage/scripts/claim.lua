@@ -2,8 +2,10 @@
 -- no more.
 -- KEYS: meta, who followed it
 -- ARGV: writer
-local writer = redis.call('HGET', KEYS[1], 'writer')
-if tonumber(writer or 0) > tonumber(ARGV[1]) then return {'fenced', writer} end
+local text = redis.call('HGET', KEYS[1], 'writer')
+local writer = whole(text)
+if not writer then return broken('writer') end
+if writer > tonumber(ARGV[1]) then return {'fenced', text} end
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'writer', ARGV[1]) end
 if redis.call('TYPE', KEYS[2]).ok == 'hash' then redis.call('UNLINK', KEYS[2]) end
 return redis.call('HGETALL', KEYS[1])

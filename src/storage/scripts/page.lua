@@ -1,4 +1,12 @@
--- The newest entries of a stream, and what the clock shows by which the time that they have left is kept.
+-- Reads backwards through a stream.
 -- KEYS: stream
--- ARGV: the newest, how many
-return {redis.call('TIME'), redis.call('XREVRANGE', KEYS[1], ARGV[1], '-', 'COUNT', ARGV[2])}
+-- ARGV: where to begin, the bytes that are enough, how many entries at most
+-- Answers with what the clock shows by which the time that entries have left is kept; with entries, the
+-- newest first; and whether no more follow.
+local found, bytes, left = {}, tonumber(ARGV[2]), tonumber(ARGV[3])
+local is_end = walk(KEYS[1], ARGV[1], '-', true, function(entry, length)
+  found[#found + 1] = entry
+  bytes, left = bytes - length, left - 1
+  return bytes <= 0 or left <= 0
+end)
+return {redis.call('TIME'), found, is_end and 1 or 0}

@@ -36,7 +36,17 @@ try('XADD', KEYS[4], '1-1', 'a', '1')
 try('XRANGE', KEYS[4], '-', '+', 'COUNT', 1)
 try('XREVRANGE', KEYS[4], '+', '-', 'COUNT', 1)
 try('XINFO', 'STREAM', KEYS[4])
-try('XTRIM', KEYS[4], 'MINID', '~', '1')
-if ARGV[1] ~= '' then try('PUBLISH', ARGV[1], '') end
+try('XLEN', KEYS[4])
+try('XTRIM', KEYS[4], 'MINID', '=', '1')
+try('XDEL', KEYS[4], '1-1')
+if ARGV[1] ~= '' then
+  try('PUBLISH', ARGV[1], '')
+  try('GET', KEYS[1])
+  try('PEXPIRE', KEYS[1], '10000')
+  try('ZADD', KEYS[1], '1', 'a')
+  try('ZSCORE', KEYS[1], 'a')
+  try('ZREVRANGE', KEYS[1], 0, 0)
+  try('ZREM', KEYS[1], 'a')
+end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 return refused

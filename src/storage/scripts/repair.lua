@@ -6,11 +6,11 @@
 -- Answers with how often the catalogue was changed by now, which is more than the node knew; 0
 -- if another repairs it.
 local held = redis.call('HMGET', KEYS[1], 'generation', 'token', 'changes', 'repair')
-if tonumber(held[1] or 0) > tonumber(ARGV[1]) or held[2] ~= 'shared' then
-  return {'fenced', held[1] or '0'}
+if (whole(held[1]) or 0) > tonumber(ARGV[1]) or held[2] ~= 'shared' then
+  return {'fenced', whole(held[1]) and held[1] or '0'}
 end
 if (held[4] or '') ~= ARGV[2] then return {'done', '0'} end
-local changes = math.max(tonumber(held[3] or 0), tonumber(ARGV[3])) + 1
+local changes = math.max(whole(held[3]) or 0, tonumber(ARGV[3])) + 1
 changes = string.format('%.0f', changes)
 redis.call('HSET', KEYS[1], 'changes', changes, 'repair', changes .. ' ' .. ARGV[4])
 return {'done', changes}

@@ -100,8 +100,14 @@ fn itself(text: &mut Exposition, meters: &Meters) {
         (
             "arqonbus_storage_spoilt_total",
             Kind::Counter,
-            "Times that something foreign stood where a channel is kept",
+            "Times that a channel could not be stored because of what stood at its keys",
             &meters.spoilt,
+        ),
+        (
+            "arqonbus_storage_far_behind_total",
+            Kind::Counter,
+            "Channels of which this node had missed more than a history holds, and that began anew",
+            &meters.far_behind,
         ),
         (
             "arqonbus_storage_unreadable_total",
@@ -149,6 +155,20 @@ fn itself(text: &mut Exposition, meters: &Meters) {
         ("arqonbus_storage_news_bytes", "Bytes of what no shard has taken yet", bytes),
     ] {
         text.family(name, Kind::Gauge, help).sample(&[], value);
+    }
+    let help = "Channels that can't be stored now because of what stands at their keys; /status names them";
+    let (quarantined, _) = meters.quarantine.list(0);
+    text.family("arqonbus_storage_quarantined", Kind::Gauge, help).sample(&[], quarantined as u64);
+    let help = "Events deleted from Redis because of a bound: of their channel's messages, their age, \
+                their channel's bytes, or the bytes of all channels";
+    let mut trimmed = text.family("arqonbus_storage_trimmed_total", Kind::Counter, help);
+    for (bound, count) in [
+        ("messages", &meters.trimmed_by_count),
+        ("age", &meters.trimmed_by_age),
+        ("bytes", &meters.trimmed_by_bytes),
+        ("bytes_total", &meters.trimmed_for_all),
+    ] {
+        trimmed.sample(&[("bound", bound)], count.load(Relaxed));
     }
     let help = "How long rounds of writing took; each carries all that had come together";
     let counts: Vec<u64> = meters.commits.iter().map(|count| count.load(Relaxed)).collect();
