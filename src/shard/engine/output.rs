@@ -36,8 +36,8 @@ impl Engine {
         !dirty.is_empty()
     }
 
-    /// What is to be written to a connection now: at most some 128 KiB, or one frame if that is
-    /// longer; nothing if there is nothing, or the socket is known to be full.
+    /// What is to be written to a connection now: at most 128 KiB, or the one batch that is all it gets;
+    /// nothing if there is nothing, or the socket is known to be full.
     pub fn output(&mut self, now: Now, conn: ConnId) -> &[u8] {
         if !self.gather_shared(conn) {
             self.gather_own(now, conn);
