@@ -262,7 +262,7 @@ impl Default for Limits {
             max_violations: 10,
             rate_messages: 0,
             rate_commands: 0,
-            rate_control_frames: 100,
+            rate_control_frames: 1_000,
             socket_unsent_bytes: 128 * 1024,
             empty_channel_ttl_ms: 60_000,
             create_on_join: true,
