@@ -272,6 +272,7 @@ impl Home {
             }
         }
         self.let_go_on(now, id, told);
+        self.remove_room_if_unneeded(id, told);
         self.shed(told);
     }
 
@@ -509,6 +510,7 @@ impl Home {
                 other => unreachable!("{other:?} is never ahead"),
             }
         }
+        self.remove_room_if_unneeded(id, told);
     }
 
     /// What a client would be a member of; nothing if it is refused.

@@ -366,7 +366,7 @@ impl Home {
         assert_eq!(self.whole_rooms.len(), self.rooms.len());
         for room in self.rooms.values() {
             room.history.check();
-            assert!(!self.is_abandoned(room.name()), "an abandoned room goes at once");
+            assert!(!self.is_abandoned(room.name()), "the abandoned room {} goes", room.name());
             assert!(room.channels.values().all(|id| self.channels.contains_key(id)));
             for (conn, person) in &room.people {
                 let is_in = |id: &&ChannelId| self.channels[*id].member(*conn).is_some();
