@@ -7,7 +7,7 @@ CLIENTS := target/test-clients
 SERVERS := target/test-servers
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-servers unit sim soak hostile soak-hostile kills crossing lint bench relay perf perf-check profile doc clean \
+.PHONY: help run build test test-servers unit sim sim-nodes soak hostile soak-hostile kills crossing lint bench relay perf perf-check profile doc clean \
 	install-counters install-test-clients install-redis
 
 help: ## list the targets
@@ -40,11 +40,18 @@ test-servers: install-redis ## test the storage with Redis 6.2 and with Valkey, 
 unit: ## run the unit tests alone
 	$(CARGO) test --lib
 
-sim: ## replay one seed of the simulator: make sim SEED=7 (TRACE=1 prints every step)
-	SIM_SEED=$(or $(SEED),1) $(if $(TRACE),SIM_TRACE=1) $(CARGO) test --test sim -- --nocapture
+sim: ## replay one seed of the simulator of one node: make sim SEED=7 (TRACE=1 prints every step)
+	SIM_SEED=$(or $(SEED),1) $(if $(TRACE),SIM_TRACE=1) \
+	  $(CARGO) test --test sim -- --nocapture --exact every_seed_keeps_the_rules
 
-soak: ## run many seeds of the simulator: make soak SEEDS=20000 FIRST=1
-	SIM_SEEDS=$(or $(SEEDS),20000) SIM_FIRST=$(or $(FIRST),1) $(CARGO) test --release --test sim -- --nocapture
+sim-nodes: ## the same of several nodes: make sim-nodes SEED=7
+	NODES_SEED=$(or $(SEED),1) $(if $(TRACE),NODES_TRACE=1) \
+	  $(CARGO) test --test sim -- --nocapture --exact every_seed_keeps_the_rules_of_several_nodes
+
+soak: ## run many seeds of both simulators: make soak SEEDS=20000 FIRST=1
+	SIM_SEEDS=$(or $(SEEDS),20000) SIM_FIRST=$(or $(FIRST),1) \
+	  NODES_SEEDS=$(or $(SEEDS),20000) NODES_FIRST=$(or $(FIRST),1) \
+	  $(CARGO) test --release --test sim every_seed -- --nocapture
 
 hostile: build ## attack the release binary in every way; others may wait 2 ms (p50) and 20 ms (p99)
 	ARQONBUS_TEST_PROGRAM=$(abspath target/release/arqonbus) \

@@ -52,6 +52,7 @@ fn calm(shards: u16) -> Setup {
         has_leaps: false,
         ends_with_drain: false,
         storage: None,
+        share: None,
     }
 }
 

@@ -4,12 +4,16 @@
 //! driver, with queues for lanes and sockets. [`peer`] is a client's end of a socket, [`actions`]
 //! is what clients do, [`conn`] is what a client may conclude from what it hears, [`model`] what all
 //! of them together know, [`rest`] how a run ends, and [`sabotage`] plants bugs, to see that they
-//! are noticed. [`storage`] keeps what homes record, and outlives them. [`crossing`] counts what goes between shards.
+//! are noticed. [`storage`] keeps what homes record, and outlives them. [`nodes`] runs several nodes, whose
+//! engines are worlds of their own, over [`shared`], a played Redis. [`crossing`] counts what goes between
+//! shards.
 //!
-//! - `SIM_SEED=n` runs just one seed; with `SIM_TRACE=1` it prints every choice.
+//! - `SIM_SEED=n` runs just one seed; with `SIM_TRACE=1` it prints every choice, with `SIM_BUG=name` it
+//!   plants that bug.
 //! - `SIM_SEEDS=count` runs as many, from `SIM_FIRST=n` on.
 //! - `SIM_BUG_SEEDS=count` is for how many seeds a planted bug may go unnoticed; `SIM_BUG=name`
 //!   plants that one alone.
+//! - With `NODES_` in place of `SIM_` they are for several nodes.
 //!
 //! *Invariant*: a run depends on its seed alone.
 //!
@@ -22,15 +26,18 @@ mod actions;
 mod conn;
 mod crossing;
 mod model;
+mod nodes;
 mod peer;
 mod rest;
 mod sabotage;
 mod setup;
+mod shared;
 mod sim;
 mod storage;
 mod trace;
 mod world;
 
+use nodes::Nodes;
 use sabotage::Bug;
 use sim::{Report, Sim};
 use std::cell::RefCell;
@@ -40,10 +47,6 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 
-/// How many seeds run if nobody says otherwise.
-const SEEDS: u64 = 1_000;
-/// For how many seeds a planted bug may go unnoticed.
-const BUG_SEEDS: u64 = 1_500;
 /// Threads that run seeds.
 const THREADS: u64 = 2;
 
@@ -93,22 +96,112 @@ const MUST_SEE: &[&str] = &[
     "notice left",
 ];
 
+/// The same where there are several nodes.
+const NODES_MUST_SEE: &[&str] = &[
+    "nodes: a node was cut off",
+    "nodes: a link was made anew",
+    "nodes: an answer was lost",
+    "nodes: a node was killed",
+    "nodes: a node was ended",
+    "nodes: a node stood still",
+    "nodes: refused 409",
+    "nodes: returned",
+    "nodes: private",
+    "nodes: event granted",
+    "nodes: event STORAGE_UNAVAILABLE",
+    "nodes: event STORAGE_LOST",
+    "nodes: private granted",
+    "nodes: private TARGET_NOT_FOUND",
+    "nodes: recovered some",
+    "nodes: not recovered history_overrun",
+    "nodes: notice gap",
+    "nodes: notice joined",
+    "nodes: notice left",
+    "nodes: closed 4013",
+];
+
 thread_local! {
     static PANIC: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
+/// One simulation: of one node, or of several.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// What its variables begin with.
+    name: &'static str,
+    /// How one seed is replayed.
+    replay: &'static str,
+    /// How many seeds run if nobody says otherwise.
+    seeds: u64,
+    /// For how many seeds a planted bug may go unnoticed.
+    bug_seeds: u64,
+    bugs: &'static [Bug],
+    must_see: &'static [&'static str],
+    run: fn(u64, Option<Bug>, bool) -> Report,
+}
+
+const ONE: Kind = Kind {
+    name: "SIM",
+    replay: "make sim SEED",
+    seeds: 1_000,
+    bug_seeds: 1_500,
+    bugs: &Bug::ALL,
+    must_see: MUST_SEE,
+    run: |seed, bug, is_traced| Sim::new(seed, bug, is_traced).run(),
+};
+
+const SEVERAL: Kind = Kind {
+    name: "NODES",
+    replay: "make sim-nodes SEED",
+    seeds: 150,
+    bug_seeds: 60,
+    bugs: &Bug::OF_NODES,
+    must_see: NODES_MUST_SEE,
+    run: |seed, bug, is_traced| Nodes::new(seed, bug, is_traced).run(),
+};
+
 #[test]
 fn every_seed_keeps_the_rules() {
-    if let Some(seed) = variable("SIM_SEED") {
+    run_seeds(ONE);
+}
+
+#[test]
+fn every_seed_keeps_the_rules_of_several_nodes() {
+    run_seeds(SEVERAL);
+}
+
+#[test]
+fn a_seed_says_it_all() {
+    for kind in [ONE, SEVERAL] {
+        for seed in 1..12 {
+            let (one, other) =
+                (run(kind, seed, None, false).unwrap(), run(kind, seed, None, false).unwrap());
+            assert_eq!(one.hash, other.hash, "two runs of the seed {seed} differ");
+        }
+    }
+}
+
+#[test]
+fn planted_bugs_are_caught() {
+    find_bugs(ONE);
+}
+
+#[test]
+fn planted_bugs_of_several_nodes_are_caught() {
+    find_bugs(SEVERAL);
+}
+
+fn run_seeds(kind: Kind) {
+    if let Some(seed) = kind.variable("SEED") {
         println!("seed {seed}");
-        match run(seed, None, variable("SIM_TRACE") == Some(1)) {
+        match run(kind, seed, kind.bug(), kind.variable("TRACE") == Some(1)) {
             Ok(report) => println!("seed {seed}: {report:?}"),
             Err(why) => panic!("seed {seed}: {why}"),
         }
         return;
     }
     let (first, count) =
-        (variable("SIM_FIRST").unwrap_or(1), variable("SIM_SEEDS").unwrap_or(SEEDS));
+        (kind.variable("FIRST").unwrap_or(1), kind.variable("SEEDS").unwrap_or(kind.seeds));
     let next = AtomicU64::new(first);
     let work = || {
         let (mut sum, mut failures) = (Report::default(), Vec::new());
@@ -117,10 +210,10 @@ fn every_seed_keeps_the_rules() {
             if seed >= first + count {
                 return (sum, failures);
             }
-            match run(seed, None, false) {
+            match run(kind, seed, None, false) {
                 Ok(report) => sum.add(report),
                 Err(why) => {
-                    println!("seed {seed}: {why}\n    make sim SEED={seed}");
+                    println!("seed {seed}: {why}\n    {}={seed}", kind.replay);
                     failures.push(seed);
                 }
             }
@@ -143,32 +236,23 @@ fn every_seed_keeps_the_rules() {
         "{count} seeds from {first}: {steps} steps, {turns} turns, {events} events sent, \
          {texts} messages received"
     );
-    let is_usual = (first, count) == (1, SEEDS);
-    let unseen = MUST_SEE.iter().find(|what| !sum.seen.contains_key(**what));
-    assert!(!is_usual || unseen.is_none(), "nobody met {unseen:?}");
+    let is_usual = (first, count) == (1, kind.seeds);
+    let unseen = kind.must_see.iter().find(|what| !sum.seen.contains_key(**what));
     failures.sort_unstable();
     assert!(failures.is_empty(), "{} seeds failed: {failures:?}", failures.len());
+    assert!(!is_usual || unseen.is_none(), "nobody met {unseen:?}");
 }
 
-#[test]
-fn a_seed_says_it_all() {
-    for seed in 1..12 {
-        let (one, other) = (run(seed, None, false).unwrap(), run(seed, None, false).unwrap());
-        assert_eq!(one.hash, other.hash, "two runs of the seed {seed} differ");
-    }
-}
-
-#[test]
-fn planted_bugs_are_caught() {
-    let seeds = variable("SIM_BUG_SEEDS").unwrap_or(BUG_SEEDS);
+fn find_bugs(kind: Kind) {
+    let seeds = kind.variable("BUG_SEEDS").unwrap_or(kind.bug_seeds);
     let mut missed = Vec::new();
-    let only = std::env::var("SIM_BUG").ok();
+    let only = std::env::var(format!("{}_BUG", kind.name)).ok();
     let is_wanted = |bug: &Bug| only.as_ref().is_none_or(|name| format!("{bug:?}") == *name);
-    for bug in Bug::ALL.into_iter().filter(is_wanted) {
+    for bug in kind.bugs.iter().copied().filter(is_wanted) {
         let mut caught_by: BTreeMap<String, u64> = BTreeMap::new();
         let mut first = None;
         for seed in 1..=seeds {
-            if let Err(why) = run(seed, Some(bug), false) {
+            if let Err(why) = run(kind, seed, Some(bug), false) {
                 let rule = why.split(']').next().unwrap_or("").trim_start_matches('[').to_owned();
                 *caught_by.entry(rule).or_default() += 1;
                 first.get_or_insert(seed);
@@ -186,7 +270,7 @@ fn planted_bugs_are_caught() {
 }
 
 /// Runs one seed; what went wrong, if anything did.
-fn run(seed: u64, bug: Option<Bug>, is_traced: bool) -> Result<Report, String> {
+fn run(kind: Kind, seed: u64, bug: Option<Bug>, is_traced: bool) -> Result<Report, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let default = panic::take_hook();
@@ -201,9 +285,21 @@ fn run(seed: u64, bug: Option<Bug>, is_traced: bool) -> Result<Report, String> {
         }));
     });
     PANIC.set("running".to_owned());
-    let result = panic::catch_unwind(AssertUnwindSafe(|| Sim::new(seed, bug, is_traced).run()));
+    let result = panic::catch_unwind(AssertUnwindSafe(|| (kind.run)(seed, bug, is_traced)));
     let text = PANIC.take();
     result.map_err(|_| text)
+}
+
+impl Kind {
+    fn variable(&self, name: &str) -> Option<u64> {
+        variable(&format!("{}_{name}", self.name))
+    }
+
+    /// The bug that is planted where one seed is replayed.
+    fn bug(&self) -> Option<Bug> {
+        let name = std::env::var(format!("{}_BUG", self.name)).ok()?;
+        self.bugs.iter().copied().find(|bug| format!("{bug:?}") == name)
+    }
 }
 
 fn variable(name: &str) -> Option<u64> {

@@ -1,7 +1,9 @@
 //! Planted bugs: the driver does something wrong, and a check must notice.
 
-use arqonbus::base::ids::{ChannelId, ConnId};
+use crate::shared::Flaw;
+use arqonbus::base::ids::{ChannelId, ConnId, ConnRef};
 use arqonbus::broker::lane::{Ask, Tell};
+use arqonbus::broker::peers::PeerRecord;
 use arqonbus::broker::record::{KeptChannel, Record};
 use arqonbus::shard::engine::Engine;
 use fastrand::Rng;
@@ -40,9 +42,50 @@ pub enum Bug {
     ForgetTail,
     ForgetTerms,
     Misnumber,
+    // Those of several nodes.
+    ReplyBeforeHandshake,
+    RouteToClaimant,
+    HideNewOrder,
+    LeakClaim,
+    TwoHolders,
+    WholeCatchUp,
+    LoseArrival,
+    LoseTicket,
+    WrongPlace,
+    LosePeerGone,
+    AckUnstored,
 }
 
 impl Bug {
+    /// All of those that need several nodes, or are looked for there.
+    pub const OF_NODES: [Bug; 11] = [
+        Bug::ReplyBeforeHandshake,
+        Bug::RouteToClaimant,
+        Bug::HideNewOrder,
+        Bug::LeakClaim,
+        Bug::TwoHolders,
+        Bug::WholeCatchUp,
+        Bug::LoseArrival,
+        Bug::LoseTicket,
+        Bug::WrongPlace,
+        Bug::LosePeerGone,
+        Bug::AckUnstored,
+    ];
+
+    /// What is wrong with the storage that several nodes share, if it sits there.
+    pub fn flaw(self) -> Flaw {
+        match self {
+            Bug::TwoHolders => Flaw::TwoHolders,
+            Bug::WholeCatchUp => Flaw::WholeCatchUp,
+            Bug::LoseArrival => Flaw::LoseArrival,
+            Bug::LoseTicket => Flaw::LoseTicket,
+            Bug::WrongPlace => Flaw::WrongPlace,
+            Bug::LosePeerGone => Flaw::LosePeerGone,
+            Bug::AckUnstored => Flaw::AckUnstored,
+            _ => Flaw::None,
+        }
+    }
+
     /// Whether it sits between a shard and its storage.
     pub fn is_of_storage(self) -> bool {
         matches!(
@@ -55,7 +98,7 @@ impl Bug {
         )
     }
 
-    /// All of them.
+    /// All of one node.
     pub const ALL: [Bug; 30] = [
         Bug::SwapFanouts,
         Bug::DropFanout,
@@ -96,17 +139,25 @@ pub struct Sabotage {
     rng: Rng,
     channels: Vec<ChannelId>,
     conns: Vec<ConnId>,
+    /// Connections that wait to hear whether they may have their id.
+    claimants: Vec<ConnRef>,
 }
 
 impl Sabotage {
     /// Does this wrong now and then.
     pub fn new(bug: Option<Bug>, rng: Rng) -> Sabotage {
-        Sabotage { bug, rng, channels: Vec::new(), conns: Vec::new() }
+        let (channels, conns, claimants) = (Vec::new(), Vec::new(), Vec::new());
+        Sabotage { bug, rng, channels, conns, claimants }
     }
 
     /// Meddles with what is staged for a lane of asks.
     pub fn asks(&mut self, staged: &mut VecDeque<Ask>) {
         let Some(bug) = self.bug else { return };
+        let claims = staged.iter().filter_map(|ask| match ask {
+            Ask::Claim(claim) => Some(claim.conn),
+            _ => None,
+        });
+        self.claimants.extend(claims);
         let rng = &mut self.rng;
         staged.retain(|ask| {
             let is_lost = match ask {
@@ -133,7 +184,10 @@ impl Sabotage {
         let rng = &mut self.rng;
         staged.retain(|tell| {
             let is_lost = match tell {
-                Tell::Fanout(fanout) => bug == Bug::DropFanout && fanout.frame.sequence > 0,
+                Tell::Fanout(fanout) if fanout.frame.sequence == 0 => {
+                    bug == Bug::HideNewOrder && is_of_order(fanout.frame.text())
+                }
+                Tell::Fanout(_) => bug == Bug::DropFanout,
                 Tell::Accepted(_) => bug == Bug::DropAccepted,
                 Tell::Deliver(..) => bug == Bug::DropDeliver,
                 Tell::Answer(_) => bug == Bug::DropAnswer,
@@ -142,7 +196,7 @@ impl Sabotage {
                 Tell::Opened(_) => bug == Bug::DropOpened,
                 _ => false,
             };
-            !is_lost || rng.u8(..6) > 0
+            !is_lost || (bug != Bug::HideNewOrder && rng.u8(..6) > 0)
         });
         let mut again = Vec::new();
         for (place, tell) in staged.iter_mut().enumerate() {
@@ -195,7 +249,13 @@ impl Sabotage {
                     answer.conn = stranger;
                 }
             }
-            Tell::Claimed { granted, .. } => *granted |= bug == Bug::GrantTakenId,
+            Tell::Deliver(conn, _) if bug == Bug::RouteToClaimant => {
+                *conn = self.claimants.last().map_or(*conn, |claimant| claimant.conn);
+            }
+            Tell::Claimed { conn, granted, .. } => {
+                *granted |= bug == Bug::GrantTakenId;
+                self.claimants.retain(|claimant| claimant.conn != *conn);
+            }
             _ => {}
         }
     }
@@ -225,6 +285,10 @@ impl Sabotage {
         if self.bug == Some(Bug::LoseRecord) {
             let rng = &mut self.rng;
             staged.retain(|record| !matches!(record, Record::Event(_)) || rng.u8(..6) > 0);
+        }
+        if self.bug == Some(Bug::LeakClaim) {
+            let is_release = |record: &Record| matches!(record, Record::Peer(of_peers) if matches!(**of_peers, PeerRecord::Release(_)));
+            staged.retain(|record| !is_release(record));
         }
         if self.bug == Some(Bug::Misnumber) {
             for record in staged {
@@ -266,6 +330,9 @@ impl Sabotage {
     /// Writes to a socket.
     pub fn write(&mut self, bytes: &[u8], socket: &mut VecDeque<u8>) {
         let is_time = self.bug.is_some() && self.rng.u8(..20) == 0;
+        if self.bug == Some(Bug::ReplyBeforeHandshake) && bytes.starts_with(b"HTTP/") {
+            socket.extend(b"\x81\x02{}");
+        }
         match self.bug.filter(|_| is_time) {
             Some(Bug::DropBytes) => {
                 let lost = self.rng.usize(..=bytes.len());
@@ -282,6 +349,12 @@ impl Sabotage {
             _ => socket.extend(bytes),
         }
     }
+}
+
+/// Whether a notice says that an order is another one, or its epoch.
+fn is_of_order(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(text);
+    text.contains("order_changed") || text.contains("epoch_changed")
 }
 
 fn channel(tell: &Tell) -> Option<ChannelId> {

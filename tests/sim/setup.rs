@@ -4,11 +4,14 @@
 use crate::storage::Habits;
 use arqonbus::base::limits::{FEW_MEMBERS_MAX, Limits};
 use arqonbus::base::work::TURN_UNITS;
+use arqonbus::broker::durable::Durability;
 use arqonbus::broker::home::Bootstrap;
 use arqonbus::broker::policy::{PublishAnywhere, Role};
+use arqonbus::broker::returning::SessionPlan;
 use arqonbus::protocol::command::RoomConfig;
 use arqonbus::protocol::names::Name;
 use fastrand::Rng;
+use std::sync::Arc;
 
 /// The room whose channels are made private, and by `create_channel` only.
 pub const VAULT: &str = "vault";
@@ -73,6 +76,22 @@ pub struct Setup {
     pub ends_with_drain: bool,
     /// The storage, if there is one.
     pub storage: Option<Habits>,
+    /// What this node shares with others, if it does.
+    pub share: Option<Share>,
+}
+
+/// One node of several.
+#[derive(Clone, Debug)]
+pub struct Share {
+    /// What it is called.
+    pub node: Arc<str>,
+    /// Where its randomness comes from: no two processes have the same.
+    pub seed: u64,
+    pub durability: Durability,
+    /// How its clients return, if they can.
+    pub sessions: Option<SessionPlan>,
+    /// The records that it gives away before some were taken.
+    pub slots: usize,
 }
 
 impl Setup {
@@ -108,6 +127,7 @@ impl Setup {
             // Behind all else, so that the seeds that were found before still do what they did.
             turn_units: pick(rng, &[4_000, 40_000, TURN_UNITS]),
             few_members_max: pick(rng, &[0, 2, FEW_MEMBERS_MAX]),
+            share: None,
         }
     }
 }

@@ -19,7 +19,7 @@ use arqonbus::broker::edge::Facts;
 use arqonbus::broker::lane::{Ask, Tell};
 use arqonbus::broker::late::Renumbering;
 use arqonbus::broker::policy::{Access, Roles};
-use arqonbus::broker::record::{Record, Snapshot};
+use arqonbus::broker::record::{Record, Snapshot, StorageNews};
 use arqonbus::protocol::close::CloseReason;
 use arqonbus::protocol::command::Address;
 use arqonbus::protocol::names::Name;
@@ -35,6 +35,8 @@ use std::time::Duration;
 /// may.
 const STAGED_SLACK: usize = 70;
 const STAGED_SLACK_PER_CONNECTION: usize = 8;
+/// How whatever a connection is sent begins.
+const BEGINNING: &[u8] = b"HTTP/1.1 ";
 
 /// What the last things that the parts of a turn do may cost: a message of the greatest length to every
 /// client, and what it recovers.
@@ -65,6 +67,8 @@ pub struct World {
     pub bytes_sent: u64,
     /// What outlives the engines, if anything does.
     pub storage: Option<Storage>,
+    /// What waits for what this node shares with others, if it does.
+    pub outlet: VecDeque<Record>,
     /// What engines counted that are dead.
     pub dead: Vec<Meters>,
     /// How messages found other places since this was looked at, by channel.
@@ -102,6 +106,8 @@ pub struct Pipe {
     pub is_reset: bool,
     /// The server has closed its side.
     pub is_closed: bool,
+    /// The bytes that reached the client.
+    received: usize,
     pub turned_away: Option<CloseReason>,
     has_read_edge: bool,
     has_write_edge: bool,
@@ -115,6 +121,18 @@ impl World {
     /// The engines of a setup, before anyone has come.
     pub fn new(setup: Setup, rng: &mut Rng, trace: Trace, sabotage: Sabotage) -> World {
         let now = Now { mono_ns: 1_000_000_000, wall_us: 1_764_000_000_000_000 };
+        World::at(now, setup, rng, trace, sabotage, Snapshot::default())
+    }
+
+    /// The engines of a setup at a time, with what was kept.
+    pub fn at(
+        now: Now,
+        setup: Setup,
+        rng: &mut Rng,
+        trace: Trace,
+        sabotage: Sabotage,
+        snapshot: Snapshot,
+    ) -> World {
         let placement = Placement::new(setup.shards, rng.u64(..));
         let storage = setup.storage.clone().map(Storage::new);
         let mut world = World {
@@ -130,24 +148,28 @@ impl World {
             bytes_received: 0,
             bytes_sent: 0,
             storage,
+            outlet: VecDeque::new(),
             dead: Vec::new(),
             moves: Vec::new(),
             merged: BTreeSet::new(),
         };
-        world.begin(Snapshot::default());
+        world.begin(snapshot);
         world
     }
 
     /// New engines begin with what was kept.
     fn begin(&mut self, snapshot: Snapshot) {
         // Another one each time: no life and no term is given twice.
-        let (now, seed) = (self.now, 7 + self.dead.len() as u64);
+        let share = self.setup.share.clone();
+        let seed = share.as_ref().map_or(7 + self.dead.len() as u64, |share| share.seed);
+        let node: Arc<str> = share.as_ref().map_or("sim".into(), |share| share.node.clone());
+        let now = self.now;
         let (rooms, quota) = (Arc::new(bootstraps()), NodeQuotas::default());
         let limits = Arc::new(self.setup.limits.clone());
         let parts = of_homes(snapshot, &self.placement);
         let shards = self.placement.all().zip(parts).map(|(shard, part)| {
             let facts = Facts {
-                node: "sim".into(),
+                node: node.clone(),
                 version: "0",
                 started_ns: now.mono_ns,
                 storage: "memory",
@@ -178,6 +200,10 @@ impl World {
                     }
                 });
                 engine.set_records_bytes_max(storage.habits.staged_bytes);
+                engine.check();
+            } else if let Some(share) = &share {
+                engine.begin_with(now, share.durability.clone(), part);
+                share.sessions.into_iter().for_each(|plan| engine.keep_sessions(plan));
                 engine.check();
             }
             Shard {
@@ -260,6 +286,7 @@ impl World {
             is_ended: false,
             is_reset: false,
             is_closed: false,
+            received: 0,
             turned_away,
             has_read_edge: false,
             has_write_edge: false,
@@ -286,6 +313,12 @@ impl World {
         let pipe = &mut self.pipes[number];
         let count = count.min(pipe.down.len());
         let bytes: Vec<u8> = pipe.down.drain(..count).collect();
+        let owed = BEGINNING.get(pipe.received..).unwrap_or_default();
+        if bytes.iter().zip(owed).any(|(byte, owed)| byte != owed) {
+            let text = String::from_utf8_lossy(&bytes);
+            violation!("HTTP first", "connection {number} begins with {text:?}");
+        }
+        pipe.received += count;
         if count > 0 && std::mem::take(&mut pipe.was_full) {
             pipe.has_write_edge = true;
         }
@@ -320,6 +353,16 @@ impl World {
         !is_full
     }
 
+    /// Tells a shard what the storage that is shared says; gives it back if its lane is full.
+    pub fn inform(&mut self, shard: usize, news: StorageNews) -> Result<(), StorageNews> {
+        let Shard { asks, .. } = &mut self.shards[shard];
+        if asks.len() >= self.setup.lane_slots {
+            return Err(news);
+        }
+        asks.push_back(Ask::Storage(Box::new(news)));
+        Ok(())
+    }
+
     /// Why the driver of a shard would not sleep now, if it would not.
     pub fn reason(&mut self, shard: usize) -> Option<&'static str> {
         let now_ms = self.now.mono_ms();
@@ -329,7 +372,10 @@ impl World {
                 && !pipe.is_closed
                 && (pipe.has_read_edge || pipe.has_write_edge)
         });
-        let has_room = self.storage.as_ref().is_some_and(Storage::has_room);
+        let has_room = match &self.setup.share {
+            Some(share) => self.outlet.len() < share.slots,
+            None => self.storage.as_ref().is_some_and(Storage::has_room),
+        };
         let Shard { engine, asks, tells, arrivals, ready, .. } = &mut self.shards[shard];
         let own = engine.shard();
         let mut others = (0..engine.shards()).map(ShardId).filter(|other| *other != own);
@@ -540,6 +586,15 @@ impl World {
 
     fn give_records(&mut self, shard: usize) {
         let records = self.shards[shard].engine.records();
+        if let Some(share) = &self.setup.share {
+            records.edit(|staged| self.sabotage.records(staged));
+            while self.outlet.len() < share.slots
+                && let Some(record) = records.pop_front()
+            {
+                self.outlet.push_back(record);
+            }
+            return;
+        }
         let Some(storage) = &mut self.storage else {
             if !records.is_empty() {
                 violation!("records", "there are records without a storage");
