@@ -64,7 +64,7 @@ impl Bus {
             shard,
             placement: Placement::new(shards, 1),
             // A benchmark's clock runs as it likes: silence means nothing to it.
-            limits: Arc::new(Limits { heartbeat_ms: u32::MAX, ..limits.clone() }),
+            limits: Arc::new(Limits { heartbeat_ms: u32::MAX, rate_commands: 0, ..limits.clone() }),
             facts: facts.clone(),
             access: Access { origins: Origins::loopback(), roles: Roles::Everybody(Role::Admin) },
             rooms: Arc::new(Vec::new()),

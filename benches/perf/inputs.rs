@@ -26,7 +26,28 @@ pub(crate) enum Kind {
     Arrivals,
     /// A client asks for the last 50 messages.
     History,
+    /// A client gives commands that cost the most they can, on a bus as large as it says.
+    Commands(Worst),
 }
+
+/// Commands at their limits.
+#[derive(Clone, Copy)]
+pub(crate) struct Worst {
+    /// Rooms of the bus.
+    rooms: usize,
+    /// Channels of `room-0`.
+    channels: usize,
+    /// Clients that joined `room-0:general`, beside the one that asks.
+    members: usize,
+    /// Whether they watch who comes and goes.
+    watch: bool,
+    /// The commands, each with its parameters, that are given in turn.
+    commands: &'static [(&'static str, &'static str)],
+}
+
+const WORST: Worst = Worst { rooms: 1, channels: 1, members: 1, watch: false, commands: &[] };
+const EVERY: &str = r#"{"channel":"room-0:*"}"#;
+const GENERAL: &str = r#"{"channel":"room-0:general"}"#;
 
 const PAIRS: Load = Load { connections: 20, rooms: 10, history_size: 100, ..Load::ONE_TO_ONE };
 const FANOUT: Load = Load { connections: 101, rooms: 1, members: 101, publishers: 1, ..PAIRS };
@@ -88,7 +109,57 @@ pub(crate) const ALL: &[Input] = &[
         before: 10,
         counted: 50,
     },
+    worst(
+        "list-rooms",
+        "a page of 1,000 of 20,000 rooms",
+        Worst { rooms: 20_000, commands: &[("list_rooms", "{}")], ..WORST },
+    ),
+    worst(
+        "list-clients",
+        "a page of 1,000 of 3,000 clients",
+        Worst { members: 3_000, commands: &[("list_clients", "{}")], ..WORST },
+    ),
+    worst(
+        "list-channels",
+        "the 1,000 channels of a room",
+        Worst { channels: 1_000, commands: &[("list_channels", r#"{"room":"room-0"}"#)], ..WORST },
+    ),
+    worst(
+        "channel-info",
+        "a page of 1,000 of 3,000 participants",
+        Worst { members: 3_000, commands: &[("channel_info", GENERAL)], ..WORST },
+    ),
+    worst(
+        "join-all",
+        "a join of the 1,000 channels of a room by *, and a leave",
+        Worst {
+            channels: 1_000,
+            commands: &[("join_channel", EVERY), ("leave_channel", EVERY)],
+            ..WORST
+        },
+    ),
+    worst(
+        "flapping",
+        "a join and a leave, each, of a channel that 1,000 clients watch",
+        Worst {
+            members: 1_000,
+            watch: true,
+            commands: &[("join_channel", GENERAL), ("leave_channel", GENERAL)],
+            ..WORST
+        },
+    ),
+    worst(
+        "announce",
+        "an announcement to 3,000 clients",
+        Worst { members: 3_000, commands: &[("announce", r#"{"message":"hi"}"#)], ..WORST },
+    ),
+    worst("status", "counts of everything", Worst { commands: &[("status", "{}")], ..WORST }),
+    worst("help", "every command, described", Worst { commands: &[("help", "{}")], ..WORST }),
 ];
+
+const fn worst(name: &'static str, about: &'static str, worst: Worst) -> Input {
+    Input { name, about, kind: Kind::Commands(worst), before: 4, counted: 20 }
+}
 
 const fn load(
     name: &'static str,
@@ -112,7 +183,7 @@ impl Input {
     pub(crate) fn deliveries(&self) -> usize {
         match &self.kind {
             Kind::Load(load) => load.deliveries(),
-            Kind::Arrivals | Kind::History => 0,
+            Kind::Arrivals | Kind::History | Kind::Commands(_) => 0,
         }
     }
 
@@ -122,6 +193,7 @@ impl Input {
             Kind::Load(load) => self.drive_load(load),
             Kind::Arrivals => self.drive_arrivals(),
             Kind::History => self.drive_history(),
+            Kind::Commands(worst) => self.drive_commands(worst),
         }
     }
 
@@ -176,6 +248,46 @@ impl Input {
         let answers = running.bus.written_bytes() - before;
         let answer = answers as usize / (self.before + self.counted);
         assert!(answer > 50 * 128, "an answer has 50 messages in it");
+    }
+}
+
+impl Input {
+    fn drive_commands(&self, worst: &Worst) {
+        let limits = Limits { max_rooms: u32::MAX, max_channels: u32::MAX, ..Limits::default() };
+        let mut bus = Bus::new(1, Limits { max_joins_per_client: 1_000_000, ..limits });
+        let asker = bus.connect(0, "client-00000", &[]);
+        let mut next_id = 1_000_000;
+        let mut ask = |bus: &mut Bus, sender, from: &str, name: &str, parameters: &str| {
+            let mut question = Parcel::new(sender);
+            question.push(&command("*", from, name, parameters));
+            question.renumber(&mut next_id);
+            bus.deliver(std::slice::from_mut(&mut question));
+        };
+        for room in 0..worst.rooms {
+            let parameters = format!(r#"{{"channel":"room-{room}:general"}}"#);
+            ask(&mut bus, asker, "client-00000", "create_channel", &parameters);
+        }
+        for channel in 1..worst.channels {
+            let parameters = format!(r#"{{"channel":"room-0:channel-{channel}"}}"#);
+            ask(&mut bus, asker, "client-00000", "create_channel", &parameters);
+        }
+        for member in 1..=worst.members {
+            let name = format!("client-{member:05}");
+            let client = bus.connect(0, &name, &[]);
+            let watch = worst.watch;
+            let parameters = format!(r#"{{"channel":"room-0:general","presence":{watch}}}"#);
+            ask(&mut bus, client, &name, "join_channel", &parameters);
+        }
+        let before = bus.written_bytes();
+        for number in 0..self.before + self.counted {
+            if number == self.before {
+                steady();
+            }
+            for (name, parameters) in worst.commands {
+                ask(&mut bus, asker, "client-00000", name, parameters);
+            }
+        }
+        assert!(bus.written_bytes() > before, "it is answered");
     }
 }
 

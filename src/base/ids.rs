@@ -29,6 +29,11 @@ pub struct ConnId {
     pub generation: u32,
 }
 
+impl ConnId {
+    /// The last one in the order of connections.
+    pub const LAST: ConnId = ConnId { slot: u32::MAX, generation: u32::MAX };
+}
+
 /// A connection anywhere on this node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnRef {

@@ -27,6 +27,14 @@ pub const JOIN_LIST_MAX: usize = 64;
 pub const HISTORY_LIMIT_MAX: usize = 1_000;
 /// The most messages one `history` answer holds when the command names no limit.
 pub const HISTORY_LIMIT_DEFAULT: usize = 50;
+/// The most rows that one page of a list holds, and how many it holds if the command names no limit.
+pub const PAGE_ROWS_MAX: usize = 1_000;
+/// What part of `outbox_bytes` one page may take; it then ends before its limit.
+pub const PAGE_OUTBOX_SHARE: u32 = 4;
+/// How many tokens of `rate_commands` a command takes whose answer may be long, or that many hear.
+pub const COSTLY_COMMAND: u32 = 5;
+/// How many seconds' worth of `rate_commands` a client may give at once.
+pub const COMMAND_BURST_S: u32 = 2;
 /// The longest text of an announcement, in bytes.
 pub const ANNOUNCEMENT_BYTES_MAX: usize = 4 * 1024;
 /// The longest reason a WebSocket close frame can carry (RFC 6455, section 5.5), in bytes.
@@ -121,6 +129,28 @@ pub const LINGER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 pub const GAPS_MAX: usize = 4_096;
 /// The gap notices that a shard sends in one turn; clients that are owed more get them in the next ones.
 pub const GAP_NOTICES_PER_TURN: usize = 256;
+/// The channels that were empty for too long and go in one turn; the rest go in the next ones.
+pub const EXPIRIES_AT_A_TIME: usize = 512;
+/// The channels that connections which are gone leave in one turn, about; the rest they leave later.
+pub const LEAVES_AT_A_TIME: usize = 4_096;
+/// What one watcher that is told of presence costs in nanoseconds, a write of its socket above all.
+pub const PRESENCE_WATCHER_NS: u64 = 5_000;
+/// What each change adds to that, for each watcher.
+pub const PRESENCE_LETTER_NS: u64 = 250;
+/// The changes of one channel that its watchers are told at once.
+pub const PRESENCE_CHANGES_MAX: usize = 64;
+/// How many times as long as it took to tell a channel's watchers they are not told again.
+pub const PRESENCE_CHANNEL_SHARE: u64 = 20;
+/// How many times as long as it took to tell watchers a home tells no others; a burst is free.
+pub const PRESENCE_HOME_SHARE: u64 = 5;
+/// The burst of [`PRESENCE_HOME_SHARE`], in nanoseconds.
+pub const PRESENCE_BURST_NS: u64 = 50_000_000;
+/// The longest that the watchers of one channel wait for the next changes, for its sake, in nanoseconds.
+pub const PRESENCE_WAIT_NS_MAX: u64 = 10_000_000_000;
+/// How often the watchers of one channel are told of one client in [`PRESENCE_RATE_MS`].
+pub const PRESENCE_PER_CLIENT: u32 = 4;
+/// See [`PRESENCE_PER_CLIENT`].
+pub const PRESENCE_RATE_MS: u64 = 1_000;
 /// The window in which `max_violations` counts.
 pub const VIOLATION_WINDOW_MS: u64 = 60_000;
 /// The most that `max_violations` may be: of a client that misbehaves, so many times are kept.
@@ -205,6 +235,8 @@ pub struct Limits {
     pub max_members_per_channel: u32,
     /// Channels one client is joined to.
     pub max_joins_per_client: u32,
+    /// Memberships of clients in channels on this node; a join of `*` is one.
+    pub max_memberships: u32,
     /// The longest message, in bytes.
     pub max_message_bytes: u32,
     /// Messages kept for a channel.
@@ -250,6 +282,7 @@ impl Default for Limits {
             max_channels_per_room: 1_000,
             max_members_per_channel: 100_000,
             max_joins_per_client: 1_000,
+            max_memberships: 4_000_000,
             max_message_bytes: 1024 * 1024,
             history_size: 500,
             history_bytes: 16 * 1024 * 1024,
@@ -261,7 +294,7 @@ impl Default for Limits {
             handshake_timeout_ms: 10_000,
             max_violations: 10,
             rate_messages: 0,
-            rate_commands: 0,
+            rate_commands: 100,
             rate_control_frames: 1_000,
             socket_unsent_bytes: 128 * 1024,
             empty_channel_ttl_ms: 60_000,

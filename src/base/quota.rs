@@ -16,6 +16,8 @@ pub struct NodeQuotas {
     pub rooms: Quota,
     /// Channels.
     pub channels: Quota,
+    /// Memberships of clients in channels; a join of `*` is one.
+    pub memberships: Quota,
     /// Loans of history, each of [`HISTORY_LOAN_BYTES`](crate::base::limits::HISTORY_LOAN_BYTES).
     pub history_loans: Quota,
 }
@@ -25,6 +27,11 @@ impl Quota {
     pub fn take(&self, max: u64) -> bool {
         let more = |used| (used < max).then_some(used + 1);
         self.used.fetch_update(Relaxed, Relaxed, more).is_ok()
+    }
+
+    /// Whether there is place for so many more.
+    pub fn has_room_for(&self, more: u64, max: u64) -> bool {
+        self.used.load(Relaxed).saturating_add(more) <= max
     }
 
     /// Whether there would be place for one more if one were given back.

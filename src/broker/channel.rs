@@ -1,14 +1,19 @@
 //! One channel at its home: its order, its members, and on which shards they are.
+//!
+//! Clients that joined `*` are **followers** of the room. A channel that is open to its room does not
+//! list them: the room does ([`Room::followers`](crate::broker::room::Room::followers)), and the channel
+//! only knows on which shards they are. A private channel lists the followers that it admits.
 
-use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::base::prefetch::prefetch;
 use crate::broker::history::History;
+use crate::broker::members::Members;
 use crate::broker::policy::{self, ClientCard, Role};
+use crate::broker::presence::Pending;
 use crate::broker::telemetry::Place;
 use crate::protocol::command::{Address, ChannelType};
 use crate::protocol::names::Name;
-use crate::protocol::views::{ChannelLine, ChannelView, ParticipantView, Time};
+use crate::protocol::views::{ChannelLine, ChannelView, Time};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -22,7 +27,7 @@ pub struct Options {
     pub presence: bool,
 }
 
-/// How a client became a member: by the channel's name, by the room's `*`, or both.
+/// How a client became a listed member: by the channel's name; of a private channel also by the room's `*`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ties {
     /// By name.
@@ -76,8 +81,21 @@ pub struct Spread {
 #[derive(Clone, Copy, Debug)]
 struct SpreadRow {
     shard: ShardId,
+    /// Listed members.
     members: u32,
+    /// Listed members that watch presence.
     watchers: u32,
+    /// Whether followers of the room are there.
+    follows: Follows,
+}
+
+/// What the followers of a room on one shard get of its channels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Follows {
+    /// Events: there is at least one follower.
+    pub events: bool,
+    /// Presence: at least one of them watches it.
+    pub presence: bool,
 }
 
 /// A channel.
@@ -111,18 +129,18 @@ pub struct Channel {
     pub is_awaited: bool,
     /// Whether the home will look at it again for having been empty too long.
     pub expiry_noted: bool,
-    members: Map<ConnRef, Member>,
+    /// What the home has not told yet of who came and went, and whom it may tell again when.
+    pub presence: Option<Box<Pending>>,
+    /// Listed members; followers of the room are not listed where the channel is open to it.
+    members: Members,
+    /// How many listed members follow the room as well. 0 where the channel is not open to it.
+    following: u32,
     spread: Spread,
 }
 
 impl Channel {
     /// A channel without members.
-    pub fn new(
-        id: ChannelId,
-        address: Address,
-        history: History,
-        members: Map<ConnRef, Member>,
-    ) -> Channel {
+    pub fn new(id: ChannelId, address: Address, history: History) -> Channel {
         Channel {
             id,
             address: Arc::new(address),
@@ -138,7 +156,9 @@ impl Channel {
             empty_since_ms: None,
             is_awaited: false,
             expiry_noted: false,
-            members,
+            presence: None,
+            members: Members::default(),
+            following: 0,
             spread: Spread::default(),
         }
     }
@@ -165,9 +185,14 @@ impl Channel {
         Seen { channel: self.id, address: self.address.clone(), is_private }
     }
 
-    /// The member of that connection.
-    pub fn member(&self, conn: ConnRef) -> Option<&Member> {
-        self.members.get(&conn)
+    /// Whether the followers of its room are members without being listed.
+    pub fn is_open_to_room(&self) -> bool {
+        matches!(self.channel_type, ChannelType::General | ChannelType::System)
+    }
+
+    /// The listed member of that connection.
+    pub fn listed(&self, conn: ConnRef) -> Option<&Member> {
+        self.members.get(conn)
     }
 
     /// The members that may not be in it, in order.
@@ -179,9 +204,54 @@ impl Channel {
         strangers
     }
 
-    /// How many members there are.
-    pub fn member_count(&self) -> usize {
+    /// How many listed members there are.
+    pub fn listed_count(&self) -> usize {
         self.members.len()
+    }
+
+    /// Listed members after a connection, in the order of connections.
+    pub fn listed_after(
+        &self,
+        after: Option<ConnRef>,
+    ) -> impl Iterator<Item = (&ConnRef, &Member)> {
+        self.members.after(after)
+    }
+
+    /// How many members there are, where the room has so many followers.
+    pub fn member_count(&self, followers: usize) -> usize {
+        match self.is_open_to_room() {
+            true => self.members.len() + followers - self.following as usize,
+            false => self.members.len(),
+        }
+    }
+
+    /// Counts a listed member that follows the room from now on, or does not any more.
+    pub fn count_following(&mut self, conn: ConnRef, follows: bool) {
+        if self.is_open_to_room() && self.members.get(conn).is_some() {
+            match follows {
+                true => self.following += 1,
+                false => self.following -= 1,
+            }
+        }
+    }
+
+    /// Counts anew how many listed members follow the room.
+    pub fn recount_following(&mut self, follows: impl Fn(ConnRef) -> bool) {
+        let open = self.is_open_to_room();
+        let listed = self.members.iter().filter(|(conn, _)| open && follows(**conn));
+        self.following = listed.count() as u32;
+    }
+
+    /// The followers of its room are members no more.
+    pub fn close_to_room(&mut self) {
+        self.following = 0;
+        let shards: Vec<ShardId> = self.spread.shards().collect();
+        shards.into_iter().for_each(|shard| self.set_follows(shard, Follows::default()));
+    }
+
+    /// Sets which followers of its room a shard has.
+    pub fn set_follows(&mut self, shard: ShardId, follows: Follows) {
+        self.spread.set_follows(shard, follows);
     }
 
     /// On which shards they are.
@@ -198,7 +268,7 @@ impl Channel {
 
     /// Adds ties to a connection; true if it was no member before.
     pub fn tie(&mut self, conn: ConnRef, client: &Arc<ClientCard>, ties: Ties) -> bool {
-        let before = self.members.get(&conn).map(|member| member.ties);
+        let before = self.members.get(conn).map(|member| member.ties);
         let now = before.unwrap_or_default();
         let now = Ties {
             named: ties.named.or(now.named),
@@ -208,49 +278,54 @@ impl Channel {
         before.is_none()
     }
 
-    /// Takes one kind of tie, or all, from a connection; true if it is no member any more.
-    pub fn untie(&mut self, conn: ConnRef, named: bool, whole_room: bool) -> bool {
-        let Some(member) = self.members.get(&conn) else { return false };
+    /// Takes one kind of tie, or all, from a listed member; true if it is not listed any more.
+    /// `follows` says whether it follows the room.
+    pub fn untie(
+        &mut self,
+        conn: ConnRef,
+        (named, whole_room): (bool, bool),
+        follows: bool,
+    ) -> bool {
+        let Some(member) = self.members.get(conn) else { return false };
         let (client, before) = (member.client.clone(), member.ties);
         let left = Ties {
             named: before.named.filter(|_| !named),
             whole_room: before.whole_room.filter(|_| !whole_room),
         };
         let left = left.options().is_some().then_some(left);
+        if left.is_none() && follows {
+            self.count_following(conn, false);
+        }
         self.set(conn, &client, Some(before), left);
         left.is_none()
     }
 
-    /// The line of it in a list.
-    pub fn line(&self) -> ChannelLine {
+    /// The line of it in a list, with so many members.
+    pub fn line(&self, participants: u64) -> ChannelLine {
         ChannelLine {
             name: self.address.channel.clone(),
             channel_type: self.channel_type,
-            participants: self.members.len() as u64,
+            participants,
             created_at: Time(self.created_us),
             hardcoded: self.hardcoded,
             auto_created: self.auto_created,
         }
     }
 
-    /// All about it.
-    pub fn view(&self, brief: bool) -> ChannelView {
-        let mut participants = Vec::new();
-        if !brief {
-            participants.extend(self.members.values().map(|member| ParticipantView {
-                client_id: member.client.client_id.clone(),
-                client_type: member.client.client_type,
-                screen_name: member.client.screen_name.clone(),
-            }));
-            participants.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
-        }
+    /// All about it but its participants, of whom there are so many.
+    pub fn view(&self, participant_count: u64) -> ChannelView {
         ChannelView {
             name: self.address.channel.clone(),
             room: self.address.room.clone(),
             channel_type: self.channel_type,
-            state: self.state(),
-            participants,
-            participant_count: self.members.len() as u64,
+            state: match self.channel_type {
+                ChannelType::Pm => "private",
+                _ if participant_count == 0 => "empty",
+                _ => "active",
+            },
+            participants: Vec::new(),
+            participant_count,
+            cursor: None,
             created_at: Time(self.created_us),
             created_by: self.created_by.clone(),
             metadata: self.metadata.clone(),
@@ -260,27 +335,35 @@ impl Channel {
         }
     }
 
-    fn state(&self) -> &'static str {
-        match self.channel_type {
-            ChannelType::Pm => "private",
-            _ if self.members.is_empty() => "empty",
-            _ => "active",
-        }
-    }
-
     /// Asserts every invariant; for tests and the simulator.
     pub fn check(&self) {
         self.history.check();
         let total: u32 = self.spread.rows.iter().map(|row| row.members).sum();
         assert_eq!(total as usize, self.members.len(), "the spread counts every member once");
         for row in &self.spread.rows {
-            let on_shard = |conn: &&ConnRef| conn.shard == row.shard;
-            assert_eq!(self.members.keys().filter(on_shard).count(), row.members as usize);
-            assert!(row.members > 0, "a shard without members has no row");
+            let on_shard = |(conn, _): &(&ConnRef, &Member)| conn.shard == row.shard;
+            assert_eq!(self.members.iter().filter(on_shard).count(), row.members as usize);
+            assert!(row.is_needed(), "a shard without members has no row");
         }
         let watchers: u32 = self.spread.rows.iter().map(|row| row.watchers).sum();
-        let watching = self.members.values().filter(|member| member.ties.watches()).count();
+        let watching = self.members.iter().filter(|(_, member)| member.ties.watches()).count();
         assert_eq!(watchers as usize, watching, "the spread counts every watcher once");
+    }
+
+    /// Asserts that it knows the followers of its room: how many of its members they are, and where
+    /// they are; for tests and the simulator.
+    pub fn check_followers(&self, is_follower: impl Fn(&ConnRef) -> bool, room: &Spread) {
+        let open = self.is_open_to_room();
+        let following = self.members.iter().filter(|(conn, _)| open && is_follower(conn)).count();
+        assert_eq!(following, self.following as usize, "followers among members are counted");
+        let by_name = |(_, member): (&ConnRef, &Member)| member.ties.whole_room.is_none();
+        assert!(!open || self.members.iter().all(by_name), "the room lists its followers");
+        let rows = self.spread.rows.iter().filter(|row| row.follows.events).count();
+        let expected = if open { room.rows.len() } else { 0 };
+        assert_eq!(rows, expected, "the shards of followers are known");
+        for row in self.spread.rows.iter().filter(|row| row.follows.events) {
+            assert_eq!(row.follows, room.follows(row.shard));
+        }
     }
 
     fn set(
@@ -299,7 +382,7 @@ impl Channel {
                 self.members.insert(conn, Member { client: client.clone(), ties });
             }
             None => {
-                self.members.remove(&conn);
+                self.members.remove(conn);
             }
         }
     }
@@ -311,31 +394,80 @@ impl Spread {
         self.rows.iter().map(|row| row.shard)
     }
 
-    /// The shards that have members who watch who comes and goes.
+    /// The shards that have listed members, or followers of the room, who watch presence.
     pub fn watching_shards(&self) -> impl Iterator<Item = ShardId> + '_ {
-        self.rows.iter().filter(|row| row.watchers > 0).map(|row| row.shard)
+        let watches = |row: &&SpreadRow| row.watchers > 0 || row.follows.presence;
+        self.rows.iter().filter(watches).map(|row| row.shard)
+    }
+
+    /// Whether a listed member watches presence.
+    pub fn has_watchers(&self) -> bool {
+        self.rows.iter().any(|row| row.watchers > 0)
+    }
+
+    /// Whether a listed member, or a follower of the room, watches presence.
+    pub fn is_watched(&self) -> bool {
+        self.watching_shards().next().is_some()
+    }
+
+    /// How many listed members watch presence.
+    pub fn watcher_count(&self) -> u32 {
+        self.rows.iter().map(|row| row.watchers).sum()
     }
 
     /// Counts one more member.
     pub fn add(&mut self, shard: ShardId, watches: bool) {
-        let row = match self.rows.iter_mut().position(|row| row.shard == shard) {
-            Some(row) => row,
-            None => {
-                self.rows.push(SpreadRow { shard, members: 0, watchers: 0 });
-                self.rows.len() - 1
-            }
-        };
-        self.rows[row].members += 1;
-        self.rows[row].watchers += u32::from(watches);
+        let row = self.row_mut(shard);
+        row.members += 1;
+        row.watchers += u32::from(watches);
     }
 
     /// Counts one member less.
     pub fn remove(&mut self, shard: ShardId, watches: bool) {
-        let Some(row) = self.rows.iter().position(|row| row.shard == shard) else { return };
-        self.rows[row].members -= 1;
-        self.rows[row].watchers -= u32::from(watches);
-        if self.rows[row].members == 0 {
-            self.rows.swap_remove(row);
+        let Some(at) = self.rows.iter().position(|row| row.shard == shard) else { return };
+        let row = &mut self.rows[at];
+        row.members -= 1;
+        row.watchers -= u32::from(watches);
+        self.forget_unneeded(at);
+    }
+
+    /// What the members of a shard get as followers of a room, if these are the followers of one.
+    pub fn follows(&self, shard: ShardId) -> Follows {
+        let row = self.rows.iter().find(|row| row.shard == shard);
+        row.map_or_else(Follows::default, |row| Follows {
+            events: row.members > 0,
+            presence: row.watchers > 0,
+        })
+    }
+
+    fn set_follows(&mut self, shard: ShardId, follows: Follows) {
+        let at = self.rows.iter().position(|row| row.shard == shard);
+        if at.is_some() || follows.events {
+            self.row_mut(shard).follows = follows;
         }
+        if let Some(at) = at {
+            self.forget_unneeded(at);
+        }
+    }
+
+    fn row_mut(&mut self, shard: ShardId) -> &mut SpreadRow {
+        let at = self.rows.iter().position(|row| row.shard == shard).unwrap_or_else(|| {
+            let follows = Follows::default();
+            self.rows.push(SpreadRow { shard, members: 0, watchers: 0, follows });
+            self.rows.len() - 1
+        });
+        &mut self.rows[at]
+    }
+
+    fn forget_unneeded(&mut self, at: usize) {
+        if !self.rows[at].is_needed() {
+            self.rows.swap_remove(at);
+        }
+    }
+}
+
+impl SpreadRow {
+    fn is_needed(&self) -> bool {
+        self.members > 0 || self.follows.events
     }
 }

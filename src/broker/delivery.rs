@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub struct Deliveries {
     /// In the order in which it is to be done.
     pub list: Vec<Delivery>,
-    /// The receivers of every [`Delivery::Chosen`], one after the other.
+    /// The receivers of every [`Delivery::Together`], one after the other.
     pub receivers: Vec<ConnId>,
     /// What is to be told about the bus.
     pub telemetry: Vec<Event>,
@@ -38,11 +38,11 @@ pub enum Delivery {
         /// Where to report that it was delivered, if it is traced.
         trace: Option<PendingRef>,
     },
-    /// A frame without an order for many.
-    Chosen {
-        /// The frame.
-        frame: Arc<Frame>,
-        /// How many of the next receivers get it.
+    /// Frames without an order for many, who get all of them but those about themselves.
+    Together {
+        /// The frames, and whom each is about.
+        frames: Vec<(Arc<Frame>, Option<ConnId>)>,
+        /// How many of the next receivers get them.
         receivers: usize,
     },
     /// A frame that may be dropped when its receiver does not keep up.

@@ -5,8 +5,12 @@
 //! told by both for a while, in any order. It is there as long as one of them says so. Who moves to this
 //! node, or from it, may be a member here as well: then it counts as here.
 //!
+//! A client that joined `*` of a room is told for `*` alone, and is a member of every channel that is open
+//! to the room. So the members of an open channel are those that are told for it and those that are told
+//! for `*`, each of them once.
+//!
 //! *Invariants*: a channel, a room and a client that stand here are told by a peer, or are here; who is
-//! in a room is counted once for each of its channels that it is in.
+//! in a room is counted once for each of its channels that it is told for.
 
 use crate::base::hash::Map;
 use crate::broker::peers::{Peer, PeerId};
@@ -16,6 +20,7 @@ use crate::protocol::names::Name;
 use ahash::RandomState;
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// Those who say that a client is there; hardly ever more than one.
@@ -24,12 +29,21 @@ type Tellers = SmallVec<[PeerId; 2]>;
 /// What the peers have told.
 #[derive(Debug)]
 pub struct Elsewhere {
-    members: Map<Arc<Address>, Crowd<Resident>>,
+    members: Map<Arc<Address>, Members>,
     /// By room.
     people: Map<Name, Crowd<Person>>,
     clients: Map<Name, Tellers>,
     /// The peers.
     pub peers: Arc<Vec<Peer>>,
+}
+
+/// The members that are told for a channel, or for `*`.
+#[derive(Debug, Default)]
+struct Members {
+    told: Crowd<Resident>,
+    /// By how many the members of this channel and the followers of its room, counted together, are
+    /// more than those who are one of the two.
+    counted_twice: i32,
 }
 
 /// Those who are in one place.
@@ -54,6 +68,8 @@ struct Resident {
 struct Person {
     elsewhere: u32,
     here: u32,
+    /// The channels that it is told for, without `*`.
+    channels: SmallVec<[Arc<Address>; 1]>,
 }
 
 impl<T> Default for Crowd<T> {
@@ -131,8 +147,13 @@ impl Elsewhere {
         client: &Arc<ClientCard>,
         work: impl FnOnce(&mut Resident) -> ((i32, i32), bool),
     ) -> bool {
-        let crowd = self.members.entry(Arc::clone(address)).or_default();
-        let resident = crowd.all.entry(client.client_id.clone()).or_insert_with(|| Resident {
+        let client_id = &client.client_id;
+        let affected = self.affected(address, client_id);
+        affected.iter().for_each(|address| self.count_twice(address, client_id, -1));
+        let members = self.members.entry(Arc::clone(address)).or_default();
+        let crowd = &mut members.told;
+        let is_unknown = !crowd.all.contains_key(client_id);
+        let resident = crowd.all.entry(client_id.clone()).or_insert_with(|| Resident {
             tellers: Tellers::new(),
             client: Arc::clone(client),
             here: 0,
@@ -140,22 +161,72 @@ impl Elsewhere {
         let was_away = resident.is_away();
         let (step, is_new) = work(resident);
         crowd.away = crowd.away + usize::from(resident.is_away()) - usize::from(was_away);
-        if resident.tellers.is_empty() && resident.here == 0 {
-            crowd.all.remove(&client.client_id);
+        let is_gone = resident.tellers.is_empty() && resident.here == 0;
+        if is_gone {
+            crowd.all.remove(client_id);
             if crowd.all.is_empty() {
                 self.members.remove(&**address);
             }
         }
-        self.count(&address.room, &client.client_id, step);
+        let listed = match (is_unknown, is_gone) {
+            (true, false) => Some(true),
+            (false, true) => Some(false),
+            _ => None,
+        };
+        self.count(address, client_id, step, listed);
+        affected.iter().for_each(|address| self.count_twice(address, client_id, 1));
         is_new
     }
 
-    fn count(&mut self, room: &Name, client_id: &Name, (elsewhere, here): (i32, i32)) {
+    /// The channels whose count depends on what is told of a client for this one.
+    fn affected(&self, address: &Arc<Address>, client_id: &Name) -> SmallVec<[Arc<Address>; 1]> {
+        if !address.channel.is_every() {
+            return SmallVec::from_elem(Arc::clone(address), 1);
+        }
+        let person = self.people.get(&address.room).and_then(|people| people.all.get(client_id));
+        person.map_or_else(SmallVec::new, |person| person.channels.clone())
+    }
+
+    /// Counts a client as one that is told for a channel and for `*` of its room, or counts that back.
+    fn count_twice(&mut self, address: &Address, client_id: &Name, sign: i32) {
+        let Some(follower) = self.follower(&address.room, client_id) else { return };
+        let follower = (follower.is_away(), follower.here, !follower.tellers.is_empty());
+        let Some(members) = self.members.get_mut(address) else { return };
+        let Some(member) = members.told.all.get(client_id) else { return };
+        let (is_away, here, is_told) = follower;
+        let counted = i32::from(is_away) + i32::from(member.is_away());
+        let is_here = here > 0 || member.here > 0;
+        let is_one = !is_here && (is_told || !member.tellers.is_empty());
+        members.counted_twice += sign * (counted - i32::from(is_one));
+    }
+
+    fn follower(&self, room: &Name, client_id: &Name) -> Option<&Resident> {
+        let every = Address { room: room.clone(), channel: Name::every() };
+        self.members.get(&every)?.told.all.get(client_id)
+    }
+
+    fn member(&self, address: &Address, client_id: &Name) -> Option<&Resident> {
+        self.members.get(address)?.told.all.get(client_id)
+    }
+
+    fn count(
+        &mut self,
+        address: &Arc<Address>,
+        client_id: &Name,
+        (elsewhere, here): (i32, i32),
+        listed: Option<bool>,
+    ) {
+        let room = &address.room;
         let crowd = self.people.entry(room.clone()).or_default();
         let person = crowd.all.entry(client_id.clone()).or_default();
         let was_away = person.is_away();
         person.elsewhere = person.elsewhere.saturating_add_signed(elsewhere);
         person.here = person.here.saturating_add_signed(here);
+        match listed.filter(|_| !address.channel.is_every()) {
+            Some(true) => person.channels.push(Arc::clone(address)),
+            Some(false) => person.channels.retain(|known| known != address),
+            None => {}
+        }
         crowd.away = crowd.away + usize::from(person.is_away()) - usize::from(was_away);
         if person.elsewhere == 0 && person.here == 0 {
             crowd.all.remove(client_id);
@@ -185,7 +256,8 @@ impl Elsewhere {
         });
         let mut left = Vec::new();
         for (address, members) in &self.members {
-            let of_it = members.all.values().filter(|resident| resident.tellers.contains(&peer));
+            let told = members.told.all.values();
+            let of_it = told.filter(|resident| resident.tellers.contains(&peer));
             left.extend(of_it.map(|resident| (Arc::clone(address), Arc::clone(&resident.client))));
         }
         left.sort_by_cached_key(|(address, client)| {
@@ -195,22 +267,85 @@ impl Elsewhere {
         left
     }
 
-    /// The members of a channel who are not here, in the order of their ids.
-    pub fn members(&self, address: &Address) -> impl Iterator<Item = &Arc<ClientCard>> {
-        let members = self.members.get(address);
-        let members = members.into_iter().flat_map(|members| members.all.values());
-        members.filter(|resident| resident.is_away()).map(|resident| &resident.client)
+    /// The members of a channel who are not here, in the order of their ids, behind one of them.
+    /// `is_open` says whether the channel is open to its room.
+    pub fn members_after<'e>(
+        &'e self,
+        address: &Address,
+        is_open: bool,
+        after: Option<&Name>,
+    ) -> impl Iterator<Item = &'e Arc<ClientCard>> + use<'e> {
+        let from = after.map_or(Bound::Unbounded, |name| Bound::Excluded(name.clone()));
+        let of = |address: &Address| {
+            let members = self.members.get(address).into_iter();
+            let from = from.clone();
+            members
+                .flat_map(move |members| members.told.all.range((from.clone(), Bound::Unbounded)))
+        };
+        let every = Address { room: address.room.clone(), channel: Name::every() };
+        let (mut listed, mut followers) =
+            (of(address).peekable(), of(&every).filter(move |_| is_open).peekable());
+        let next = move || {
+            let is_behind =
+                |listed: &(&Name, _), follower: &(&Name, &Resident)| listed.0 <= follower.0;
+            match (listed.peek(), followers.peek()) {
+                (Some(one), Some(other)) if one.0 == other.0 => {
+                    followers.next().and_then(|other| Some((listed.next()?.1, Some(other.1))))
+                }
+                (Some(one), Some(other)) if !is_behind(one, other) => {
+                    followers.next().map(|other| (other.1, None))
+                }
+                (Some(_), _) => listed.next().map(|one| (one.1, None)),
+                (None, _) => followers.next().map(|other| (other.1, None)),
+            }
+        };
+        std::iter::from_fn(next)
+            .filter(|(one, other)| is_away(Some(one), *other))
+            .map(|(one, _)| &one.client)
     }
 
     /// How many they are.
-    pub fn member_count(&self, address: &Address) -> usize {
-        self.members.get(address).map_or(0, |members| members.away)
+    pub fn member_count(&self, address: &Address, is_open: bool) -> usize {
+        let members = self.members.get(address);
+        let (listed, twice) =
+            members.map_or((0, 0), |members| (members.told.away, members.counted_twice));
+        if !is_open {
+            return listed;
+        }
+        let every = Address { room: address.room.clone(), channel: Name::every() };
+        let followers = self.members.get(&every).map_or(0, |members| members.told.away);
+        (listed + followers).saturating_add_signed(-twice as isize)
     }
 
     /// Whether a client is one of them.
-    pub fn has_member(&self, address: &Address, client_id: &Name) -> bool {
-        let member = self.members.get(address).and_then(|members| members.all.get(client_id));
-        member.is_some_and(Resident::is_away)
+    pub fn has_member(&self, address: &Address, is_open: bool, client_id: &Name) -> bool {
+        let follower = self.follower(&address.room, client_id).filter(|_| is_open);
+        is_away(self.member(address, client_id), follower)
+    }
+
+    /// Whether a peer says that a client is a member of a channel.
+    pub fn is_told(&self, address: &Address, is_open: bool, client_id: &Name) -> bool {
+        let follower = self.follower(&address.room, client_id).filter(|_| is_open);
+        let told = |resident: Option<&Resident>| {
+            resident.is_some_and(|resident| !resident.tellers.is_empty())
+        };
+        told(self.member(address, client_id)) || told(follower)
+    }
+
+    /// Whether a client is told for a channel itself, by a peer or by this node.
+    pub fn is_listed(&self, address: &Address, client_id: &Name) -> bool {
+        self.member(address, client_id).is_some()
+    }
+
+    /// Whether a client joined `*` of a room, on any node.
+    pub fn follows(&self, room: &Name, client_id: &Name) -> bool {
+        self.follower(room, client_id).is_some()
+    }
+
+    /// The channels of a room that a client is told for, without `*`.
+    pub fn channels_of(&self, room: &Name, client_id: &Name) -> Vec<Arc<Address>> {
+        let person = self.people.get(room).and_then(|people| people.all.get(client_id));
+        person.map_or_else(Vec::new, |person| person.channels.to_vec())
     }
 
     /// How many clients that are not here are in a room.
@@ -236,13 +371,20 @@ impl Elsewhere {
 
     /// Asserts the invariants; for tests and the simulator.
     pub fn check(&self) {
-        let residents = || self.members.values().flat_map(|members| members.all.values());
+        let residents = || self.members.values().flat_map(|members| members.told.all.values());
         assert!(residents().all(|resident| !resident.tellers.is_empty() || resident.here > 0));
         assert!(self.clients.values().all(|tellers| !tellers.is_empty()));
-        for members in self.members.values() {
-            assert!(!members.all.is_empty());
-            let away = members.all.values().filter(|resident| resident.is_away());
-            assert_eq!(members.away, away.count(), "who is away is counted right");
+        for (address, members) in &self.members {
+            let crowd = &members.told;
+            assert!(!crowd.all.is_empty());
+            let away = crowd.all.values().filter(|resident| resident.is_away());
+            assert_eq!(crowd.away, away.count(), "who is away is counted right");
+            let count = self.members_after(address, true, None).count();
+            let is_every = address.channel.is_every();
+            assert!(is_every || self.member_count(address, true) == count, "and counted once");
+            let people = &self.people[&address.room].all;
+            let is_known = |id: &Name| is_every || people[id].channels.contains(address);
+            assert!(crowd.all.keys().all(is_known), "where a client is told for is known");
         }
         for people in self.people.values() {
             assert!(people.all.values().all(|person| person.elsewhere > 0 || person.here > 0));
@@ -260,6 +402,14 @@ impl Elsewhere {
             "so are those here"
         );
     }
+}
+
+/// Whether a client is a member on other nodes only, by what is told for the channel and for `*`.
+fn is_away(listed: Option<&Resident>, follower: Option<&Resident>) -> bool {
+    let here = listed.map_or(0, |known| known.here) + follower.map_or(0, |known| known.here);
+    let told =
+        |resident: Option<&Resident>| resident.is_some_and(|known| !known.tellers.is_empty());
+    here == 0 && (told(listed) || told(follower))
 }
 
 #[cfg(test)]
@@ -296,12 +446,12 @@ mod tests {
             for (peer, is_there, is_new) in order {
                 assert_eq!(elsewhere.note_member(peer, &a, &ann, is_there), is_new);
                 elsewhere.note_client(peer, Name::fixed("ann"), is_there);
-                let count = elsewhere.member_count(&a);
+                let count = elsewhere.member_count(&a, true);
                 assert_eq!(elsewhere.peer_of("ann").is_some(), count == 1);
                 assert_eq!(elsewhere.people_count(&a.room), count);
                 elsewhere.check();
             }
-            assert_eq!(elsewhere.member_count(&a), 0);
+            assert_eq!(elsewhere.member_count(&a, true), 0);
         }
     }
 
@@ -325,10 +475,10 @@ mod tests {
                 };
                 assert_eq!(noted, is_new, "{is_here} {is_there}");
                 elsewhere.check();
-                assert_eq!(elsewhere.member_count(&a), away);
-                assert_eq!(elsewhere.members(&a).count(), away);
+                assert_eq!(elsewhere.member_count(&a, true), away);
+                assert_eq!(elsewhere.members_after(&a, true, None).count(), away);
                 assert_eq!(elsewhere.people_count(&a.room), away);
-                assert_eq!(elsewhere.has_member(&a, &ann.client_id), away > 0);
+                assert_eq!(elsewhere.has_member(&a, true, &ann.client_id), away > 0);
                 assert_eq!(elsewhere.has_person(&a.room, &ann.client_id), away > 0);
             }
             assert!(elsewhere.members.is_empty() && elsewhere.people.is_empty());
@@ -338,7 +488,7 @@ mod tests {
         elsewhere.note_member(one, &a, &ann, true);
         assert!(!elsewhere.note_here(&a, &ann, true) && !elsewhere.note_here(&a, &ann, true));
         elsewhere.note_here(&a, &ann, false);
-        assert_eq!((elsewhere.member_count(&a), elsewhere.forget_peer(one).len()), (0, 0));
+        assert_eq!((elsewhere.member_count(&a, true), elsewhere.forget_peer(one).len()), (0, 0));
         assert!(elsewhere.note_here(&a, &ann, false) && elsewhere.members.is_empty());
     }
 
@@ -359,10 +509,62 @@ mod tests {
             .map(|(address, client)| format!("{address} {}", client.client_id))
             .collect();
         assert_eq!(left, ["r:a ann", "r:a bob", "r:b ann"]);
-        let rest: Vec<&str> =
-            elsewhere.members(&address("a")).map(|card| card.client_id.as_str()).collect();
+        let rest: Vec<&str> = elsewhere
+            .members_after(&address("a"), true, None)
+            .map(|card| card.client_id.as_str())
+            .collect();
         assert_eq!(rest, ["cat"]);
         assert_eq!((elsewhere.peer_of("ann"), elsewhere.peer_of("cat")), (None, Some(two)));
         elsewhere.check();
+    }
+
+    #[test]
+    fn who_joined_the_whole_room_is_a_member_of_open_channels_and_counts_once() {
+        let peers = [PeerId(1), PeerId(2)];
+        let names = ["ann", "bob", "cat", "dan"].map(card);
+        let places = ["a", "b", "*"].map(|channel| match channel {
+            "*" => Arc::new(Address { room: Name::fixed("r"), channel: Name::every() }),
+            channel => address(channel),
+        });
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut elsewhere = Elsewhere::new(seeded(1));
+        // Who is told by which peer, and by how many connections each is here.
+        let mut told = std::collections::BTreeSet::new();
+        let mut here = BTreeMap::<(usize, usize), u32>::new();
+        for _ in 0..4_000 {
+            let (place, name, is_there) = (rng.usize(..3), rng.usize(..4), rng.bool());
+            if rng.bool() {
+                let peer = rng.usize(..2);
+                elsewhere.note_member(peers[peer], &places[place], &names[name], is_there);
+                match is_there {
+                    true => _ = told.insert((place, name, peer)),
+                    false => _ = told.remove(&(place, name, peer)),
+                }
+            } else {
+                let count = here.entry((place, name)).or_default();
+                if is_there || *count > 0 {
+                    elsewhere.note_here(&places[place], &names[name], is_there);
+                    *count = if is_there { *count + 1 } else { *count - 1 };
+                }
+            }
+            elsewhere.check();
+            for channel in 0..2 {
+                let is_here = |name: usize| {
+                    [channel, 2].iter().any(|place| here.get(&(*place, name)).copied() > Some(0))
+                };
+                let is_told = |name: usize| {
+                    told.iter().any(|&(place, who, _)| who == name && [channel, 2].contains(&place))
+                };
+                let expected: Vec<&str> = (0..4)
+                    .filter(|&name| is_told(name) && !is_here(name))
+                    .map(|name| names[name].client_id.as_str())
+                    .collect();
+                let place = &places[channel];
+                let listed = elsewhere.members_after(place, true, None);
+                let listed: Vec<&str> = listed.map(|card| card.client_id.as_str()).collect();
+                assert_eq!(listed, expected);
+                assert_eq!(elsewhere.member_count(place, true), expected.len());
+            }
+        }
     }
 }

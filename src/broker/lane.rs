@@ -5,9 +5,11 @@
 
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};
+use crate::broker::census::{Rows, RowsWanted};
 use crate::broker::channel::Seen;
 use crate::broker::peers::Peer;
 use crate::broker::policy::{Access, ClientCard, Role};
+use crate::broker::presence::Watchers;
 use crate::broker::record::StorageNews;
 use crate::broker::returning::Stake;
 use crate::broker::staged::Staged;
@@ -15,9 +17,10 @@ use crate::protocol::command::{Address, CreateChannel, HistoryQuery, Join, RoomC
 use crate::protocol::fault::Refusal;
 use crate::protocol::frame::{Draft, Frame};
 use crate::protocol::names::Name;
+use crate::protocol::page::PageQuery;
 use crate::protocol::reply::Question;
 use crate::protocol::views::{
-    ChannelLine, ChannelView, ClientRow, Counts, HistoryView, JoinView, RoomView,
+    ChannelView, ChannelsView, ClientRow, Counts, HistoryView, JoinView, RoomRow, RoomView,
 };
 use std::sync::Arc;
 
@@ -120,6 +123,8 @@ pub struct JoinAsk {
     pub question: Option<Question>,
     /// Whether it was joined by returning, and may still recover what it missed.
     pub has_returned: bool,
+    /// How many channels more the client may be listed in, beside this one.
+    pub joins_left: u32,
 }
 
 /// A wish to leave.
@@ -161,9 +166,9 @@ pub struct RoomAsk {
 #[derive(Debug)]
 pub enum RoomWish {
     /// Its channels.
-    ListChannels(Name),
+    ListChannels(Name, PageQuery),
     /// One of its channels.
-    ChannelInfo(Address),
+    ChannelInfo(Box<Address>, PageQuery),
     /// What was said in a channel.
     History(Box<HistoryQuery>),
     /// A new channel.
@@ -206,9 +211,9 @@ pub enum Topic {
     /// Counts.
     Status,
     /// The rooms the asker may see.
-    Rooms,
+    Rooms(RowsWanted),
     /// The clients.
-    Clients,
+    Clients(RowsWanted),
     /// Nothing: something is said to every client of the shard.
     Announce(Arc<Frame>),
 }
@@ -218,8 +223,8 @@ pub enum Topic {
 pub enum Part {
     /// Counts.
     Status(Box<Counts>),
-    /// Its rooms, at most as many as an answer holds, and how many there are.
-    Rooms(Vec<RoomView>, u64),
+    /// Its rooms.
+    Rooms(Rows<RoomRow>),
     /// Its clients.
     Clients(Box<ClientsPart>),
     /// How many clients heard it.
@@ -233,15 +238,11 @@ pub enum Part {
     },
 }
 
-/// The clients of one shard, the first of them by name.
-#[derive(Clone, Debug, Default)]
+/// The clients of one shard.
+#[derive(Clone, Debug)]
 pub struct ClientsPart {
-    /// At most as many as an answer holds.
-    pub rows: Vec<ClientRow>,
-    /// How many there are.
-    pub count: u64,
-    /// The last that is told, if the rest is left out because all of it would be too long.
-    pub last: Option<Name>,
+    /// The first of them by name.
+    pub rows: Rows<ClientRow>,
     /// The other nodes that are asked as well, if this shard has asked them.
     pub peers: Arc<Vec<Peer>>,
 }
@@ -292,8 +293,10 @@ pub enum Tell {
     },
     /// A client became a member.
     Joined(Box<JoinedTell>),
-    /// A channel was made that these connections are members of, having joined `room:*`.
+    /// A channel was made, or is another now, in a room that clients of the shard follow.
     Opened(Box<OpenedTell>),
+    /// Who came and went, for those of a channel's members, or of a room's followers, who watch.
+    Presence(Box<PresenceTell>),
     /// A member became a stranger to these channels.
     Left(Box<LeftTell>),
     /// A member is none any more of a channel that does not let it in.
@@ -326,19 +329,8 @@ pub struct Fanout {
     pub frame: Arc<Frame>,
     /// Its sender, who gets it only with `echo`.
     pub from: Option<ConnRef>,
-    /// Who among the members gets it.
-    pub audience: Listeners,
     /// Where to report to, if it is traced.
     pub trace: Option<PendingRef>,
-}
-
-/// Who among a channel's members gets a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listeners {
-    /// Every member.
-    Members,
-    /// Those that asked to be told who comes and goes.
-    PresenceWatchers,
 }
 
 /// An event was accepted.
@@ -392,13 +384,36 @@ pub struct JoinedTell {
     pub replay: Vec<Arc<Frame>>,
 }
 
-/// A channel was made in a room that some connections joined as a whole.
+/// A channel was made in a room that clients of the shard follow. If it is open they are its members;
+/// if it is private it lists some of them.
 #[derive(Debug)]
 pub struct OpenedTell {
     /// The channel.
     pub channel: Seen,
-    /// The connections.
+    /// The followers that it lists, if it is private.
     pub conns: Vec<ConnId>,
+    /// The room's own id.
+    pub room: ChannelId,
+}
+
+/// Notices of who came and went.
+#[derive(Debug)]
+pub struct PresenceTell {
+    /// The channel, or the room's `*`.
+    pub channel: ChannelId,
+    /// The notices, in order; the same for all shards.
+    pub notices: Arc<Vec<PresenceNotice>>,
+}
+
+/// A notice that a client came or went.
+#[derive(Clone, Debug)]
+pub struct PresenceNotice {
+    /// The notice.
+    pub frame: Arc<Frame>,
+    /// Which watchers get it.
+    pub to: Watchers,
+    /// The connection that it is about, which does not get it.
+    pub subject: Option<ConnRef>,
 }
 
 /// A client is no member any more.
@@ -408,8 +423,6 @@ pub struct LeftTell {
     pub conn: ConnId,
     /// What was left.
     pub address: Address,
-    /// The channels it is no member of any more.
-    pub channels: Vec<ChannelId>,
     /// What is answered.
     pub question: Question,
 }
@@ -429,7 +442,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub enum RoomAnswer {
     /// The channels of a room.
-    Channels(Name, Vec<ChannelLine>),
+    Channels(Box<ChannelsView>),
     /// A channel.
     Channel(Box<ChannelView>),
     /// A room.

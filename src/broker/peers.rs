@@ -12,6 +12,7 @@
 //! of them is told as placed or as lost, unless the process ends; what arrives of a channel is the next of its order, or [`PeerNews::Attached`] comes before it.
 
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
+use crate::broker::census::RowsWanted;
 use crate::broker::lane::{ClientsPart, PendingRef};
 use crate::broker::policy::ClientCard;
 use crate::broker::record::{ChannelRecord, Keep, KeptChannel, RoomRecord};
@@ -147,8 +148,8 @@ pub enum PeerNote {
     AskClients {
         /// Where the answers are gathered, on the node that asks.
         reply_to: PendingRef,
-        /// How long the answers of one node may be together.
-        bytes: u64,
+        /// Which; the bytes are those of all answers of one node together.
+        rows: RowsWanted,
     },
     /// The answer of one shard.
     Clients(Box<PeerClients>),
@@ -259,8 +260,8 @@ pub enum PeerNews {
         peer: PeerId,
         /// Where the answers are gathered there.
         reply_to: PendingRef,
-        /// How long the answers of this node may be together.
-        bytes: u64,
+        /// Which; the bytes are those of all answers of this node together.
+        rows: RowsWanted,
     },
     /// What a shard of a peer answers.
     Clients(PeerId, Box<PeerClients>),

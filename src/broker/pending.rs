@@ -1,7 +1,7 @@
 //! Answers of an edge that need more than one shard's word: surveys, private messages, traces.
 //!
 //! *Invariants*: an entry ends once, when its last part is in or its deadline has passed; a part
-//! for an entry that has ended finds nothing, because keys are never used twice. A deadline cuts
+//! for an entry that has ended finds nothing, because no key is used again while its entry waits, and hardly ever at all. A deadline cuts
 //! short what is only told, never the question whether something was done: what a home will still
 //! decide is waited for.
 
@@ -106,6 +106,10 @@ impl PendingTable {
     /// none: every directory answers. A trace has one once its home has decided.
     pub fn insert(&mut self, now_ms: u64, pending: Pending) -> u32 {
         self.next = self.next.wrapping_add(1);
+        while self.entries.contains_key(&self.next) {
+            // The keys came round, and this entry has waited for all that time.
+            self.next = self.next.wrapping_add(1);
+        }
         let is_survey = matches!(pending.gathers, Gathers::Survey(..));
         self.entries.insert(self.next, pending);
         if is_survey {

@@ -1,6 +1,7 @@
 //! One client at its edge: who it is, what it joined, how fast it may talk.
 
 use crate::base::ids::{ChannelId, ConnId, ShardId};
+use crate::base::limits::COMMAND_BURST_S;
 use crate::base::prefetch::prefetch;
 use crate::base::time::{Moment, Now};
 use crate::broker::channel::{Options, Seen, Ties};
@@ -146,7 +147,7 @@ pub struct Errands {
     pub joins: VecDeque<Join>,
 }
 
-/// A channel that a client is a member of.
+/// A channel that lists a client as a member. Where it joined `*` it is a member of others, too.
 #[derive(Debug)]
 pub struct Membership {
     /// The channel.
@@ -168,7 +169,7 @@ pub struct RoomTie {
     pub room: Name,
     /// The id under which events to `*` come.
     pub id: ChannelId,
-    /// In how many of its channels.
+    /// How many of its channels list it.
     pub channels: u32,
     /// What it asked for when it joined `*`, if it did.
     pub whole_room: Option<Options>,
@@ -268,7 +269,8 @@ impl Session {
             return true;
         }
         let tie = self.room(&membership.address.room);
-        whole_room.is_some() && tie.is_some_and(|tie| !tie.leaving)
+        let follows = tie.is_some_and(|tie| tie.whole_room.is_some() && !tie.leaving);
+        follows && (whole_room.is_some() || !membership.is_private)
     }
 
     /// The room, if it is in it and has not asked to leave all of it.
@@ -283,10 +285,11 @@ impl Session {
         stays.then_some(tie)
     }
 
-    /// How many channels it has joined or asked to join, `*` counting as one.
+    /// How many channels list it or are about to; a join of `*` counts as one, and each private channel
+    /// that lists it for that as another.
     pub fn join_count(&self) -> u32 {
         let whole_rooms = self.rooms.iter().filter(|tie| tie.whole_room.is_some()).count();
-        self.memberships.named_count() + whole_rooms as u32 + self.joins_in_flight
+        (self.memberships.len() + whole_rooms) as u32 + self.joins_in_flight
     }
 
     /// Counts a malformed message; true if there were `max` of them within a minute.
@@ -351,7 +354,6 @@ pub struct Memberships {
     list: SmallVec<[Membership; 1]>,
     /// The places in `list` by the hash of the names, once there are more than [`FEW_MEMBERSHIPS`].
     index: Option<Box<HashTable<u32>>>,
-    named: u32,
 }
 
 /// How many memberships are fetched before it is known which is needed: where each client was in ten
@@ -410,19 +412,14 @@ impl Memberships {
     pub fn tie(&mut self, hasher: &RandomState, seen: &Seen, ties: Ties) -> (Ties, bool) {
         let Seen { channel, address, is_private } = seen;
         let (channel, is_private) = (*channel, *is_private);
-        let was_named = |membership: &Membership| membership.ties.named.is_some();
         if let Some(known) = self.find_mut(hasher, &address.room, &address.channel) {
-            let before = was_named(known);
             (known.channel, known.is_private) = (channel, is_private);
             known.ties.named = ties.named.or(known.ties.named);
             known.ties.whole_room = ties.whole_room.or(known.ties.whole_room);
             // A leave that is under way ends what was joined by name before, whenever the answer to
             // that join comes; so only the answer to the leave takes the mark away.
-            let (ties, after) = (known.ties, was_named(known));
-            self.named += u32::from(after && !before);
-            return (ties, false);
+            return (known.ties, false);
         }
-        self.named += u32::from(ties.named.is_some());
         let address = address.clone();
         self.list.push(Membership { channel, address, is_private, ties, leaving: false });
         let Memberships { list, index, .. } = self;
@@ -449,13 +446,11 @@ impl Memberships {
         let place = self.place(hasher, room, channel)?;
         let known = &mut self.list[place];
         known.leaving &= whole_room;
-        let before = known.ties.named.is_some();
         match whole_room {
             true => known.ties.whole_room = None,
             false => known.ties.named = None,
         }
         let ties = known.ties;
-        self.named -= u32::from(before && ties.named.is_none());
         if ties.options().is_some() {
             return Some(Ok(ties));
         }
@@ -495,10 +490,6 @@ impl Memberships {
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
-
-    fn named_count(&self) -> u32 {
-        self.named
-    }
 }
 
 fn hash_of(hasher: &RandomState, membership: &Membership) -> u64 {
@@ -525,16 +516,19 @@ struct Buckets {
 impl Rates {
     /// Takes one of `rate` messages a second, if there is one; a rate of 0 is no limit.
     pub fn take_message(&mut self, now_ms: u64, rate: u32) -> bool {
-        rate == 0 || self.buckets.get_or_insert_default().messages.take(now_ms, rate)
+        rate == 0 || self.buckets.get_or_insert_default().messages.take(now_ms, rate, rate, 1)
     }
 
-    /// Takes one of `rate` commands a second, if there is one; a rate of 0 is no limit.
-    pub fn take_command(&mut self, now_ms: u64, rate: u32) -> bool {
-        rate == 0 || self.buckets.get_or_insert_default().commands.take(now_ms, rate)
+    /// Takes a command that counts as `cost` of `rate` a second, if there is so much left; a rate of 0
+    /// is no limit. A client that gave none for a while may give those of some seconds at once.
+    pub fn take_command(&mut self, now_ms: u64, rate: u32, cost: u32) -> bool {
+        let burst = rate.saturating_mul(COMMAND_BURST_S).max(cost);
+        let commands = &mut self.buckets.get_or_insert_default().commands;
+        rate == 0 || commands.take(now_ms, rate, burst, cost)
     }
 }
 
-/// A token bucket that holds one second's worth.
+/// A token bucket.
 #[derive(Clone, Copy, Debug, Default)]
 struct Bucket {
     /// Thousandths of a token that were used up.
@@ -543,15 +537,16 @@ struct Bucket {
 }
 
 impl Bucket {
-    /// Takes one token of `rate` a second, if there is one.
-    fn take(&mut self, now_ms: u64, rate: u32) -> bool {
+    /// Takes `cost` tokens, if there are so many: `rate` come back a second, and it holds `burst`.
+    fn take(&mut self, now_ms: u64, rate: u32, burst: u32, cost: u32) -> bool {
         let back = now_ms.saturating_sub(self.filled_ms).saturating_mul(u64::from(rate));
         self.used = self.used.saturating_sub(back);
         self.filled_ms = now_ms;
-        if self.used + 1_000 > u64::from(rate) * 1_000 {
+        let used = self.used + u64::from(cost) * 1_000;
+        if used > u64::from(burst) * 1_000 {
             return false;
         }
-        self.used += 1_000;
+        self.used = used;
         true
     }
 }
@@ -570,13 +565,21 @@ mod tests {
     #[test]
     fn a_bucket_holds_one_second_and_refills_evenly() {
         let mut bucket = Bucket::default();
-        let take = |bucket: &mut Bucket, ms| bucket.take(ms, 10);
+        let take = |bucket: &mut Bucket, ms| bucket.take(ms, 10, 10, 1);
         assert_eq!((0..20).filter(|_| take(&mut bucket, 1_000)).count(), 10);
         assert_eq!((0..20).filter(|_| take(&mut bucket, 1_500)).count(), 5);
         assert_eq!((0..20).filter(|_| take(&mut bucket, 99_000)).count(), 10);
         let mut rates = Rates::default();
-        assert!((0..1_000).all(|_| rates.take_message(99_000, 0) && rates.take_command(99_000, 0)));
-        assert!(rates.take_command(99_000, 1) && !rates.take_command(99_000, 1));
+        let is_free = |_| rates.take_message(99_000, 0) && rates.take_command(99_000, 0, 5);
+        assert!((0..1_000).all(is_free));
+        assert!(rates.take_command(99_000, 1, 1) && rates.take_command(99_000, 1, 1));
+        assert!(!rates.take_command(99_000, 1, 1), "two seconds' worth is all that it holds");
+        let commands = |ms, cost| {
+            let mut rates = Rates::default();
+            (0..1_000).filter(|_| rates.take_command(ms, 100, cost)).count()
+        };
+        assert_eq!((commands(99_000, 1), commands(99_000, 5)), (200, 40));
+        assert!(Rates::default().take_command(99_000, 1, 5), "it may be given, if seldom");
         assert!(rates.take_message(99_000, 1), "each has its own");
     }
 
@@ -588,10 +591,9 @@ mod tests {
         let mut memberships = Memberships::default();
         let whole = Ties { named: None, whole_room: options };
         assert!(memberships.tie(&hasher, &seen, whole).1);
-        assert_eq!(memberships.named_count(), 0);
         let named = Ties { named: options, whole_room: None };
         assert!(!memberships.tie(&hasher, &seen, named).1);
-        assert_eq!((memberships.named_count(), memberships.len()), (1, 1));
+        assert_eq!(memberships.len(), 1);
         assert!(matches!(memberships.untie(&hasher, "r", "c", false), Some(Ok(_))));
         assert!(matches!(memberships.untie(&hasher, "r", "c", true), Some(Err(_))));
         assert!(memberships.is_empty() && memberships.find(&hasher, "r", "c").is_none());

@@ -7,7 +7,7 @@ use crate::broker::lane::{Ask, ClientsPart, Part, RoomAnswer, RoomWish, Tell};
 use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
 use crate::broker::record::{Record, StorageNews};
 use crate::broker::returning::SessionRecord;
-use crate::protocol::views::ClientRow;
+use crate::protocol::views::{ClientRow, RoomRow};
 use std::collections::VecDeque;
 
 /// What a row of a list takes, about.
@@ -200,11 +200,8 @@ impl Weigh for PeerNews {
 
 impl Weigh for ClientsPart {
     fn weight(&self) -> usize {
-        let told = |row: &ClientRow| match row {
-            ClientRow::Here(view) => ROW_BYTES + view.subscriptions.len() * NAME_BYTES,
-            ClientRow::Elsewhere(_, text) => ROW_BYTES + text.get().len(),
-        };
-        ROW_BYTES + self.rows.iter().map(told).sum::<usize>()
+        let row = |row: &ClientRow| ROW_BYTES + row.bytes();
+        ROW_BYTES + self.rows.rows.iter().map(row).sum::<usize>()
     }
 }
 
@@ -214,16 +211,22 @@ impl Weigh for Tell {
             Tell::Fanout(fanout) => fanout.frame.wire().len(),
             Tell::Deliver(_, frame) => frame.wire().len(),
             Tell::Accepted(accepted) => accepted.frame.wire().len(),
-            Tell::Joined(joined) => joined.replay.iter().map(|frame| frame.wire().len()).sum(),
+            Tell::Joined(joined) => {
+                let replay: usize = joined.replay.iter().map(|frame| frame.wire().len()).sum();
+                replay + joined.view.channels.len() * ROW_BYTES
+            }
+            Tell::Presence(tell) => {
+                tell.notices.iter().map(|notice| notice.frame.wire().len()).sum()
+            }
             Tell::Answer(answer) => match &answer.outcome {
                 Ok(RoomAnswer::History(view)) => view.messages.len(),
                 Ok(RoomAnswer::Channel(view)) => view.participants.len() * ROW_BYTES,
-                Ok(RoomAnswer::Channels(_, lines)) => lines.len() * ROW_BYTES,
+                Ok(RoomAnswer::Channels(view)) => view.channels.len() * ROW_BYTES,
                 Ok(RoomAnswer::Room(view)) => view.channels.len() * NAME_BYTES,
                 _ => 0,
             },
-            Tell::Part { part: Part::Rooms(rooms, _), .. } => {
-                rooms.iter().map(|room| ROW_BYTES + room.channels.len() * NAME_BYTES).sum()
+            Tell::Part { part: Part::Rooms(part), .. } => {
+                part.rows.iter().map(RoomRow::bytes).sum()
             }
             Tell::Part { part: Part::Clients(part), .. } => part.weight(),
             _ => 0,

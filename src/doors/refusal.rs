@@ -31,7 +31,7 @@ struct Body<'a> {
 }
 
 fn answer(status: u16, refusal: &Refusal) -> Vec<u8> {
-    let Refusal { fault, field, message } = refusal;
+    let Refusal { fault, field, message, .. } = refusal;
     let body = Body {
         status: "error",
         code: fault.code(),

@@ -21,6 +21,7 @@ pub use table::{
 };
 
 use crate::protocol::names::Name;
+use crate::protocol::page::PageQuery;
 use crate::protocol::session::SessionToken;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -68,9 +69,16 @@ pub enum Command {
     ListChannels {
         /// The room.
         room: Name,
+        /// Which of them.
+        page: PageQuery,
     },
     /// All about one channel.
-    ChannelInfo(Address),
+    ChannelInfo {
+        /// The channel.
+        address: Address,
+        /// Which of its participants.
+        page: PageQuery,
+    },
     /// What was said before.
     History(Box<HistoryQuery>),
     /// Make a channel.
@@ -78,7 +86,7 @@ pub enum Command {
     /// Delete an empty channel.
     DeleteChannel(Address),
     /// The rooms of the bus.
-    ListRooms,
+    ListRooms(PageQuery),
     /// Make a room.
     CreateRoom {
         /// The room.
@@ -109,7 +117,7 @@ pub enum Command {
         room: Option<Name>,
     },
     /// The clients of the bus.
-    ListClients,
+    ListClients(PageQuery),
     /// Close a client's connection.
     DisconnectClient {
         /// Whose.

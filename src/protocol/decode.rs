@@ -2,8 +2,8 @@
 //! needs only the message itself.
 //!
 //! One pass over the text finds the top-level fields and proves that the whole is sound JSON; then
-//! the fields are judged in the order of the protocol's table, so that the first thing wrong is
-//! what the sender is told. What follows is written for the good message: refusals are boxed and
+//! the fields are judged in the order of the protocol's table; the first one at fault names the refusal,
+//! which tells of all others, too. What follows is written for the good message: refusals are boxed and
 //! their sentences made only when there is one; and a good message in the [usual form](usual) is
 //! read a quick way, while all else goes the long one.
 //!
@@ -23,6 +23,7 @@ use crate::protocol::names::{self, EVERY_CHANNEL, Name, NameError};
 use crate::protocol::quote::{field_name, quote};
 use crate::protocol::scan::{find, is_no_id_byte};
 use crate::protocol::timestamp;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 
 /// A message that is no good, and what its sender may be told.
@@ -83,13 +84,18 @@ pub fn private_targets(payload: &str) -> Result<Vec<Name>, Refusal> {
 const FIELDS: [&str; 9] =
     ["version", "id", "type", "room", "channel", "from", "timestamp", "payload", "metadata"];
 
+/// How many fields that an envelope does not have one refusal names.
+const UNKNOWN_FIELDS_TOLD: usize = 8;
+/// How long the sentences about all fields at fault may be together, in bytes.
+const FAULTS_BYTES_MAX: usize = 360;
+
 /// The top-level fields, as they were found.
 #[derive(Default)]
 struct Fields<'a> {
     /// In the order of [`FIELDS`].
     values: [Option<Value<'a>>; FIELDS.len()],
-    /// The first field that an envelope does not have.
-    unknown: Option<Text<'a>>,
+    /// The first fields that an envelope does not have.
+    unknown: Vec<Text<'a>>,
 }
 
 impl<'a> Fields<'a> {
@@ -97,12 +103,17 @@ impl<'a> Fields<'a> {
         let name = key.get();
         match FIELDS.iter().position(|&field| field == name) {
             Some(place) => self.values[place] = Some(value),
-            None => _ = self.unknown.get_or_insert(key),
+            None if self.unknown.len() < UNKNOWN_FIELDS_TOLD => self.unknown.push(key),
+            None => {}
         }
     }
 
     /// Judges the fields in the order of the protocol's table.
     fn envelope(&self) -> Result<Envelope<'a>, Refusal> {
+        self.judge().map_err(|first| self.all_faults(first))
+    }
+
+    fn judge(&self) -> Result<Envelope<'a>, Refusal> {
         let [version, id, kind, room, channel, from, timestamp, payload, metadata] = &self.values;
         check_version(&self.string(version, "version")?)?;
         let id = self.string(id, "id")?;
@@ -124,14 +135,72 @@ impl<'a> Fields<'a> {
             check_telemetry(payload)?;
         }
         let metadata = match metadata {
-            None => Metadata::default(),
+            None | Some(Value::Null) => Metadata::default(),
             Some(Value::Object(metadata)) => read_metadata(metadata)?,
             Some(other) => return Err(metadata_type(other)),
         };
-        match self.unknown {
+        match self.unknown.first() {
             None => Ok(Envelope { id, kind, room, channel, from, payload, metadata }),
             Some(key) => Err(unknown_field(&key.get())),
         }
+    }
+
+    /// A refusal that tells of every field at fault; `first` is the first of them.
+    #[cold]
+    fn all_faults(&self, first: Refusal) -> Refusal {
+        let mut faults: Vec<Refusal> = self.faults();
+        faults.retain(|fault| fault.field != first.field);
+        faults.insert(0, first);
+        let fields = faults.iter().filter_map(|fault| fault.field.clone()).collect();
+        let mut message = faults[0].message.to_string();
+        for (number, fault) in faults.iter().enumerate().skip(1) {
+            if message.len() + fault.message.len() + 2 > FAULTS_BYTES_MAX {
+                let left = faults.len() - number;
+                message += &format!("; and so on, {left} more (see fields)");
+                break;
+            }
+            message += "; ";
+            message += &fault.message;
+        }
+        let Refusal { fault, field, .. } = faults.swap_remove(0);
+        Refusal { fault, field, fields, message: message.into() }
+    }
+
+    /// What is wrong with each field, judged by itself.
+    fn faults(&self) -> Vec<Refusal> {
+        let [version, id, kind, room, channel, from, timestamp, payload, metadata] = &self.values;
+        let kind = self.string(kind, "type").and_then(|kind| read_kind(&kind));
+        // What would do for some type is not held against a message without one.
+        let any = kind.as_ref().copied().unwrap_or(MessageType::Command);
+        let mut faults = Vec::new();
+        let mut note = |judged: Result<(), Refusal>| faults.extend(judged.err());
+        note(self.string(version, "version").and_then(|text| check_version(&text)));
+        note(self.string(id, "id").and_then(|text| check_id(&text)));
+        note(kind.clone().map(|_| ()));
+        note(self.string(room, "room").and_then(|text| check_room(&text, any)));
+        note(self.string(channel, "channel").and_then(|text| check_channel(&text, any)));
+        note(
+            self.string(from, "from")
+                .and_then(|text| names::check(&text).map_err(|why| bad_from(&text, why))),
+        );
+        note(
+            self.string(timestamp, "timestamp")
+                .and_then(|text| timestamp::check(&text).map_err(|why| bad_timestamp(&text, why))),
+        );
+        note(match payload {
+            Some(Value::Object(payload)) if matches!(kind, Ok(MessageType::Telemetry)) => {
+                check_telemetry(payload)
+            }
+            Some(Value::Object(_)) => Ok(()),
+            other => Err(self.not_a(*other, "payload", "an object")),
+        });
+        note(match metadata {
+            None | Some(Value::Null) => Ok(()),
+            Some(Value::Object(metadata)) => read_metadata(metadata).map(|_| ()),
+            Some(other) => Err(metadata_type(other)),
+        });
+        self.unknown.iter().for_each(|key| note(Err(unknown_field(&key.get()))));
+        faults
     }
 
     #[inline(always)]
@@ -149,7 +218,7 @@ impl<'a> Fields<'a> {
     /// The refusal of a required field that is absent, null or of another type than `wanted`.
     #[cold]
     fn not_a(&self, value: Option<Value<'a>>, field: &'static str, wanted: &str) -> Refusal {
-        let (fault, mut message) = match value {
+        let (fault, message) = match value {
             None => (Fault::MissingField, format!("{field} is missing; it must be {wanted}")),
             Some(Value::Null) => {
                 (Fault::MissingField, format!("{field} is null; it must be {wanted}"))
@@ -159,10 +228,6 @@ impl<'a> Fields<'a> {
                 (Fault::WrongType, format!("{field} is {found}; it must be {wanted}"))
             }
         };
-        if let (None, Some(key)) = (value, self.unknown) {
-            // Most likely it was meant to be the missing one.
-            message += &format!(" (there is an unknown field {})", quote(&key.get()));
-        }
         Refusal::of_field(fault, field, message)
     }
 
@@ -322,16 +387,67 @@ fn check_telemetry(payload: &str) -> Result<(), Refusal> {
 }
 
 fn read_metadata(object: &str) -> Result<Metadata<'_>, Refusal> {
-    let mut metadata = Metadata { members: trimmed_members(object), ..Metadata::default() };
-    let mut count = 0;
+    let mut metadata = Metadata { members: trimmed_members(object).into(), ..Metadata::default() };
+    let (mut count, mut has_empty_reserved) = (0, false);
     json::try_members(object, |key, value| {
         count += 1;
         if count > METADATA_KEYS_MAX {
             return Err(too_much_metadata());
         }
-        metadata.put(&key.get(), value)
+        let key = key.get();
+        if value == Value::Null && RESERVED.contains(&&*key) {
+            // It counts as left out, and the server sets it.
+            has_empty_reserved = true;
+            return Ok(());
+        }
+        metadata.put(&key, value)
     })?;
+    if has_empty_reserved {
+        metadata.members = members_without_reserved(object).into();
+    }
     Ok(metadata)
+}
+
+/// The keys of `metadata` that only the server sets.
+const RESERVED: [&str; 2] = ["sequence", "replayed"];
+
+/// The members of an object, as they were written, but for reserved ones.
+#[cold]
+fn members_without_reserved(object: &str) -> String {
+    struct Members(Vec<String>);
+
+    impl<'de> serde::Deserialize<'de> for Members {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Members, D::Error> {
+            struct Visitor;
+
+            impl<'de> serde::de::Visitor<'de> for Visitor {
+                type Value = Members;
+
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("an object")
+                }
+
+                fn visit_map<A: serde::de::MapAccess<'de>>(
+                    self,
+                    mut map: A,
+                ) -> Result<Members, A::Error> {
+                    let mut members = Vec::new();
+                    while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
+                        if !RESERVED.contains(&&*key) {
+                            let key = serde_json::Value::from(key);
+                            members.push(format!("{key}:{}", value.get()));
+                        }
+                    }
+                    Ok(Members(members))
+                }
+            }
+
+            deserializer.deserialize_map(Visitor)
+        }
+    }
+
+    // The scanner has found it sound; what another parser refused would be left out.
+    serde_json::from_str(object).map_or_else(|_| String::new(), |Members(all)| all.join(","))
 }
 
 /// What stands between the braces of an object.
@@ -349,6 +465,7 @@ impl Metadata<'_> {
         match (key, value) {
             ("ack", Value::Bool(ack)) => self.ack = ack,
             ("trace", Value::Bool(trace)) => self.trace = trace,
+            ("ack" | "trace" | "ttl_ms", Value::Null) => {}
             ("ttl_ms", value) => match value.as_u64() {
                 Some(ttl @ 1..=TTL_MS_MAX) => self.ttl_ms = Some(ttl),
                 _ => {

@@ -80,8 +80,9 @@ pub struct Envelope<'a> {
 /// What a client put into `metadata`.
 #[derive(Debug, Default, PartialEq)]
 pub struct Metadata<'a> {
-    /// The members of the object without its braces, trimmed; empty if there was none.
-    pub members: &'a str,
+    /// The members of the object without its braces, trimmed; empty if there was none. The server's own
+    /// keys are not among them, not even as `null`.
+    pub members: Cow<'a, str>,
     /// The sender wants to know when the message is safe.
     pub ack: bool,
     /// The sender wants to know which way the message went.

@@ -121,6 +121,8 @@ faults! {
     RateLimited = 429 "RATE_LIMITED",
     /// The client is joined to as many channels as it may be.
     JoinLimit = 429 "JOIN_LIMIT",
+    /// The node has as many memberships of clients in channels as it may have.
+    MembershipLimit = 429 "MEMBERSHIP_LIMIT",
     /// The node has as many rooms as it may have.
     RoomLimit = 429 "ROOM_LIMIT",
     /// The room has as many channels as it may have.
@@ -156,6 +158,8 @@ pub struct Refusal {
     pub fault: Fault,
     /// The field or parameter at fault, if there is one.
     pub field: Option<Cow<'static, str>>,
+    /// All fields of an envelope that are at fault, `field` first; nothing for anything else.
+    pub fields: Vec<Cow<'static, str>>,
     /// What is wrong and what to do, as a sentence. Never internal text.
     pub message: Cow<'static, str>,
 }
@@ -163,7 +167,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that no single field is to blame for.
     pub fn new(fault: Fault, message: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal { fault, field: None, message: message.into() }
+        Refusal { fault, field: None, fields: Vec::new(), message: message.into() }
     }
 
     /// A refusal of one field.
@@ -172,7 +176,8 @@ impl Refusal {
         field: impl Into<Cow<'static, str>>,
         message: impl Into<Cow<'static, str>>,
     ) -> Refusal {
-        Refusal { fault, field: Some(field.into()), message: message.into() }
+        let (field, fields) = (Some(field.into()), Vec::new());
+        Refusal { fault, field, fields, message: message.into() }
     }
 }
 

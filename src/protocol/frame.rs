@@ -120,7 +120,7 @@ impl Draft {
             (&envelope.room, &envelope.channel),
             from,
             envelope.payload,
-            envelope.metadata.members,
+            &envelope.metadata.members,
             origin,
         )
     }

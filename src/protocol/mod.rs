@@ -11,6 +11,7 @@ pub mod frame;
 pub mod json;
 pub mod names;
 pub mod origin;
+pub mod page;
 pub mod quote;
 pub mod reply;
 mod scan;

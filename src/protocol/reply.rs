@@ -5,6 +5,7 @@ use crate::protocol::names::{EVERY_CHANNEL, SERVER_ID};
 use crate::protocol::timestamp;
 use crate::protocol::views::{HistoryView, Time};
 use serde::Serialize;
+use std::borrow::Cow;
 
 /// What a reply answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,8 @@ struct Failure<'a> {
     message: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    fields: &'a [Cow<'static, str>],
 }
 
 /// The text of a reply that says yes.
@@ -150,6 +153,7 @@ pub fn failure(stamp: Stamp, question: &Question, refusal: &Refusal) -> String {
         error: refusal.fault.word(),
         message: &refusal.message,
         field: refusal.field.as_deref(),
+        fields: &refusal.fields,
     };
     let (room, channel) = &question.address;
     envelope(stamp, "command_response", (room, channel), payload)

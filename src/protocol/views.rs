@@ -3,7 +3,7 @@
 //! Times are RFC 3339 in UTC with microseconds. Lists are sorted by name, so that two answers
 //! about the same state are the same text.
 
-use crate::protocol::command::{ChannelType, ClientType, RoomConfig};
+use crate::protocol::command::{ChannelType, ClientType, Publishers, RoomConfig};
 use crate::protocol::names::Name;
 use crate::protocol::timestamp;
 use serde::Serialize;
@@ -56,6 +56,8 @@ pub struct ClientView {
 pub enum ClientRow {
     /// A client of this node.
     Here(Box<ClientView>),
+    /// A client of this node, of which only the id is wanted.
+    Brief(Name),
     /// A client of another node, as that one has written it.
     Elsewhere(Name, Arc<RawValue>),
 }
@@ -65,15 +67,38 @@ impl ClientRow {
     pub fn client_id(&self) -> &Name {
         match self {
             ClientRow::Here(view) => &view.client_id,
-            ClientRow::Elsewhere(client_id, _) => client_id,
+            ClientRow::Brief(client_id) | ClientRow::Elsewhere(client_id, _) => client_id,
+        }
+    }
+
+    /// How long it is as JSON, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            ClientRow::Here(view) => {
+                let texts = [&view.screen_name, &view.avatar, &view.personality];
+                let texts: usize = texts.into_iter().flatten().map(String::len).sum();
+                let subscriptions: usize =
+                    view.subscriptions.iter().map(|text| text.len() + 3).sum();
+                CLIENT_ROW_BYTES + texts + subscriptions
+            }
+            ClientRow::Brief(client_id) => client_id.len() + 3,
+            ClientRow::Elsewhere(_, text) => text.get().len() + 1,
         }
     }
 }
+
+/// What a row of `list_clients` is long beside what its client said and joined.
+pub const CLIENT_ROW_BYTES: usize = 420;
+/// What a line of `list_channels` is long beside its name.
+pub const CHANNEL_LINE_BYTES: usize = 170;
+/// What a row of `list_rooms` is long beside its channels.
+const ROOM_ROW_BYTES: usize = 300;
 
 impl Serialize for ClientRow {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             ClientRow::Here(view) => view.serialize(serializer),
+            ClientRow::Brief(client_id) => client_id.serialize(serializer),
             ClientRow::Elsewhere(_, text) => text.serialize(serializer),
         }
     }
@@ -112,6 +137,51 @@ pub struct RoomView {
     pub participant_count: u64,
 }
 
+/// A row of `list_rooms`.
+#[derive(Clone, Debug)]
+pub enum RoomRow {
+    /// All about it.
+    Full(Box<RoomView>),
+    /// Its name.
+    Brief(Name),
+}
+
+impl RoomRow {
+    /// The room.
+    pub fn room(&self) -> &Name {
+        match self {
+            RoomRow::Full(view) => &view.name,
+            RoomRow::Brief(name) => name,
+        }
+    }
+
+    /// How long it is as JSON, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            RoomRow::Full(view) => {
+                let channels: usize = view.channels.iter().map(|name| name.len() + 3).sum();
+                let publishers = match &view.config.publishers {
+                    Some(Publishers::Clients(clients)) => {
+                        clients.iter().map(|name| name.len() + 3).sum()
+                    }
+                    _ => 0,
+                };
+                ROOM_ROW_BYTES + channels + publishers
+            }
+            RoomRow::Brief(name) => name.len() + 3,
+        }
+    }
+}
+
+impl Serialize for RoomRow {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            RoomRow::Full(view) => view.serialize(serializer),
+            RoomRow::Brief(name) => name.serialize(serializer),
+        }
+    }
+}
+
 /// One line of `list_channels`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChannelLine {
@@ -130,6 +200,21 @@ pub struct ChannelLine {
     pub auto_created: bool,
 }
 
+/// A page of the channels of a room.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChannelsView {
+    /// The room.
+    pub room: Name,
+    /// The channels.
+    pub channels: Vec<ChannelLine>,
+    /// How many the asker may see.
+    pub count: u64,
+    /// Whether there are more behind these.
+    pub more: bool,
+    /// What the next page comes behind; `null` if there is none.
+    pub cursor: Option<String>,
+}
+
 /// All about a channel.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChannelView {
@@ -142,10 +227,12 @@ pub struct ChannelView {
     pub channel_type: ChannelType,
     /// `active`, or `empty` while nobody is in it; `private` if it is for private messages.
     pub state: &'static str,
-    /// Its members.
+    /// Its members; of many, one page.
     pub participants: Vec<ParticipantView>,
     /// How many members it has.
     pub participant_count: u64,
+    /// What the next page of members comes behind; `null` if there is none.
+    pub cursor: Option<String>,
     /// When it was made.
     pub created_at: Time,
     /// By whom, if a client made it.

@@ -47,6 +47,10 @@ meter! {
     HistoryShed = "history_shed" "Messages given up because all histories together held too many bytes",
     /// Connections closed because memory was short.
     ClientsShed = "clients_shed" "Connections closed because they held much memory while it was short",
+    /// How often the watchers of a channel were told who came and went.
+    PresenceTold = "presence_told" "Times that the watchers of a channel were told who joined and left",
+    /// How often they have to wait for some of it.
+    PresenceDeferred = "presence_deferred" "Times that some of who joined and left a channel had to wait",
     /// Bytes read from sockets.
     BytesReceived = "bytes_received" "Bytes read from client sockets",
     /// Bytes written to sockets.

@@ -424,8 +424,8 @@ fn tell_note(peer: PeerId, note: PeerNote, news: &mut Vec<(To, PeerNews)>) {
         }
         PeerNote::Disconnect { ref client_id, .. } => tell(To::Client(client_id.clone()), note),
         PeerNote::LetGo(ref address) => tell(To::Room(address.room.clone()), note),
-        PeerNote::AskClients { reply_to, bytes } => {
-            news.push((To::All, PeerNews::AskClients { peer, reply_to, bytes }));
+        PeerNote::AskClients { reply_to, rows } => {
+            news.push((To::All, PeerNews::AskClients { peer, reply_to, rows }));
         }
         PeerNote::Clients(clients) => {
             news.push((To::Shard(clients.reply_to.shard), PeerNews::Clients(peer, clients)));

@@ -71,7 +71,7 @@ fn replacements() -> Vec<Case> {
         (r#""payload":{"a":1}"#, r#""payload":[1]"#, 400, "WRONG_TYPE", Some("payload")),
         (r#""payload":{"a":1}"#, r#""payload":"{}""#, 400, "WRONG_TYPE", Some("payload")),
         (r#""metadata":{"m":1}"#, r#""metadata":[]"#, 400, "WRONG_TYPE", Some("metadata")),
-        (r#""metadata":{"m":1}"#, r#""metadata":null"#, 400, "WRONG_TYPE", Some("metadata")),
+        (r#""metadata":{"m":1}"#, r#""metadata":7"#, 400, "WRONG_TYPE", Some("metadata")),
         // Fields that are there once too often.
         (r#""version""#, r#""extra":1,"version""#, 400, "UNKNOWN_FIELD", Some("extra")),
         (r#""version""#, r#""Version":"1.0","version""#, 400, "UNKNOWN_FIELD", Some("Version")),

@@ -85,10 +85,10 @@ impl Daemon {
         Daemon::of_command(command)
     }
 
-    /// A daemon with so many shards.
+    /// A daemon with so many shards, whose clients may give commands as fast as they can.
     #[track_caller]
     pub(crate) fn with_shards(shards: u16) -> Daemon {
-        Daemon::start(&["--shards", &shards.to_string()])
+        Daemon::start(&["--shards", &shards.to_string(), "--rate-commands", "0"])
     }
 
     /// A daemon that other machines could reach, whose clients are no admins.

@@ -7,13 +7,15 @@ use crate::setup::{CHANNELS, ROOMS, SECRETS};
 use crate::sim::Sim;
 use crate::violation;
 use arqonbus::base::ids::{ConnRef, ShardId};
+use arqonbus::broker::census::RowsWanted;
 use arqonbus::broker::history::{History, newest};
-use arqonbus::broker::home::Home;
-use arqonbus::broker::lane::{Ask, Part};
+use arqonbus::broker::home::{Home, Told};
+use arqonbus::broker::lane::Ask;
 use arqonbus::broker::policy::{ClientCard, Role};
 use arqonbus::protocol::close::CloseReason;
 use arqonbus::protocol::command::ClientType;
 use arqonbus::protocol::names::Name;
+use arqonbus::protocol::views::RoomRow;
 use arqonbus::shard::meters::{Counter, Gauge, Meters};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -256,7 +258,7 @@ impl Sim {
                     };
                     let Some(at) = self.world.pipes[conn.number].conn else { continue };
                     let at = ConnRef { shard: ShardId(conn.shard as u16), conn: at };
-                    let is_member = known.member(at).is_some();
+                    let is_member = home.is_member(known, at);
                     expected += usize::from(is_member);
                     if conn.is_member(room, channel) && !is_member {
                         violation!("members", "{} is no member of {room}:{channel}", conn.number);
@@ -272,7 +274,7 @@ impl Sim {
                 if let Some(known) = home.channel(room, channel) {
                     check_history(&mut self.model, room, channel, &known.history);
                 }
-                let count = home.channel(room, channel).map_or(0, |known| known.member_count());
+                let count = home.member_count_of(room, channel);
                 if count != expected {
                     violation!("members", "{room}:{channel} has {count}, not {expected}");
                 }
@@ -369,14 +371,16 @@ impl Sim {
                     violation!("all gone", "shard {number} still has {count} {what}");
                 }
             }
-            let Part::Rooms(rooms, _) = home.rooms_part(&admin, 1_000) else { continue };
-            for room in rooms {
+            let rooms = home.rooms_part(&admin, &RowsWanted::first(), &mut Told::default());
+            for room in rooms.rows {
+                let RoomRow::Full(room) = room else { continue };
                 if room.room_type == "dynamic" && room.channels.is_empty() {
                     violation!("all gone", "the dynamic room {} is left", room.name);
                 }
                 for channel in &room.channels {
                     let known = home.channel(&room.name, channel);
-                    if known.is_some_and(|known| known.auto_created || known.member_count() > 0) {
+                    let members = home.member_count_of(&room.name, channel);
+                    if known.is_some_and(|known| known.auto_created || members > 0) {
                         violation!("all gone", "{}:{channel} is left", room.name);
                     }
                 }

@@ -1,13 +1,13 @@
 //! What homes tell: deliveries, and answers for clients. Nothing here asks.
 
-use crate::base::ids::{ChannelId, ConnId, ShardId};
+use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::time::Now;
-use crate::broker::census::{self, Census};
+use crate::broker::census::{self, Census, Gathered, Row};
 use crate::broker::channel::{Options, Seen, Ties};
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::Edge;
 use crate::broker::lane::{
-    Accepted, Answer, Fanout, JoinedTell, LeftTell, Listeners, OpenedTell, Part, RefusedEvent,
+    Accepted, Answer, Fanout, JoinedTell, LeftTell, OpenedTell, Part, PresenceTell, RefusedEvent,
     RoomAnswer, Tell,
 };
 use crate::broker::peers::{PeerClients, PeerId};
@@ -18,8 +18,10 @@ use crate::protocol::command::Address;
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
+use crate::protocol::page::{Cursor, List};
 use crate::protocol::reply::{self, Question};
-use crate::protocol::views::{ClientRow, Counts, StatusView};
+use crate::protocol::views::{Counts, StatusView};
+use serde::Serialize;
 use serde_json::json;
 use std::sync::Arc;
 
@@ -44,6 +46,7 @@ impl Edge {
             }
             Tell::Joined(joined) => self.on_joined(now, *joined, out),
             Tell::Opened(opened) => self.on_opened(&opened),
+            Tell::Presence(tell) => self.on_presence(&tell, out),
             Tell::Left(left) => self.on_left(now, *left, out),
             Tell::Untied(conn, address) => self.on_untied(now, conn, &address, out),
             Tell::Deliver(conn, frame) => {
@@ -67,18 +70,25 @@ impl Edge {
     }
 
     fn on_fanout(&mut self, fanout: Fanout, out: &mut Deliveries) {
-        let Fanout { channel, frame, from, audience, trace } = fanout;
-        let sender = from.filter(|conn| conn.shard == self.shard).map(|conn| conn.conn);
-        match audience {
-            Listeners::Members => {
-                out.list.push(Delivery::Fanout { frame, channel, sender, trace });
-            }
-            Listeners::PresenceWatchers => {
-                let before = out.receivers.len();
-                self.audiences.watchers(channel, sender, &mut out.receivers);
-                let receivers = out.receivers.len() - before;
-                out.list.push(Delivery::Chosen { frame, receivers });
-            }
+        let Fanout { channel, frame, from, trace } = fanout;
+        let sender = self.own(from);
+        out.list.push(Delivery::Fanout { frame, channel, sender, trace });
+    }
+
+    /// The connection, if it is on this shard.
+    fn own(&self, conn: Option<ConnRef>) -> Option<ConnId> {
+        conn.filter(|conn| conn.shard == self.shard).map(|conn| conn.conn)
+    }
+
+    /// Notices for the same watchers go together.
+    fn on_presence(&mut self, tell: &PresenceTell, out: &mut Deliveries) {
+        for notices in tell.notices.chunk_by(|a, b| a.to == b.to) {
+            let before = out.receivers.len();
+            self.audiences.watchers(tell.channel, notices[0].to, &mut out.receivers);
+            let receivers = out.receivers.len() - before;
+            let frames = notices.iter().map(|known| (known.frame.clone(), self.own(known.subject)));
+            let frames = frames.collect();
+            out.list.push(Delivery::Together { frames, receivers });
         }
     }
 
@@ -109,14 +119,14 @@ impl Edge {
         session.joins_in_flight -= 1;
         let waits = std::mem::take(&mut session.waits_for_answer);
         let options = Options { echo: join.echo, presence: join.presence };
-        let whole_room = join.address.channel.is_every();
-        let ties = match whole_room {
-            true => Ties { named: None, whole_room: Some(options) },
-            false => Ties { named: Some(options), whole_room: None },
-        };
-        self.enter_room(conn, room, &join.address.room, whole_room.then_some(options));
-        for seen in &channels {
-            self.enter_channel(conn, seen, ties);
+        let (name, whole_room) = (&join.address.room, join.address.channel.is_every());
+        self.enter_room(conn, room, name, whole_room.then_some(options));
+        match whole_room {
+            true => self.follow_room(conn, room, name, options, &channels),
+            false => {
+                let ties = Ties { named: Some(options), whole_room: None };
+                channels.iter().for_each(|seen| self.enter_channel(conn, seen, ties));
+            }
         }
         self.seat_in_room(conn, &join.address.room);
         self.note_change(conn);
@@ -132,19 +142,38 @@ impl Edge {
         }
     }
 
+    /// A channel is new, or it was private and is open, or the other way round.
     fn on_opened(&mut self, opened: &OpenedTell) {
-        for &conn in &opened.conns {
-            let Some(session) = self.session(conn) else { continue };
-            let Some(tie) = session.room(&opened.channel.address.room) else { continue };
-            let ties = Ties { named: None, whole_room: tie.whole_room };
-            if tie.whole_room.is_some() {
-                self.enter_channel(conn, &opened.channel, ties);
+        let OpenedTell { channel: seen, conns, room } = opened;
+        if seen.is_private {
+            self.audiences.make_private(seen.channel);
+            for &conn in conns {
+                let tie = self.session(conn).and_then(|known| known.room(&seen.address.room));
+                let Some(options) = tie.and_then(|tie| tie.whole_room) else { continue };
+                self.enter_channel(conn, seen, Ties { named: None, whole_room: Some(options) });
+            }
+            return;
+        }
+        // Followers that it listed while it was private are not listed any more.
+        let followers = self.audiences.followers(*room).into_iter();
+        let followers: Vec<ConnId> =
+            followers.flat_map(|known| known.seats()).map(|seat| seat.conn).collect();
+        for conn in followers {
+            if self.lists_as_follower(conn, &seen.address) {
+                self.leave_channel(conn, &seen.address, true);
             }
         }
+        self.audiences.open(*room, seen.channel, &seen.address);
+    }
+
+    fn lists_as_follower(&self, conn: ConnId, address: &Address) -> bool {
+        let Some(session) = self.session(conn) else { return false };
+        let known = session.memberships.find(&self.hasher, &address.room, &address.channel);
+        known.is_some_and(|known| known.ties.whole_room.is_some())
     }
 
     fn on_left(&mut self, now: Now, left: LeftTell, out: &mut Deliveries) {
-        let LeftTell { conn, address, question, .. } = left;
+        let LeftTell { conn, address, question } = left;
         let Some(session) = self.session_mut(conn) else { return };
         session.leaves_in_flight -= 1;
         let waits = std::mem::take(&mut session.waits_for_answer);
@@ -203,7 +232,8 @@ impl Edge {
                 awaited[shard.index()] = false;
                 is_whole(census, awaited)
             }
-            (gathers, part) => unreachable!("{part:?} is no part of {gathers:?}"),
+            // It answers another question.
+            _ => return,
         };
         if is_whole {
             self.end_pending(now, key, out);
@@ -250,10 +280,12 @@ impl Edge {
                 let missing = (missing, is_unsure);
                 self.answer_private(now, conn, &question, targets, missing, ack, out);
             }
-            Gathers::Trace(trace) => match trace.ack(self.shard) {
-                Some(ack) => self.succeed(now, conn, &question, ack, out),
-                None => unreachable!("a trace ends when its home has accepted the event"),
-            },
+            Gathers::Trace(trace) => {
+                // It ends when its home has accepted the event: there is an ack then.
+                if let Some(ack) = trace.ack(self.shard) {
+                    self.succeed(now, conn, &question, ack, out);
+                }
+            }
         }
     }
 
@@ -266,34 +298,18 @@ impl Edge {
         unanswered: Vec<u16>,
         out: &mut Deliveries,
     ) {
-        let brief = question.brief;
         match census {
             Census::Status(counts) => {
                 let status = self.status(now, *counts, unanswered);
                 self.succeed(now, conn, question, status, out);
             }
-            Census::Rooms(rooms, total) => {
-                let more = total > rooms.len() as u64;
-                let mut result = match brief {
-                    true => {
-                        let names: Vec<_> = rooms.iter().map(|room| &room.name).collect();
-                        json!({"rooms": names, "count": total, "more": more})
-                    }
-                    false => json!({"rooms": rooms, "count": total, "more": more}),
-                };
+            Census::Rooms(rooms) => {
+                let mut result = listed("rooms", &rooms, List::Rooms);
                 name_unanswered(&mut result, &unanswered);
                 self.succeed(now, conn, question, result, out);
             }
             Census::Clients(clients) => {
-                let (rows, total) = (clients.rows(), clients.count);
-                let more = total > rows.len() as u64;
-                let mut result = match brief {
-                    true => {
-                        let ids: Vec<_> = rows.iter().map(ClientRow::client_id).collect();
-                        json!({"clients": ids, "count": total, "more": more})
-                    }
-                    false => json!({"clients": rows, "count": total, "more": more}),
-                };
+                let mut result = listed("clients", clients.rows(), List::Clients);
                 name_unanswered(&mut result, &unanswered);
                 let nodes = clients.unanswered_nodes();
                 if !nodes.is_empty() {
@@ -366,16 +382,18 @@ impl Edge {
             }
         };
         match answer {
-            RoomAnswer::Channels(room, lines) => {
-                let result = match question.brief {
-                    true => {
-                        let names: Vec<_> = lines.iter().map(|line| &line.name).collect();
-                        json!({"room": room, "channels": names, "count": lines.len()})
-                    }
-                    false => json!({"room": room, "channels": lines, "count": lines.len()}),
-                };
+            RoomAnswer::Channels(view) if question.brief => {
+                let names: Vec<_> = view.channels.iter().map(|line| &line.name).collect();
+                let result = json!({
+                    "room": view.room,
+                    "channels": names,
+                    "count": view.count,
+                    "more": view.more,
+                    "cursor": view.cursor,
+                });
                 self.succeed(now, conn, &question, result, out);
             }
+            RoomAnswer::Channels(view) => self.succeed(now, conn, &question, view, out),
             RoomAnswer::Channel(view) => self.succeed(now, conn, &question, view, out),
             RoomAnswer::Room(view) => self.succeed(now, conn, &question, view, out),
             RoomAnswer::History(view) => {
@@ -455,6 +473,36 @@ impl Edge {
         self.audiences.seat(id, &every, conn, options);
     }
 
+    /// Makes a client a follower of a room that has these channels, which list it if they are private.
+    fn follow_room(
+        &mut self,
+        conn: ConnId,
+        id: ChannelId,
+        room: &Name,
+        options: Options,
+        channels: &[Seen],
+    ) {
+        let seats = self.seats_in(conn, room);
+        let every = Arc::new(Address { room: room.clone(), channel: Name::every() });
+        self.audiences.follow(id, &every, (conn, options), seats.into_iter());
+        for seen in channels {
+            match seen.is_private {
+                true => {
+                    self.enter_channel(conn, seen, Ties { named: None, whole_room: Some(options) });
+                }
+                false => self.audiences.open(id, seen.channel, &seen.address),
+            }
+        }
+    }
+
+    /// The channels of a room that list a client.
+    fn seats_in(&self, conn: ConnId, room: &Name) -> Vec<ChannelId> {
+        let memberships = self.session(conn).map(|session| session.memberships.iter());
+        let of_room = memberships.into_iter().flatten();
+        let of_room = of_room.filter(|membership| membership.address.room == *room);
+        of_room.map(|membership| membership.channel).collect()
+    }
+
     fn enter_channel(&mut self, conn: ConnId, seen: &Seen, ties: Ties) {
         let address = &seen.address;
         let hasher = self.hasher.clone();
@@ -500,17 +548,20 @@ impl Edge {
     }
 
     fn leave_whole_room(&mut self, conn: ConnId, room: &Name) {
+        let seats = self.seats_in(conn, room);
         let Some(session) = self.session_mut(conn) else { return };
-        if let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) {
-            tie.whole_room = None;
-            tie.leaving = false;
-        }
+        let Some(tie) = session.rooms.iter_mut().find(|tie| tie.room == *room) else { return };
+        tie.whole_room = None;
+        tie.leaving = false;
+        let id = tie.id;
         let of_room = session.memberships.iter();
-        let of_room = of_room.filter(|membership| membership.address.room == *room);
-        let mut addresses: Vec<Arc<Address>> =
-            of_room.map(|membership| membership.address.clone()).collect();
-        addresses.sort_unstable_by(|a, b| a.channel.cmp(&b.channel));
-        for address in addresses {
+        let listed = of_room.filter(|membership| {
+            membership.address.room == *room && membership.ties.whole_room.is_some()
+        });
+        let listed: Vec<Arc<Address>> =
+            listed.map(|membership| membership.address.clone()).collect();
+        self.audiences.unfollow(id, conn, seats.into_iter());
+        for address in listed {
             self.leave_channel(conn, &address, true);
         }
     }
@@ -531,6 +582,17 @@ impl Edge {
 fn is_whole(census: &Census, awaited: &[bool]) -> bool {
     let awaits_peers = matches!(census, Census::Clients(clients) if clients.awaits_peers());
     !awaited.contains(&true) && !awaits_peers
+}
+
+/// A page of a list, as it is answered.
+fn listed<R: Row + Serialize>(
+    key: &'static str,
+    gathered: &Gathered<R>,
+    list: List<'_>,
+) -> serde_json::Value {
+    let (rows, next) = gathered.page();
+    let cursor = next.map(|name| Cursor::Name(name.clone()).text(list));
+    json!({key: rows, "count": gathered.count, "more": cursor.is_some(), "cursor": cursor})
 }
 
 /// An answer that lacks the parts of some shards says so.

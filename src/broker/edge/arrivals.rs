@@ -167,13 +167,17 @@ impl Edge {
             session.errands = Some(Box::new(Errands { claim: None, release, joins: join }));
         }
         self.connected += u64::from(is_new);
+        if !is_new {
+            self.names.remove(&(before.client_id.clone(), conn));
+        }
+        self.names.insert((card.client_id.clone(), conn));
         self.end_arrival_if_complete(now, conn, out);
         out.list.push(Delivery::Resume(conn));
     }
 
     /// Asks what tells obliged this edge to ask.
     pub fn run_errands(&mut self, conn: ConnId, asks: &mut Asks) -> Flow {
-        let here = self.conn_ref(conn);
+        let (here, max) = (self.conn_ref(conn), self.limits.max_joins_per_client);
         let Some(session) = self.session(conn) else { return Flow::Done };
         if session.errands.is_none() {
             return Flow::Done;
@@ -203,9 +207,11 @@ impl Edge {
             if !session.homes.contains(&home) {
                 session.homes.push(home);
             }
+            let joined = (session.memberships.len() + session.rooms.len()) as u32;
+            let joins_left = max.saturating_sub(joined + session.joins_in_flight + 1);
             session.joins_in_flight += 1;
             let (client, question, has_returned) = (client.clone(), None, false);
-            let ask = JoinAsk { conn: here, client, join, question, has_returned };
+            let ask = JoinAsk { conn: here, client, join, question, has_returned, joins_left };
             asks.push(home, Ask::Join(Box::new(ask)));
         }
         if let Some(client_id) = &errands.release {

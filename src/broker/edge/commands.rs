@@ -2,7 +2,7 @@
 
 use crate::base::ids::ConnId;
 use crate::base::time::Now;
-use crate::broker::census::Census;
+use crate::broker::census::{Census, Clients, Gathered, RowsWanted, page_bytes_max};
 use crate::broker::delivery::Deliveries;
 use crate::broker::edge::messages::question_of;
 use crate::broker::edge::{Edge, Flow};
@@ -13,6 +13,7 @@ use crate::protocol::command::{self, Address, Command, HistoryQuery, Join, Reque
 use crate::protocol::envelope::Envelope;
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::names::{EVERY_CHANNEL, Name};
+use crate::protocol::page::PageQuery;
 use crate::protocol::reply::Question;
 use crate::protocol::views::{Counts, Time};
 use serde_json::json;
@@ -73,10 +74,15 @@ impl Edge {
     ) -> Result<Flow, Refusal> {
         let rate = self.limits.rate_commands;
         let Some(session) = self.session_mut(conn) else { return Ok(Flow::Done) };
-        if !again && command.is_rate_limited() && !session.rates.take_command(now.mono_ms(), rate) {
+        let cost = command.cost();
+        if !again && cost > 0 && !session.rates.take_command(now.mono_ms(), rate, cost) {
+            let counts = match cost {
+                1 => String::new(),
+                _ => format!(", and {} counts as {cost}", command.name()),
+            };
             return Err(Refusal::new(
                 Fault::RateLimited,
-                format!("You may give {rate} commands a second; wait and give it again."),
+                format!("You may give {rate} commands a second{counts}; wait and give it again."),
             ));
         }
         if command.requires_admin() {
@@ -113,11 +119,12 @@ impl Edge {
             Command::JoinChannel(join) => self.ask_join(*join, asked),
             Command::LeaveChannel(address) => self.ask_leave(address, asked),
             Command::History(query) => self.ask_history(*query, asked),
-            Command::ListChannels { room } => {
-                self.ask_room(room.clone(), RoomWish::ListChannels(room), asked)
+            Command::ListChannels { room, page } => {
+                self.ask_room(room.clone(), RoomWish::ListChannels(room, page), asked)
             }
-            Command::ChannelInfo(address) => {
-                self.ask_room(address.room.clone(), RoomWish::ChannelInfo(address), asked)
+            Command::ChannelInfo { address, page } => {
+                let wish = RoomWish::ChannelInfo(Box::new(address.clone()), page);
+                self.ask_room(address.room, wish, asked)
             }
             Command::CreateChannel(create) => {
                 self.ask_room(create.address.room.clone(), RoomWish::CreateChannel(create), asked)
@@ -141,11 +148,15 @@ impl Edge {
             Command::Status => {
                 self.ask_all(now, Census::Status(Box::<Counts>::default()), Topic::Status, asked)
             }
-            Command::ListRooms => {
-                self.ask_all(now, Census::Rooms(Vec::new(), 0), Topic::Rooms, asked)
+            Command::ListRooms(query) => {
+                let rows = self.rows_wanted(query, question.brief);
+                let census = Census::Rooms(Box::new(Gathered::new(&rows)));
+                self.ask_all(now, census, Topic::Rooms(rows), asked)
             }
-            Command::ListClients => {
-                self.ask_all(now, Census::Clients(Box::default()), Topic::Clients, asked)
+            Command::ListClients(query) => {
+                let rows = self.rows_wanted(query, question.brief);
+                let census = Census::Clients(Box::new(Clients::new(&rows)));
+                self.ask_all(now, census, Topic::Clients(rows), asked)
             }
             Command::DisconnectClient { client_id, reason } => {
                 let home = self.placement.of_client(&client_id);
@@ -158,6 +169,13 @@ impl Edge {
                 Ok(Flow::Done)
             }
         }
+    }
+
+    /// Which rows every shard is asked for.
+    fn rows_wanted(&self, query: PageQuery, brief: bool) -> RowsWanted {
+        let after = query.cursor.and_then(|cursor| cursor.name().cloned());
+        let bytes = page_bytes_max(&self.limits);
+        RowsWanted { after, limit: query.limit, bytes, brief }
     }
 
     fn ask_join(
@@ -178,13 +196,14 @@ impl Edge {
             session.waits_for_answer |= is_open;
             return if is_open { Ok(Flow::Waiting) } else { Err(join_limit(max)) };
         }
+        let joins_left = max.saturating_sub(session.join_count() + 1);
         session.joins_in_flight += 1;
         if !session.homes.contains(&home) {
             session.homes.push(home);
         }
         let (client, question) = (session.card.clone(), Some(question.clone()));
         let has_returned = session.stay.as_ref().is_some_and(|stay| stay.is_resumed);
-        let ask = JoinAsk { conn: here, client, join, question, has_returned };
+        let ask = JoinAsk { conn: here, client, join, question, has_returned, joins_left };
         asks.push(home, Ask::Join(Box::new(ask)));
         Ok(Flow::Done)
     }
@@ -225,10 +244,13 @@ impl Edge {
         let is_member =
             self.session(asked.0).is_some_and(|session| match address.channel.is_every() {
                 true => session.room_it_stays_in(&address.room).is_some(),
-                false => session
-                    .memberships
-                    .find(&self.hasher, &address.room, &address.channel)
-                    .is_some_and(|membership| session.stays_in(membership)),
+                false => {
+                    let (room, channel) = (&address.room, &address.channel);
+                    match session.memberships.find(&self.hasher, room, channel) {
+                        Some(known) => session.stays_in(known),
+                        None => self.followed_channel(session, room, channel).is_some(),
+                    }
+                }
             });
         if !is_member {
             return self.refuse_or_wait(asked.0, not_joined(address));

@@ -1,6 +1,6 @@
 //! What clients send: events, private messages, telemetry, commands.
 
-use crate::base::ids::{ConnId, ShardId};
+use crate::base::ids::{ChannelId, ConnId, ShardId};
 use crate::base::time::Now;
 use crate::broker::delivery::Deliveries;
 use crate::broker::edge::{Edge, Flow};
@@ -58,9 +58,12 @@ impl Edge {
             MessageType::Private => self.on_private(now, conn, envelope, asks),
             MessageType::Telemetry => self.on_telemetry(now, conn, envelope, out),
             MessageType::Command => self.on_command(now, conn, envelope, again, asks, out),
-            MessageType::System | MessageType::CommandResponse => {
-                unreachable!("decoding refuses what only the server may say")
-            }
+            // Decoding has refused these already.
+            MessageType::System | MessageType::CommandResponse => Err(Refusal::of_field(
+                Fault::TypeForbidden,
+                "type",
+                "Messages of this type come from the server only.",
+            )),
         };
         match handled {
             Ok(Flow::Done) => {
@@ -158,8 +161,10 @@ impl Edge {
         let id = if channel == EVERY_CHANNEL {
             session.room_it_stays_in(room).map(|tie| tie.id)
         } else {
-            let membership = session.memberships.find(&self.hasher, room, channel);
-            membership.filter(|known| session.stays_in(known)).map(|known| known.channel)
+            match session.memberships.find(&self.hasher, room, channel) {
+                Some(known) => session.stays_in(known).then_some(known.channel),
+                None => self.followed_channel(session, room, channel),
+            }
         };
         if let Some(id) = id {
             return Ok((Target::Channel(id), id.home()));
@@ -175,6 +180,18 @@ impl Edge {
             "channel",
             format!("You are not joined to {room}:{channel}; join_channel first."),
         ))
+    }
+
+    /// The channel of a room that the client joined as a whole, and has not asked to leave.
+    pub(super) fn followed_channel(
+        &self,
+        session: &Session,
+        room: &str,
+        channel: &str,
+    ) -> Option<ChannelId> {
+        let tie = session.room(room)?;
+        let stays = tie.whole_room.is_some() && (!tie.leaving || session.leaves_in_flight == 0);
+        stays.then(|| self.audiences.open_channel(tie.id, channel))?
     }
 
     fn on_private(
@@ -244,7 +261,7 @@ impl Edge {
             from: session.card.client_id.clone(),
             address,
             payload: envelope.payload.to_owned(),
-            metadata: envelope.metadata.members.to_owned(),
+            metadata: envelope.metadata.members.to_string(),
         });
         if envelope.metadata.ack {
             let question = question_of(envelope);

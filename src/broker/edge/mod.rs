@@ -5,7 +5,7 @@
 //! full, `on_message` does nothing and says so, and the message is offered again later.
 //!
 //! *Invariants*: a client's message is handled whole or not at all; a session's seats in the
-//! audiences are just its memberships and rooms; a handled tell asks nothing.
+//! audiences are just its memberships, its rooms and the rooms it follows; a handled tell asks nothing.
 
 mod answers;
 mod arrivals;
@@ -20,8 +20,9 @@ use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::Limits;
 use crate::base::prefetch::prefetch;
 use crate::base::time::{Moment, Now};
+use crate::base::work;
 use crate::broker::audience::{Audience, Audiences};
-use crate::broker::census::ROWS_MAX;
+use crate::broker::census::{Rows, RowsWanted};
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::home::stamp;
 use crate::broker::lane::{Ask, Asks, ClientsPart, PendingRef, Survey, Topic, TraceReport};
@@ -42,6 +43,8 @@ use ahash::RandomState;
 use returning::Returns;
 use serde::Serialize;
 use serde_json::json;
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// What every client is told of the server, and what it may do without a token.
@@ -79,6 +82,8 @@ pub struct Edge {
     facts: Arc<Facts>,
     sessions: Vec<Option<Box<Session>>>,
     connected: u64,
+    /// The ids of connected clients, in order: for lists.
+    names: BTreeSet<(Name, ConnId)>,
     audiences: Audiences,
     pending: PendingTable,
     /// Traces whose message was parsed since the clock was last read.
@@ -106,6 +111,7 @@ impl Edge {
             facts,
             sessions: Vec::new(),
             connected: 0,
+            names: BTreeSet::new(),
             audiences: Audiences::new(hasher.clone()),
             pending: PendingTable::new(hasher.clone()),
             just_parsed: Vec::new(),
@@ -177,6 +183,17 @@ impl Edge {
         self.audiences.of_mut(channel)
     }
 
+    /// The local followers of a room, if it has any.
+    pub fn followers(&mut self, room: ChannelId) -> Option<&mut Audience> {
+        self.audiences.followers_mut(room)
+    }
+
+    /// Whether the sender of an event in a channel that is open to a followed room does not get it, and
+    /// whether it would get it as a follower.
+    pub fn sender_in(&self, channel: ChannelId, room: ChannelId, sender: ConnId) -> (bool, bool) {
+        self.audiences.sender_in(channel, room, sender)
+    }
+
     /// Applies new limits.
     pub fn reconfigure(&mut self, limits: Arc<Limits>) {
         self.limits = limits;
@@ -213,6 +230,7 @@ impl Edge {
         }
         for tie in &session.rooms {
             self.audiences.unseat(tie.id, conn);
+            self.audiences.unfollow(tie.id, conn, std::iter::empty());
         }
         let here = self.conn_ref(conn);
         for &home in &session.homes {
@@ -230,6 +248,7 @@ impl Edge {
         }
         if session.is_connected() {
             self.connected -= 1;
+            self.names.remove(&(session.card.client_id.clone(), conn));
             if session.card.client_type == ClientType::AiAgent {
                 let client_id = &session.card.client_id;
                 out.telemetry.extend(session.rooms.iter().take(1).map(|tie| {
@@ -246,41 +265,33 @@ impl Edge {
         }
     }
 
-    /// This edge's part of the answer to a survey.
-    pub fn clients_part(&self) -> ClientsPart {
-        let clients = || self.sessions.iter().flatten().filter(|session| session.is_connected());
-        let mut rows: Vec<&Session> = clients().map(|session| &**session).collect();
-        let count = rows.len() as u64;
-        rows.sort_unstable_by(|a, b| a.card.client_id.cmp(&b.card.client_id));
-        rows.truncate(ROWS_MAX);
-        let row = |session: &Session| {
-            ClientRow::Here(Box::new(session.view(&self.facts.node, self.shard)))
-        };
-        let rows = rows.into_iter().map(row).collect();
-        ClientsPart { rows, count, ..ClientsPart::default() }
+    /// This edge's part of the answer to a survey. It costs what its rows cost, however many clients
+    /// there are.
+    pub fn clients_part(&self, wanted: &RowsWanted) -> Rows<ClientRow> {
+        let after = wanted.after.clone().map(|after| (after, ConnId::LAST));
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let clients = self.names.range((from, Bound::Unbounded));
+        let sessions = clients.filter_map(|(_, conn)| self.session(*conn));
+        let rows = sessions.map(|session| match wanted.brief {
+            true => ClientRow::Brief(session.card.client_id.clone()),
+            false => ClientRow::Here(Box::new(session.view(&self.facts.node, self.shard))),
+        });
+        Rows::take(wanted, self.connected, rows)
     }
 
     /// The same for another node that asks, if the answers of this node may be so long together.
-    pub fn clients_for_peer(&self, reply_to: PendingRef, bytes: u64) -> PeerClients {
+    pub fn clients_for_peer(&self, reply_to: PendingRef, wanted: &RowsWanted) -> PeerClients {
         let (shard, shards) = (self.shard.0, self.placement.shards());
-        let mut part = self.clients_part();
-        let mut left = usize::try_from(bytes).unwrap_or(usize::MAX) / usize::from(shards.max(1));
-        let mut rows = Vec::new();
-        for row in std::mem::take(&mut part.rows) {
-            let Ok(text) = serde_json::value::to_raw_value(&row) else { continue };
-            let client_id = row.client_id().clone();
-            // One is told in any case. Of the rest nothing is, not even what would have room.
-            if text.get().len() > left
-                && let Some(last) = rows.last().map(ClientRow::client_id)
-            {
-                part.last = Some(last.clone());
-                break;
-            }
-            left = left.saturating_sub(text.get().len());
-            rows.push(ClientRow::Elsewhere(client_id, text.into()));
-        }
-        part.rows = rows;
-        PeerClients { reply_to, shard, shards, part }
+        let bytes = wanted.bytes / usize::from(shards.max(1));
+        let here = self.clients_part(&RowsWanted { bytes, ..wanted.clone() });
+        // As they are written they are shorter than they were taken for.
+        let text = |row: ClientRow| {
+            let text = serde_json::value::to_raw_value(&row).ok()?;
+            Some(ClientRow::Elsewhere(row.client_id().clone(), text.into()))
+        };
+        let rows = here.rows.into_iter().filter_map(text).collect();
+        let rows = Rows { rows, count: here.count, last: here.last };
+        PeerClients { reply_to, shard, shards, part: ClientsPart { rows, peers: Arc::default() } }
     }
 
     /// Gives a frame to every client; how many there are.
@@ -289,8 +300,9 @@ impl Edge {
         let before = out.receivers.len();
         out.receivers.extend(clients.map(|session| session.conn));
         let receivers = out.receivers.len() - before;
-        let frame = frame.clone();
-        out.list.push(Delivery::Chosen { frame, receivers });
+        out.units += work::MEMBER * receivers as u64;
+        let frames = vec![(frame.clone(), None)];
+        out.list.push(Delivery::Together { frames, receivers });
         receivers as u64
     }
 
@@ -382,11 +394,17 @@ impl Edge {
     pub fn check(&self) {
         self.audiences.check();
         let sessions = || self.sessions.iter().flatten();
-        let seats: usize =
-            sessions().map(|session| session.memberships.len() + session.rooms.len()).sum();
-        assert_eq!(self.audiences.seat_count(), seats, "seats are memberships and rooms");
+        let follows =
+            |session: &Session| session.rooms.iter().filter(|tie| tie.whole_room.is_some()).count();
+        let seats = sessions()
+            .map(|session| session.memberships.len() + session.rooms.len() + follows(session));
+        assert_eq!(self.audiences.seat_count(), seats.sum::<usize>(), "seats are memberships");
         let connected = sessions().filter(|session| session.is_connected()).count();
         assert_eq!(self.connected, connected as u64);
+        let name = |session: &Session| (session.card.client_id.clone(), session.conn);
+        let names = sessions().filter(|session| session.is_connected());
+        let names: BTreeSet<_> = names.map(|session| name(session)).collect();
+        assert_eq!(self.names, names, "connected clients are listed");
         for session in sessions() {
             for tie in &session.rooms {
                 let of_room = session.memberships.iter();
@@ -537,6 +555,11 @@ impl Edge {
                 true => Place::Private(room()),
                 false => Place::Open((*known.address).clone()),
             });
+        }
+        let followed = session.room(room).filter(|tie| tie.whole_room.is_some());
+        let id = followed.and_then(|tie| self.audiences.open_channel(tie.id, channel));
+        if let Some(address) = id.and_then(|id| self.audiences.address_for(conn, id)) {
+            return Some(Place::Open((**address).clone()));
         }
         let room = Name::parse(room).ok()?;
         Some(match channel == EVERY_CHANNEL {

@@ -12,6 +12,7 @@ use crate::base::time::Now;
 use crate::broker::home::{Home, Told};
 use crate::broker::room::RoomType;
 use crate::protocol::fault::{Fault, Refusal};
+use crate::protocol::names::Name;
 
 /// How many empty channels are looked at for one whose room can go with it.
 const EMPTY_LOOKED_AT_MAX: usize = 64;
@@ -54,15 +55,27 @@ impl Home {
 
     /// Notes that a channel may have become empty, so that it can go in time.
     pub(super) fn note_if_empty(&mut self, now: Now, id: ChannelId) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
-        if channel.member_count() == 0 && channel.auto_created {
+        let Home { channels, rooms, limits, expiries, .. } = self;
+        let Some(channel) = channels.get_mut(&id) else { return };
+        if !channel.auto_created {
+            return;
+        }
+        let room = rooms.get(&channel.address.room);
+        if channel.member_count(room.map_or(0, |room| room.followers.len())) == 0 {
             channel.empty_since_ms = Some(now.mono_ms());
             // One entry a channel, however often it fills and empties meanwhile.
             if !std::mem::replace(&mut channel.expiry_noted, true) {
-                let due_ms = now.mono_ms() + u64::from(self.limits.empty_channel_ttl_ms);
-                self.expiries.entry(due_ms).or_default().push(id);
+                let due_ms = now.mono_ms() + u64::from(limits.empty_channel_ttl_ms);
+                expiries.entry(due_ms).or_default().push(id);
             }
         }
+    }
+
+    /// Notes of all channels of a room that they may have become empty.
+    pub(super) fn note_all_empty(&mut self, now: Now, name: &Name) {
+        let room = self.rooms.get(name).into_iter();
+        let ids: Vec<ChannelId> = room.flat_map(|room| room.channels.values()).copied().collect();
+        ids.into_iter().for_each(|id| self.note_if_empty(now, id));
     }
 
     pub(super) fn expire_channel(&mut self, now: Now, id: ChannelId, told: &mut Told) {
@@ -82,9 +95,10 @@ impl Home {
 
     /// Gives the members of something that was kept time to come back, if it would go without them.
     pub(super) fn await_members(&mut self, now: Now, id: ChannelId) {
+        let is_empty = self.is_without_members(id);
         let is_awaited = match self.channels.get_mut(&id) {
             Some(channel) => {
-                channel.is_awaited = channel.auto_created && channel.member_count() == 0;
+                channel.is_awaited = channel.auto_created && is_empty;
                 channel.is_awaited
             }
             None => {

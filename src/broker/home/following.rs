@@ -155,31 +155,30 @@ impl Home {
         else {
             unreachable!("only what is awaited has anything parked")
         };
-        match parked.is_full(PARKED_MAX) {
-            false => parked.push_back(ask),
-            true => refuse_parked(ask, told),
+        if parked.is_full(PARKED_MAX) {
+            return refuse_parked(ask, told);
         }
+        let conn = conn_of(&ask);
+        parked.push_back(ask);
+        self.note_waiting(id, conn);
     }
 
-    /// A connection is gone: it joins nothing any more.
+    /// A connection is gone: it joins nothing any more. Only the channels that it waits for are looked at.
     pub(super) fn forget_parked(&mut self, conn: ConnRef, told: &mut Told) {
         let Some(shared) = &mut self.shared else { return };
+        let mut ids = shared.waiting.remove(&conn).unwrap_or_default();
+        ids.sort_unstable();
+        ids.dedup();
         let mut unneeded = Vec::new();
-        for id in &shared.behind {
-            if let Some(following) = shared.following.get_mut(id) {
-                let was_needed = following.is_needed();
-                following.ahead.retain(|(_, ask)| is_not_of(ask, conn));
-                unneeded.extend((was_needed && !following.is_needed()).then_some(*id));
-            }
-        }
-        for id in &shared.awaited {
-            let Some(following) = shared.following.get_mut(id) else { continue };
+        for id in ids {
+            let Some(following) = shared.following.get_mut(&id) else { continue };
             let was_needed = following.is_needed();
+            following.ahead.retain(|(_, ask)| conn_of(ask) != Some(conn));
             if let Following { state: State::Awaited { parked }, made_for, .. } = following {
-                parked.edit(|asks| asks.retain(|ask| is_not_of(ask, conn)));
+                parked.edit(|asks| asks.retain(|ask| conn_of(ask) != Some(conn)));
                 made_for.take_if(|maker| *maker == conn);
             }
-            unneeded.extend((was_needed && !following.is_needed()).then_some(*id));
+            unneeded.extend((was_needed && !following.is_needed()).then_some(id));
         }
         unneeded.into_iter().for_each(|id| self.remove_room_if_unneeded(id, told));
     }
@@ -191,6 +190,25 @@ impl Home {
         {
             let name = name.clone();
             self.remove_room(&name, told);
+        }
+    }
+
+    /// An ask of a connection waits for a channel.
+    fn note_waiting(&mut self, id: ChannelId, conn: Option<ConnRef>) {
+        if let (Some(shared), Some(conn)) = (&mut self.shared, conn) {
+            shared.waiting.entry(conn).or_default().push(id);
+        }
+    }
+
+    /// It does not wait any more.
+    fn note_waited(&mut self, id: ChannelId, ask: &Ask) {
+        let (Some(shared), Some(conn)) = (&mut self.shared, conn_of(ask)) else { return };
+        let Some(ids) = shared.waiting.get_mut(&conn) else { return };
+        if let Some(at) = ids.iter().position(|known| *known == id) {
+            ids.swap_remove(at);
+        }
+        if ids.is_empty() {
+            shared.waiting.remove(&conn);
         }
     }
 
@@ -242,7 +260,7 @@ impl Home {
         let Some(history) = history_of(id, channels, whole_rooms, rooms) else { return };
         *history = fresh;
         retention.account(id, before, history);
-        self.adopt(id, &kept.record);
+        self.adopt(now, id, &kept.record, told);
         self.untie_strangers(now, id, told);
         if !is_made_here && let Some(following) = self.following_mut(id) {
             following.made_for = None;
@@ -296,6 +314,7 @@ impl Home {
         let before = std::mem::replace(&mut following.state, State::Known);
         if let State::Awaited { mut parked } = before {
             while let Some(ask) = parked.pop_front() {
+                self.note_waited(id, &ask);
                 self.on_ask(now, ask, told);
             }
         }
@@ -357,19 +376,20 @@ impl Home {
         if let Some(address) = address {
             told.records.push(Record::Peer(Box::new(PeerRecord::Detach(id, address))));
         }
-        for (_, ask) in following.ahead {
-            refuse_parked(ask, told);
-        }
+        let ahead = following.ahead.into_iter().map(|(_, ask)| ask);
+        let mut refused: Vec<Ask> = ahead.collect();
         if let State::Awaited { mut parked } = following.state {
-            while let Some(ask) = parked.pop_front() {
-                refuse_parked(ask, told);
-            }
+            refused.extend(std::iter::from_fn(|| parked.pop_front()));
+        }
+        for ask in refused {
+            self.note_waited(id, &ask);
+            refuse_parked(ask, told);
         }
     }
 
     pub(super) fn is_without_members(&self, id: ChannelId) -> bool {
         match (self.channels.get(&id), self.whole_rooms.get(&id)) {
-            (Some(channel), _) => channel.member_count() == 0,
+            (Some(channel), _) => self.member_count(channel) == 0,
             (None, name) => {
                 name.and_then(|name| self.rooms.get(name)).is_none_or(|room| room.people.is_empty())
             }
@@ -440,9 +460,11 @@ impl Home {
         let Some(shared) = &mut self.shared else { return };
         let due_ms = now.mono_ms() + AHEAD_MS;
         if let Some(following) = shared.following.get_mut(&id) {
+            let conn = conn_of(&ask);
             following.ahead.push((due_ms, ask));
             shared.behind.insert(id);
             shared.note_due(due_ms, Due::Ahead(id));
+            self.note_waiting(id, conn);
         }
     }
 
@@ -504,6 +526,7 @@ impl Home {
             shared.behind.insert(id);
         }
         for (_, ask) in ready {
+            self.note_waited(id, &ask);
             match ask {
                 Ask::Join(ask) => self.join_now(now, *ask, told),
                 Ask::Room(ask) => self.answer_now(now, *ask, told),
@@ -546,11 +569,12 @@ impl Home {
     }
 }
 
-fn is_not_of(ask: &Ask, conn: ConnRef) -> bool {
+/// The connection that an ask is of no use without.
+fn conn_of(ask: &Ask) -> Option<ConnRef> {
     match ask {
-        Ask::Join(ask) => ask.conn != conn,
-        Ask::Room(ask) => ask.conn != conn,
-        _ => true,
+        Ask::Join(ask) => Some(ask.conn),
+        Ask::Room(ask) => Some(ask.conn),
+        _ => None,
     }
 }
 

@@ -264,7 +264,7 @@ impl Home {
     ) {
         let Some(channel) = self.channels.get(&id) else { return };
         let Some(new) = history_record_of(channel) else { return };
-        self.adopt(id, &channel_of_both(&new, kept));
+        self.adopt(now, id, &channel_of_both(&new, kept), told);
         self.untie_strangers(now, id, told);
     }
 

@@ -1,14 +1,19 @@
 //! Becoming a member and ceasing to be one.
+//!
+//! A join by name lists the client in its channel. A join of `*` makes it a follower of the room, which
+//! lists it nowhere but in private channels that admit it; the channels only learn on which shards
+//! followers are, when the first comes to a shard or the last leaves it.
 
-use crate::base::ids::{ChannelId, ConnRef, ShardId};
+use crate::base::ids::{ChannelId, ConnRef};
+use crate::base::limits::LEAVES_AT_A_TIME;
 use crate::base::time::Now;
+use crate::base::work;
 use crate::broker::channel::{Channel, Options, Ties};
 use crate::broker::history::Recovery;
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::{
-    Answer, Fanout, JoinAsk, JoinedTell, LeaveAsk, LeftTell, Listeners, OpenedTell, Tell,
-};
+use crate::broker::lane::{Answer, JoinAsk, JoinedTell, LeaveAsk, LeftTell, Tell};
 use crate::broker::policy::{self, ClientCard};
+use crate::broker::presence::{Change, Watchers};
 use crate::broker::room::RoomType;
 use crate::broker::telemetry::{Event, Place};
 use crate::protocol::command::{Address, ChannelType, Join, RoomConfig};
@@ -16,15 +21,14 @@ use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::{self, Name, PRIVATE_CHANNEL};
 use crate::protocol::reply;
-use crate::protocol::views::{ChannelPosition, JoinView};
-use serde_json::json;
+use crate::protocol::views::JoinView;
 use std::sync::Arc;
 
 /// What a join comes to.
-struct Entry {
-    view: JoinView,
-    channels: Vec<ChannelId>,
-    replay: Vec<Arc<Frame>>,
+pub(super) struct Entry {
+    pub(super) view: JoinView,
+    pub(super) channels: Vec<ChannelId>,
+    pub(super) replay: Vec<Arc<Frame>>,
 }
 
 impl Home {
@@ -72,87 +76,79 @@ impl Home {
 
     pub(super) fn leave(&mut self, now: Now, ask: LeaveAsk, told: &mut Told) {
         let LeaveAsk { conn, address, question } = ask;
-        let whole_room = address.channel.is_every();
-        let ids: Vec<ChannelId> = match self.rooms.get(&address.room) {
-            Some(room) if whole_room => room.channels.values().copied().collect(),
-            Some(room) => room.channels.get(&address.channel).copied().into_iter().collect(),
-            None => Vec::new(),
-        };
         let client = self.client_of(&address.room, conn);
-        let mut left = Vec::new();
-        for id in ids {
-            if self.untie(now, id, conn, (!whole_room, whole_room), told) {
-                left.push(id);
-            }
-        }
-        if whole_room
-            && let Some(room) = self.rooms.get_mut(&address.room)
-            && let Some(person) = room.people.get_mut(&conn)
-            && person.whole_room.take().is_some()
-        {
-            let (every, client) = (room.every.clone(), person.client.clone());
-            self.tell_peers_of_member(&every, &client, false, told);
+        if address.channel.is_every() {
+            self.unfollow_room(now, &address.room, conn, told);
+        } else if let Some(id) = self.id_of(&address) {
+            self.untie(now, id, conn, (true, false), told);
         }
         self.settle(now, &address.room, conn, told);
         if let Some(client) = client {
             let place = self.place(&address);
             told.telemetry.push(Event::Left { client_id: place.known(&client.client_id), place });
         }
-        let tell = LeftTell { conn: conn.conn, address, channels: left, question };
-        told.tell(conn.shard, Tell::Left(Box::new(tell)));
+        told.tell(
+            conn.shard,
+            Tell::Left(Box::new(LeftTell { conn: conn.conn, address, question })),
+        );
     }
 
-    /// A connection is gone: it leaves every channel of every room, without an answer.
+    /// A connection is gone: it leaves every channel of every room, without an answer. Of a client that
+    /// is in many rooms the last are left later.
     pub(super) fn gone(&mut self, now: Now, conn: ConnRef, told: &mut Told) {
         self.forget_parked(conn, told);
-        for name in self.presence.get(&conn).cloned().unwrap_or_default() {
-            let Some(room) = self.rooms.get_mut(&name) else { continue };
-            let Some(person) = room.people.get_mut(&conn) else { continue };
-            let client_id = person.client.client_id.clone();
-            let mut whole_room_of = None;
-            if person.whole_room.take().is_some() {
-                whole_room_of = Some((room.every.clone(), person.client.clone()));
-                let place = Place::Open((*room.every).clone());
-                told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
+        self.leaving.push_back(conn);
+        self.go_on_leaving(now, told);
+    }
+
+    /// Goes on with the leaves of connections that are gone, as far as this turn has time for it.
+    pub fn go_on_leaving(&mut self, now: Now, told: &mut Told) {
+        let mut steps = 0;
+        while let Some(&conn) = self.leaving.front() {
+            let next = self.presence.get(&conn).and_then(|rooms| rooms.last().cloned());
+            let Some(room) = next else {
+                self.leaving.pop_front();
+                continue;
+            };
+            if steps >= LEAVES_AT_A_TIME || steps > 0 && told.work.is_spent() {
+                return;
             }
-            let ids: Vec<ChannelId> = room.channels.values().copied().collect();
-            if let Some((every, client)) = whole_room_of {
-                self.tell_peers_of_member(&every, &client, false, told);
-            }
-            for id in ids {
-                let Some(channel) = self.channels.get(&id) else { continue };
-                if channel.member(conn).is_some_and(|member| member.ties.named.is_some()) {
-                    let place = channel.place();
-                    told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
-                }
-                self.untie(now, id, conn, (true, true), told);
-            }
-            self.settle(now, &name, conn, told);
+            let taken = self.leave_room(now, &room, conn, told);
+            told.work.charge(2 * work::MEMBER * taken as u64);
+            steps += taken;
         }
     }
 
-    /// Makes those members of a new channel who joined its whole room and may enter.
-    pub(super) fn open_to_room(&mut self, now: Now, id: ChannelId, told: &mut Told) {
-        let seen = self.channels[&id].seen();
-        if self.channels[&id].channel_type == ChannelType::Pm {
-            return;
+    /// Whether connections that are gone have not left all that they were in.
+    pub fn has_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// A connection that is gone leaves a room; gives how many steps that took, about.
+    fn leave_room(&mut self, now: Now, name: &Name, conn: ConnRef, told: &mut Told) -> usize {
+        let person = self.rooms.get(name).and_then(|room| room.people.get(&conn));
+        let Some(person) = person else {
+            self.presence.remove(&conn);
+            return 1;
+        };
+        let (client_id, channels) = (person.client.client_id.clone(), person.channels.clone());
+        let mut steps = 1 + channels.len();
+        for id in channels {
+            let Some(channel) = self.channels.get(&id) else { continue };
+            if channel.listed(conn).is_some_and(|member| member.ties.named.is_some()) {
+                let place = channel.place();
+                told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
+            }
+            self.untie(now, id, conn, (true, true), told);
         }
-        let mut people: Vec<_> = self.rooms[&seen.address.room]
-            .people
-            .iter()
-            .filter_map(|(conn, person)| Some((*conn, person.client.clone(), person.whole_room?)))
-            .filter(|(_, client, _)| self.channels[&id].admits(client))
-            .collect();
-        people.sort_unstable_by_key(|(conn, ..)| *conn);
-        for of_shard in people.chunk_by(|a, b| a.0.shard == b.0.shard) {
-            let conns = of_shard.iter().map(|(conn, ..)| conn.conn).collect();
-            let opened = OpenedTell { channel: seen.clone(), conns };
-            told.tell(of_shard[0].0.shard, Tell::Opened(Box::new(opened)));
+        if self.rooms.get(name).is_some_and(|room| room.is_followed_by(conn)) {
+            steps += self.unfollow_room(now, name, conn, told);
+            let every = Address { room: name.clone(), channel: Name::every() };
+            let place = Place::Open(every);
+            told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
         }
-        for (conn, client, options) in people {
-            let ties = Ties { named: None, whole_room: Some(options) };
-            self.tie(now, id, conn, &client, ties, told);
-        }
+        self.settle(now, name, conn, told);
+        steps
     }
 
     fn join_channel(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Result<Entry, Refusal> {
@@ -171,7 +167,8 @@ impl Home {
             if !channel.admits(&ask.client) {
                 return Err(policy::private_channel());
             }
-            let has_missed_nothing = !ask.has_returned && channel.member(ask.conn).is_some();
+            let is_member = self.is_member(channel, ask.conn);
+            let has_missed_nothing = !ask.has_returned && is_member;
             if ask.join.recover.is_some() && has_missed_nothing {
                 return Err(Refusal::of_field(
                     Fault::AlreadyJoined,
@@ -179,9 +176,8 @@ impl Home {
                     "You are joined already; leave first, or read what you missed with history.",
                 ));
             }
-            let is_member = channel.member(ask.conn).is_some();
-            let elsewhere = self.others_elsewhere(address, &ask.client.client_id);
-            let members = (channel.member_count() + elsewhere) as u64;
+            let elsewhere = self.others_elsewhere(channel, &ask.client.client_id);
+            let members = (self.member_count(channel) + elsewhere) as u64;
             if !is_member && members >= u64::from(self.limits.max_members_per_channel) {
                 return Err(member_limit(self.limits.max_members_per_channel, "channel"));
             }
@@ -192,12 +188,16 @@ impl Home {
             {
                 return Err(not_known_now());
             }
+            if channel.listed(ask.conn).is_none() {
+                self.has_room_for_membership(1)?;
+            }
             let created = self.take_maker(id, ask.conn);
             return Ok(self.enter(now, ask, id, created, told));
         }
         if ask.join.recover.is_some() && self.is_unsure() {
             return Err(not_known_now());
         }
+        self.has_room_for_membership(1)?;
         let id = self.make_by_join(now, ask, told)?;
         Ok(self.enter(now, ask, id, true, told))
     }
@@ -306,7 +306,7 @@ impl Home {
             channel: address.channel.clone(),
             epoch: channel.history.epoch().to_string(),
             sequence: channel.history.last(),
-            participants: (channel.member_count() + self.count_elsewhere(address)) as u64,
+            participants: (self.member_count(channel) + self.count_elsewhere(channel)) as u64,
             created,
             recovered,
             missed: replay.len() as u64,
@@ -316,53 +316,20 @@ impl Home {
         Entry { view, channels: vec![id], replay }
     }
 
-    fn join_room(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) -> Result<Entry, Refusal> {
-        let address = &ask.join.address;
-        let known = self.rooms.get(&address.room).map(|room| room.id);
-        let created = known.is_none_or(|id| self.take_maker(id, ask.conn));
-        self.ensure_room(now, &address.room, &ask.client, told)?;
-        self.has_room_for(&address.room, ask.conn, &ask.client)?;
-        self.has_room_in_every_channel(&address.room, ask.conn, &ask.client)?;
-        let options = Options { echo: ask.join.echo, presence: ask.join.presence };
-        let Some(room) = self.rooms.get_mut(&address.room) else {
-            return Err(Refusal::new(Fault::Internal, "The room could not be made; try again."));
-        };
-        let before = room.enter(ask.conn, &ask.client, 0).whole_room.replace(options);
-        let every = room.every.clone();
-        if before.is_none() {
-            self.tell_peers_of_member(&every, &ask.client, true, told);
-        }
-        let Some(room) = self.rooms.get(&address.room) else { unreachable!("it was just entered") };
-        let ids: Vec<ChannelId> = room.channels.values().copied().collect();
-        self.note_presence(&address.room, ask.conn);
-        let mut entered = Vec::new();
-        for id in ids {
-            let channel = &self.channels[&id];
-            if channel.channel_type != ChannelType::Pm && channel.admits(&ask.client) {
-                let ties = Ties { named: None, whole_room: Some(options) };
-                self.tie(now, id, ask.conn, &ask.client, ties, told);
-                entered.push(id);
-            }
-        }
-        let position = |channel: &Channel| ChannelPosition {
-            channel: channel.address.channel.clone(),
-            epoch: channel.history.epoch().to_string(),
-            sequence: channel.history.last(),
-        };
-        let room = &self.rooms[&address.room];
-        let view = JoinView {
-            room: address.room.clone(),
-            channel: address.channel.clone(),
-            epoch: room.history.epoch().to_string(),
-            sequence: room.history.last(),
-            participants: room.people.len() as u64 + self.residents(&address.room),
-            created,
-            recovered: false,
-            missed: 0,
-            reason: None,
-            channels: entered.iter().map(|id| position(&self.channels[id])).collect(),
-        };
-        Ok(Entry { view, channels: entered, replay: Vec::new() })
+    /// Whether a connection is a member of a channel: listed, or as a follower of its room.
+    pub fn is_member(&self, channel: &Channel, conn: ConnRef) -> bool {
+        channel.listed(conn).is_some()
+            || channel.is_open_to_room()
+                && self
+                    .rooms
+                    .get(&channel.address.room)
+                    .is_some_and(|room| room.is_followed_by(conn))
+    }
+
+    /// How many members a channel has on this node.
+    pub(super) fn member_count(&self, channel: &Channel) -> usize {
+        let room = self.rooms.get(&channel.address.room);
+        channel.member_count(room.map_or(0, |room| room.followers.len()))
     }
 
     /// Finds the room, or makes it where a join may.
@@ -450,7 +417,12 @@ impl Home {
     }
 
     /// Whether the room's own member limit lets one more client in.
-    fn has_room_for(&self, room: &Name, conn: ConnRef, client: &ClientCard) -> Result<(), Refusal> {
+    pub(super) fn has_room_for(
+        &self,
+        room: &Name,
+        conn: ConnRef,
+        client: &ClientCard,
+    ) -> Result<(), Refusal> {
         let Some(room) = self.rooms.get(room) else { return Ok(()) };
         match room.config.member_limit {
             Some(limit)
@@ -465,42 +437,21 @@ impl Home {
         }
     }
 
-    /// Whether every channel of the room, present and future, can take one more member.
-    fn has_room_in_every_channel(
-        &self,
-        room: &Name,
-        conn: ConnRef,
-        client: &ClientCard,
-    ) -> Result<(), Refusal> {
-        let max = self.limits.max_members_per_channel;
-        let Some(room) = self.rooms.get(room) else { return Ok(()) };
-        let is_full = |id: &ChannelId| {
-            let channel = &self.channels[id];
-            // Of a channel that it may not see, the client learns not even that it is full.
-            channel.admits(client)
-                && channel.member(conn).is_none()
-                && channel.member_count()
-                    + self.others_elsewhere(&channel.address, &client.client_id)
-                    >= max as usize
-        };
-        if room.channels.values().any(is_full) || self.is_whole_room_full(room.name(), conn) {
-            return Err(member_limit(max, "channel"));
+    /// Whether the node may have so many memberships more.
+    pub(super) fn has_room_for_membership(&self, more: u64) -> Result<(), Refusal> {
+        let max = u64::from(self.limits.max_memberships);
+        match self.on_node.memberships.has_room_for(more, max) {
+            true => Ok(()),
+            false => Err(Refusal::new(
+                Fault::MembershipLimit,
+                format!(
+                    "The server has its {max} memberships of clients in channels (limits.max_memberships); try again when others have left."
+                ),
+            )),
         }
-        Ok(())
     }
 
-    /// Whether the others who joined the whole room are as many as a channel may have members.
-    fn is_whole_room_full(&self, room: &Name, conn: ConnRef) -> bool {
-        let max = self.limits.max_members_per_channel as usize;
-        let Some(room) = self.rooms.get(room) else { return false };
-        let of_room = room.people.iter();
-        let others =
-            of_room.filter(|(other, person)| person.whole_room.is_some() && **other != conn);
-        // Who is in is counted one by one only where there are enough to matter.
-        room.people.len() >= max && others.count() >= max
-    }
-
-    fn tie(
+    pub(super) fn tie(
         &mut self,
         now: Now,
         id: ChannelId,
@@ -509,31 +460,37 @@ impl Home {
         ties: Ties,
         told: &mut Told,
     ) {
-        let Some(channel) = self.channels.get_mut(&id) else { return };
+        let Home { channels, rooms, on_node, .. } = self;
+        let Some(channel) = channels.get_mut(&id) else { return };
+        let Some(room) = rooms.get_mut(&channel.address.room) else { return };
         let is_new = channel.tie(conn, client, ties);
-        channel.empty_since_ms = None;
-        channel.is_awaited = false;
-        let room = channel.address.room.clone();
-        if channel.history.durable.as_ref().is_some_and(|durable| !durable.is_recorded) {
-            told.begun.insert(id);
+        (channel.empty_since_ms, channel.is_awaited) = (None, false);
+        note_begun(channel, told);
+        room.note_watched(channel);
+        if !is_new {
+            return;
         }
-        let address = channel.address.clone();
-        if is_new {
-            let whole_room = self.rooms.get_mut(&room).map(|room| {
-                room.enter(conn, client, 1);
-                room.id
-            });
-            self.note_presence(&room, conn);
-            if self.tell_peers_of_member(&address, client, true, told) {
-                self.tell_watchers(now, id, Some(conn), client, "joined", told);
-            }
-            for id in whole_room.into_iter().chain([id]) {
-                self.follow(now, id, told);
-            }
+        on_node.memberships.take_anyway();
+        let person = room.enter(conn, client);
+        person.channels.push(id);
+        let was_member = person.whole_room.is_some() && channel.is_open_to_room();
+        if was_member {
+            channel.count_following(conn, true);
+        }
+        let (address, whole_room) = (channel.address.clone(), room.id);
+        let is_private = !channel.is_open_to_room();
+        self.note_presence(&address.room, conn);
+        let is_news = self.tell_peers_of_member(&address, client, true, is_private, told);
+        if is_news && !was_member {
+            let subject = (client, Some(conn));
+            self.note_presence_change(now, id, subject, Change::Joined, Watchers::All);
+        }
+        for id in [whole_room, id] {
+            self.follow(now, id, told);
         }
     }
 
-    /// Unties; true if the connection is no member any more.
+    /// Unties; true if the channel does not list the connection any more.
     pub(super) fn untie(
         &mut self,
         now: Now,
@@ -542,21 +499,24 @@ impl Home {
         (named, whole_room): (bool, bool),
         told: &mut Told,
     ) -> bool {
-        let Some(channel) = self.channels.get_mut(&id) else { return false };
-        let Some(client) = channel.member(conn).map(|member| member.client.clone()) else {
+        let Home { channels, rooms, on_node, .. } = self;
+        let Some(channel) = channels.get_mut(&id) else { return false };
+        let Some(client) = channel.listed(conn).map(|member| member.client.clone()) else {
             return false;
         };
-        if !channel.untie(conn, named, whole_room) {
+        let Some(room) = rooms.get_mut(&channel.address.room) else { return false };
+        let stays = channel.is_open_to_room() && room.is_followed_by(conn);
+        if !channel.untie(conn, (named, whole_room), stays) {
+            room.note_watched(channel);
             return false;
         }
-        if let Some(room) = self.rooms.get_mut(&channel.address.room)
-            && let Some(person) = room.people.get_mut(&conn)
-        {
-            person.channels -= 1;
-        }
-        let address = channel.address.clone();
-        if self.tell_peers_of_member(&address, &client, false, told) {
-            self.tell_watchers(now, id, Some(conn), &client, "left", told);
+        room.note_watched(channel);
+        room.leave(conn, id);
+        on_node.memberships.give_back();
+        let (address, is_private) = (channel.address.clone(), !channel.is_open_to_room());
+        if self.tell_peers_of_member(&address, &client, false, is_private, told) && !stays {
+            let subject = (&client, Some(conn));
+            self.note_presence_change(now, id, subject, Change::Left, Watchers::All);
         }
         self.note_if_empty(now, id);
         self.note_idle(now, id);
@@ -582,7 +542,7 @@ impl Home {
         }
     }
 
-    fn note_presence(&mut self, room: &Name, conn: ConnRef) {
+    pub(super) fn note_presence(&mut self, room: &Name, conn: ConnRef) {
         let rooms = self.presence.entry(conn).or_default();
         if !rooms.contains(room) {
             // Most are in one room or a few: room for just one more at a time.
@@ -606,44 +566,12 @@ impl Home {
             return room.people.get(&conn).is_some_and(|person| person.whole_room.is_some());
         }
         let id = room.channels.get(&address.channel);
-        let member = id.and_then(|id| self.channels[id].member(conn));
+        let member = id.and_then(|id| self.channels.get(id)?.listed(conn));
         member.is_some_and(|member| member.ties.named.is_some())
     }
 
     fn client_of(&self, room: &Name, conn: ConnRef) -> Option<Arc<ClientCard>> {
         Some(self.rooms.get(room)?.people.get(&conn)?.client.clone())
-    }
-
-    /// Tells those who watch that a client has come or gone; `from` is its connection, if it is here.
-    pub(super) fn tell_watchers(
-        &mut self,
-        now: Now,
-        id: ChannelId,
-        from: Option<ConnRef>,
-        client: &ClientCard,
-        event: &str,
-        told: &mut Told,
-    ) {
-        let channel = &self.channels[&id];
-        let shards: Vec<ShardId> = channel.spread().watching_shards().collect();
-        if shards.is_empty() {
-            return;
-        }
-        let payload = json!({
-            "event": event,
-            "client_id": client.client_id,
-            "client_type": client.client_type,
-            "screen_name": client.screen_name,
-        });
-        let address = channel.address.clone();
-        let text = reply::notice(self.stamp(now), (&address.room, &address.channel), payload);
-        let frame = Frame::of_text(&text, now.mono_ns);
-        for shard in shards {
-            let frame = frame.clone();
-            let audience = Listeners::PresenceWatchers;
-            let fanout = Fanout { channel: id, frame, from, audience, trace: None };
-            told.tell(shard, Tell::Fanout(fanout));
-        }
     }
 }
 
@@ -659,7 +587,14 @@ fn is_free_to_make(room: &Name) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn member_limit(limit: u32, of: &'static str) -> Refusal {
+/// A term of a channel is recorded before somebody is told of it.
+pub(super) fn note_begun(channel: &Channel, told: &mut Told) {
+    if channel.history.durable.as_ref().is_some_and(|durable| !durable.is_recorded) {
+        told.begun.insert(channel.id);
+    }
+}
+
+pub(super) fn member_limit(limit: u32, of: &'static str) -> Refusal {
     Refusal::of_field(
         Fault::MemberLimit,
         of,

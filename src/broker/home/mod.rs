@@ -7,6 +7,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | `membership` | joining and leaving |
+//! | `whole_room` | followers of a room: joining and leaving `*` |
+//! | `presence` | telling those who watch who comes and goes |
 //! | `publish` | an event gets its place, and is spread |
 //! | `empty` | what has been empty for too long goes, or makes room for what is new |
 //! | `deleting` | what is deleted for all nodes |
@@ -26,17 +28,20 @@ mod keeping;
 mod late;
 mod membership;
 mod ordering;
+mod presence;
 mod publish;
 mod shared;
+mod whole_room;
 mod wishes;
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
-use crate::base::limits::{Limits, SHED_MESSAGES_MAX};
+use crate::base::limits::{EXPIRIES_AT_A_TIME, Limits, SHED_MESSAGES_MAX};
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
-use crate::base::work::Work;
+use crate::base::work::{self, Work};
 use crate::broker::acks::Acks;
+use crate::broker::census::{Rows, RowsWanted};
 use crate::broker::channel::Channel;
 use crate::broker::directory::Directory;
 use crate::broker::durable::Durability;
@@ -53,8 +58,9 @@ use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::names::{self, Name, PRIVATE_CHANNEL};
 use crate::protocol::reply::Stamp;
 use crate::protocol::timestamp::Writer;
-use crate::protocol::views::{RoomView, Time};
+use crate::protocol::views::{RoomRow, RoomView, Time};
 use ahash::RandomState;
+use presence::Watch;
 use shared::Shared;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -84,6 +90,10 @@ pub struct Told {
     pub forgotten: u64,
     /// Acks that have to wait for the storage.
     pub ack_waits: u64,
+    /// How often the watchers of a channel were told who came and went.
+    pub presence_told: u64,
+    /// How often they have to wait for some of it.
+    pub presence_deferred: u64,
     /// The work of this turn: the home charges the members it walks and the rows it builds, and a long
     /// job stops when it is spent. Only the engine begins a turn.
     pub work: Work,
@@ -117,6 +127,8 @@ pub struct Home {
     shard: ShardId,
     limits: Arc<Limits>,
     rooms: Map<Name, Room>,
+    /// The names of the rooms, in order: for lists.
+    room_names: BTreeSet<Name>,
     homes: u16,
     on_node: NodeQuotas,
     channels: Map<ChannelId, Channel>,
@@ -124,6 +136,10 @@ pub struct Home {
     whole_rooms: Map<ChannelId, Name>,
     /// The rooms that a connection is in.
     presence: Map<ConnRef, Vec<Name>>,
+    /// Connections that are gone and have not left all of their rooms.
+    leaving: VecDeque<ConnRef>,
+    /// Changes of presence that watchers are to be told.
+    watch: Watch,
     directory: Directory,
     /// Channels to be looked at for having been empty too long, by time in milliseconds.
     expiries: BTreeMap<u64, Vec<ChannelId>>,
@@ -145,6 +161,8 @@ pub struct Home {
     unrecorded_rooms: BTreeSet<Name>,
     /// What is there of the other nodes, if there are any.
     shared: Option<Box<Shared>>,
+    /// Tells this home's connections, which cursors name, from those of others.
+    page_mark: u32,
     /// The records that were lost of what is gone and was not made anew, by its address.
     unsaid: BTreeMap<String, Record>,
     hasher: RandomState,
@@ -159,7 +177,7 @@ impl Home {
         limits: Arc<Limits>,
         on_node: NodeQuotas,
         hasher: RandomState,
-        rng: fastrand::Rng,
+        mut rng: fastrand::Rng,
     ) -> Home {
         let retention =
             Retention::new(&limits, homes, on_node.history_loans.clone(), hasher.clone());
@@ -167,11 +185,14 @@ impl Home {
             shard,
             limits,
             rooms: Map::with_hasher(hasher.clone()),
+            room_names: BTreeSet::new(),
             homes,
             on_node,
             channels: Map::with_hasher(hasher.clone()),
             whole_rooms: Map::with_hasher(hasher.clone()),
             presence: Map::with_hasher(hasher.clone()),
+            leaving: VecDeque::new(),
+            watch: Watch::default(),
             directory: Directory::new(hasher.clone()),
             expiries: BTreeMap::new(),
             awaited: VecDeque::new(),
@@ -185,6 +206,7 @@ impl Home {
             unrecorded_rooms: BTreeSet::new(),
             shared: None,
             unsaid: BTreeMap::new(),
+            page_mark: rng.fork().u32(..),
             hasher,
             rng,
         }
@@ -302,13 +324,29 @@ impl Home {
         }
     }
 
-    /// This home's part of the answer to a survey about rooms.
-    pub fn rooms_part(&self, client: &ClientCard, rows_max: usize) -> Part {
-        let mut rooms: Vec<&Room> = self.rooms.values().collect();
-        let total = rooms.len() as u64;
-        rooms.sort_unstable_by(|a, b| a.name().cmp(b.name()));
-        rooms.truncate(rows_max);
-        Part::Rooms(rooms.into_iter().map(|room| self.room_view(room, client)).collect(), total)
+    /// This home's part of the answer to a survey about rooms. It costs what its rows cost, however many
+    /// rooms there are.
+    pub fn rooms_part(
+        &self,
+        client: &ClientCard,
+        wanted: &RowsWanted,
+        told: &mut Told,
+    ) -> Rows<RoomRow> {
+        let names = self.room_names.range::<Name, _>(wanted.bounds());
+        let rooms = names.filter_map(|name| self.rooms.get(name));
+        let rows = rooms.map(|room| match wanted.brief {
+            true => RoomRow::Brief(room.name().clone()),
+            false => {
+                told.work.charge(work::ROW + work::MEMBER * room.channels.len() as u64);
+                RoomRow::Full(Box::new(self.room_view(room, client)))
+            }
+        });
+        Rows::take(wanted, self.rooms.len() as u64, rows)
+    }
+
+    /// How many members a channel has; for the simulator.
+    pub fn member_count_of(&self, room: &str, channel: &str) -> usize {
+        self.channel(room, channel).map_or(0, |channel| self.member_count(channel))
     }
 
     /// Deletes auto-created channels that were empty for too long, and refuses acks that waited for
@@ -316,17 +354,29 @@ impl Home {
     pub fn expire(&mut self, now: Now, told: &mut Told) {
         self.acks.expire(now, told);
         self.expire_shared(now, told);
+        self.go_on_leaving(now, told);
+        self.tell_presence(now, told);
+        let mut left = EXPIRIES_AT_A_TIME;
         while let Some(&(since_ms, id)) = self.awaited.front()
+            && left > 0
             && since_ms + u64::from(self.limits.empty_channel_ttl_ms) <= now.mono_ms()
         {
+            left -= 1;
             self.awaited.pop_front();
             self.await_no_longer(now, id, told);
         }
-        while let Some(entry) = self.expiries.first_entry() {
+        // However many became empty at once, they go some at a time.
+        for _ in 0..EXPIRIES_AT_A_TIME {
+            let Some(mut entry) = self.expiries.first_entry() else { return };
             if *entry.key() > now.mono_ms() {
                 return;
             }
-            for id in entry.remove() {
+            let id = entry.get_mut().pop();
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+            if let Some(id) = id {
+                told.work.charge(work::ASK);
                 self.expire_channel(now, id, told);
             }
         }
@@ -339,6 +389,7 @@ impl Home {
         let awaited_ms = self.awaited.front().map(|(since_ms, _)| since_ms + ttl_ms);
         let shared_ms = self.shared.as_ref().and_then(|shared| shared.next_due_ms());
         let others_ms = self.acks.next_due_ms().into_iter().chain(shared_ms);
+        let others_ms = others_ms.chain(self.watch.next_due_ms());
         expiry_ms.into_iter().chain(awaited_ms).chain(others_ms).min()
     }
 
@@ -364,15 +415,27 @@ impl Home {
             assert_eq!(channel.open, room.is_open(), "a channel knows whether its room is open");
         }
         assert_eq!(self.whole_rooms.len(), self.rooms.len());
+        assert_eq!(self.room_names.len(), self.rooms.len());
+        assert!(self.room_names.iter().all(|name| self.rooms.contains_key(name)));
         for room in self.rooms.values() {
             room.history.check();
             assert!(!self.is_abandoned(room.name()), "the abandoned room {} goes", room.name());
             assert!(room.channels.values().all(|id| self.channels.contains_key(id)));
             for (conn, person) in &room.people {
-                let is_in = |id: &&ChannelId| self.channels[*id].member(*conn).is_some();
-                let count = room.channels.values().filter(is_in).count();
-                assert_eq!(count, person.channels as usize, "people are counted right");
+                let is_in = |id: &&ChannelId| self.channels[*id].listed(*conn).is_some();
+                let listed = room.channels.values().filter(is_in);
+                let listed: BTreeSet<ChannelId> = listed.copied().collect();
+                let known: BTreeSet<ChannelId> = person.channels.iter().copied().collect();
+                assert_eq!((listed, person.channels.len()), (known.clone(), known.len()));
                 assert!(self.presence[conn].contains(room.name()));
+            }
+            let followers = room.people.iter().filter(|(_, person)| person.whole_room.is_some());
+            let followers: BTreeSet<ConnRef> = followers.map(|(conn, _)| *conn).collect();
+            assert!(room.followers.after(None).eq(followers.iter().copied()));
+            for id in room.channels.values() {
+                let channel = &self.channels[id];
+                channel.check_followers(|conn| followers.contains(conn), room.followers.spread());
+                assert_eq!(room.watched.contains(id), channel.spread().has_watchers());
             }
         }
         for (conn, rooms) in &self.presence {
@@ -423,9 +486,13 @@ impl Home {
             history: self.new_history(size),
             people: Map::with_hasher(self.hasher.clone()),
             spread: Default::default(),
+            followers: Default::default(),
+            watched: BTreeSet::new(),
+            presence: None,
             is_awaited: false,
         };
         self.whole_rooms.insert(id, name.clone());
+        self.room_names.insert(name.clone());
         self.rooms.entry(name).insert(room).into_mut()
     }
 
@@ -438,6 +505,7 @@ impl Home {
             self.forget_kept(room.id, &room.history, Record::RoomGone(name.clone()), told);
             self.retention.forget(room.id, &room.history);
             self.whole_rooms.remove(&room.id);
+            self.room_names.remove(name);
             self.on_node.rooms.give_back();
         }
     }
@@ -462,8 +530,7 @@ impl Home {
         room.channels.insert(address.channel.clone(), id);
         let (size, open) = (room.config.history_size, room.is_open());
         let history = self.new_history(size.unwrap_or(self.limits.history_size));
-        let members = Map::with_hasher(self.hasher.clone());
-        let mut channel = Channel::new(id, address, history, members);
+        let mut channel = Channel::new(id, address, history);
         channel.channel_type = channel_type;
         channel.created_us = now.wall_us;
         channel.created_by = created_by;
@@ -484,6 +551,7 @@ impl Home {
         self.on_node.channels.give_back();
         if let Some(room) = self.rooms.get_mut(&address.room) {
             room.channels.remove(&address.channel);
+            room.watched.remove(&id);
         }
         if self.is_abandoned(&address.room) {
             self.remove_room(&address.room, told);

@@ -21,7 +21,7 @@ use crate::broker::history::{History, Verdict};
 use crate::broker::home::following::Following;
 use crate::broker::home::shared::Shared;
 use crate::broker::home::{Home, Told, address_of, history_bytes_max, history_of};
-use crate::broker::lane::{Accepted, Ask, Fanout, Listeners, PendingRef, Publish, Tell};
+use crate::broker::lane::{Accepted, Ask, Fanout, PendingRef, Publish, Tell};
 use crate::broker::peers::{Arrival, PeerRecord, Place, Submission};
 use crate::broker::record::Record;
 use crate::protocol::command::Address;
@@ -309,8 +309,7 @@ impl Home {
         };
         let trace =
             from.zip(trace).map(|(conn, pending)| PendingRef { shard: conn.shard, pending });
-        let audience = Listeners::Members;
-        let fanout = Fanout { channel: id, frame, from, audience, trace };
+        let fanout = Fanout { channel: id, frame, from, trace };
         for shard in spread.into_iter().flat_map(|spread| spread.shards()) {
             told.tell(shard, Tell::Fanout(fanout.clone()));
         }

@@ -6,9 +6,7 @@ use crate::broker::acks::Acks;
 use crate::broker::channel::{Channel, Spread};
 use crate::broker::history::{History, Verdict};
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::{
-    Accepted, Fanout, Listeners, PendingRef, Publish, RefusedEvent, Target, Tell,
-};
+use crate::broker::lane::{Accepted, Fanout, PendingRef, Publish, RefusedEvent, Target, Tell};
 use crate::broker::policy;
 use crate::broker::record::{EventRecord, Record};
 use crate::broker::retention::Retention;
@@ -127,7 +125,7 @@ fn append(
         told.records.push(Record::Event(EventRecord { channel, address, epoch, frame, keep }));
     }
     let trace = from.zip(trace).map(|(conn, pending)| PendingRef { shard: conn.shard, pending });
-    let fanout = Fanout { channel, frame, from, audience: Listeners::Members, trace };
+    let fanout = Fanout { channel, frame, from, trace };
     Placed { fanout: Some(fanout), accepted }
 }
 

@@ -12,6 +12,8 @@ use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef};
 use crate::base::limits::LIST_BYTES_MAX;
 use crate::base::time::Now;
+use crate::broker::census::RowsWanted;
+use crate::broker::channel::Channel;
 use crate::broker::durable::Durable;
 use crate::broker::elsewhere::Elsewhere;
 use crate::broker::home::deleting::Deletion;
@@ -20,6 +22,7 @@ use crate::broker::home::{Home, Told};
 use crate::broker::lane::{PendingRef, Tell};
 use crate::broker::peers::{Peer, PeerId, PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::ClientCard;
+use crate::broker::presence::{Change, Watchers};
 use crate::broker::record::{ChannelRecord, KeptChannel, Record, RoomRecord};
 use crate::broker::room::RoomType;
 use crate::protocol::command::Address;
@@ -27,6 +30,7 @@ use crate::protocol::frame::Frame;
 use crate::protocol::names::{Name, PRIVATE_CHANNEL};
 use crate::protocol::views::NodeView;
 use ahash::RandomState;
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -38,6 +42,8 @@ pub(super) struct Shared {
     pub(super) awaited: BTreeSet<ChannelId>,
     /// Those that clients wait for who have seen more of them.
     pub(super) behind: BTreeSet<ChannelId>,
+    /// The channels that asks of a connection wait for, one for each ask.
+    pub(super) waiting: Map<ConnRef, SmallVec<[ChannelId; 2]>>,
     /// Those that will be looked at for having no members.
     pub(super) idle: BTreeSet<ChannelId>,
     pub(super) elsewhere: Elsewhere,
@@ -69,6 +75,7 @@ impl Shared {
             awaited: BTreeSet::new(),
             behind: BTreeSet::new(),
             idle: BTreeSet::new(),
+            waiting: Map::with_hasher(hasher.clone()),
             elsewhere: Elsewhere::new(hasher.clone()),
             tickets_given: 0,
             deletions: BTreeMap::new(),
@@ -122,7 +129,8 @@ impl Home {
             }
             PeerNews::Member { peer, address, client, is_member } => {
                 let Some(shared) = &mut self.shared else { return };
-                if shared.elsewhere.note_member(peer, &address, &client, is_member) {
+                let is_new = shared.elsewhere.note_member(peer, &address, &client, is_member);
+                if is_new {
                     self.tell_of_resident(now, &address, &client, is_member, told);
                 }
             }
@@ -207,22 +215,27 @@ impl Home {
         }
     }
 
-    /// Tells the peers that a client has come to a channel, or gone from it; true if that is new on the
-    /// bus: who has moved between nodes is there on another one as well, still or already.
+    /// Tells the peers that a client has come to a channel, or to `*`, or gone from it; true if that is
+    /// new on the bus: who has moved between nodes is there on another one as well, still or already, and
+    /// who joined `*` is a member of every channel but private ones.
     pub(super) fn tell_peers_of_member(
         &mut self,
         address: &Arc<Address>,
         client: &Arc<ClientCard>,
         is_member: bool,
+        is_private: bool,
         told: &mut Told,
     ) -> bool {
         let is_for_peers = self.is_for_peers(&address.room);
         let Some(shared) = self.shared.as_mut().filter(|_| is_for_peers) else { return true };
         let is_new = shared.elsewhere.note_here(address, client, is_member);
+        let is_member_anyway = !is_private
+            && !address.channel.is_every()
+            && shared.elsewhere.follows(&address.room, &client.client_id);
         let (address, client) = (Arc::clone(address), Arc::clone(client));
         let member = PeerRecord::Member { address, client, is_member };
         told.records.push(Record::Peer(Box::new(member)));
-        is_new
+        is_new && !is_member_anyway
     }
 
     /// Tells those who watch that a client of a peer has come or gone.
@@ -230,15 +243,35 @@ impl Home {
         &mut self,
         now: Now,
         address: &Address,
-        client: &ClientCard,
+        client: &Arc<ClientCard>,
         is_member: bool,
         told: &mut Told,
     ) {
-        if let Some(id) = self.id_of(address).filter(|id| self.channels.contains_key(id)) {
-            let event = if is_member { "joined" } else { "left" };
-            self.tell_watchers(now, id, None, client, event, told);
+        let (subject, client_id) = ((client, None), &client.client_id);
+        let change = if is_member { Change::Joined } else { Change::Left };
+        let Some(id) = self.id_of(address) else { return };
+        let Some(elsewhere) = self.shared.as_ref().map(|shared| &shared.elsewhere) else { return };
+        if let Some(channel) = self.channels.get(&id) {
+            let is_member_anyway =
+                channel.is_open_to_room() && elsewhere.follows(&address.room, client_id);
+            if !is_member_anyway {
+                self.note_presence_change(now, id, subject, change, Watchers::All);
+            }
             if !is_member {
                 self.note_if_empty(now, id);
+            }
+        } else {
+            let stays = elsewhere.channels_of(&address.room, client_id);
+            self.note_presence_change(now, id, subject, change, Watchers::All);
+            for watched in self.watched_channels(&address.room) {
+                let is_listed = |channel: &Channel| stays.contains(&channel.address);
+                let channel = self.channels.get(&watched);
+                if channel.is_some_and(|known| known.is_open_to_room() && !is_listed(known)) {
+                    self.note_presence_change(now, watched, subject, change, Watchers::Listed);
+                }
+            }
+            if !is_member {
+                self.note_all_empty(now, &address.room);
             }
         }
         if !is_member && self.is_abandoned(&address.room) {
@@ -263,13 +296,19 @@ impl Home {
     }
 
     /// Asks the peers which clients they have; gives those that may answer.
-    pub fn ask_for_clients(&self, reply_to: PendingRef, told: &mut Told) -> Arc<Vec<Peer>> {
+    pub fn ask_for_clients(
+        &self,
+        reply_to: PendingRef,
+        wanted: &RowsWanted,
+        told: &mut Told,
+    ) -> Arc<Vec<Peer>> {
         let Some(shared) = &self.shared else { return Arc::default() };
         let peers = &shared.elsewhere.peers;
         // Who can't be reached is not asked, and named as who has not answered.
         if !peers.is_empty() && self.acks.degraded().is_none() {
-            let bytes = LIST_BYTES_MAX / peers.len() as u64;
-            let ask = PeerNote::AskClients { reply_to, bytes };
+            let bytes = wanted.bytes.min(LIST_BYTES_MAX as usize / peers.len());
+            let rows = RowsWanted { bytes, ..wanted.clone() };
+            let ask = PeerNote::AskClients { reply_to, rows };
             told.records.push(Record::Peer(Box::new(PeerRecord::SendAll(ask))));
         }
         Arc::clone(peers)
@@ -317,24 +356,39 @@ impl Home {
             && !following.is_some_and(Following::is_needed)
     }
 
-    /// The members of a channel on other nodes.
+    /// The members of a channel on other nodes, in the order of their ids, behind one of them.
     pub(super) fn members_elsewhere(
         &self,
-        address: &Address,
+        channel: &Channel,
+        after: Option<&Name>,
     ) -> impl Iterator<Item = &Arc<ClientCard>> {
-        self.shared.iter().flat_map(|shared| shared.elsewhere.members(address))
+        let is_open = channel.is_open_to_room();
+        let shared = self.shared.as_ref();
+        let members =
+            shared.map(|shared| shared.elsewhere.members_after(&channel.address, is_open, after));
+        members.into_iter().flatten()
     }
 
     /// How many members a channel has on other nodes.
-    pub(super) fn count_elsewhere(&self, address: &Address) -> usize {
-        self.shared.as_ref().map_or(0, |shared| shared.elsewhere.member_count(address))
+    pub(super) fn count_elsewhere(&self, channel: &Channel) -> usize {
+        let is_open = channel.is_open_to_room();
+        let shared = self.shared.as_ref();
+        shared.map_or(0, |shared| shared.elsewhere.member_count(&channel.address, is_open))
     }
 
     /// How many members a channel has on other nodes beside this client.
-    pub(super) fn others_elsewhere(&self, address: &Address, client_id: &Name) -> usize {
+    pub(super) fn others_elsewhere(&self, channel: &Channel, client_id: &Name) -> usize {
         let Some(shared) = &self.shared else { return 0 };
-        let is_there = shared.elsewhere.has_member(address, client_id);
-        shared.elsewhere.member_count(address) - usize::from(is_there)
+        let (address, is_open) = (&channel.address, channel.is_open_to_room());
+        let is_there = shared.elsewhere.has_member(address, is_open, client_id);
+        shared.elsewhere.member_count(address, is_open) - usize::from(is_there)
+    }
+
+    /// Whether another node says that a client is a member of a channel.
+    pub(super) fn is_member_elsewhere(&self, channel: &Channel, client_id: &Name) -> bool {
+        let (address, is_open) = (&channel.address, channel.is_open_to_room());
+        let shared = self.shared.as_ref();
+        shared.is_some_and(|shared| shared.elsewhere.is_told(address, is_open, client_id))
     }
 
     /// How many clients of peers are in a room beside this one.
@@ -348,9 +402,8 @@ impl Home {
     pub(super) fn is_needed_elsewhere(&self, id: ChannelId) -> bool {
         let Some(shared) = &self.shared else { return false };
         let following = shared.following.get(&id);
-        let address = self.channels.get(&id).map(|channel| &channel.address);
         following.is_some_and(Following::is_needed)
-            || address.is_some_and(|address| shared.elsewhere.member_count(address) > 0)
+            || self.channels.get(&id).is_some_and(|channel| self.count_elsewhere(channel) > 0)
     }
 
     fn on_note(&mut self, now: Now, note: PeerNote, told: &mut Told) {
@@ -442,7 +495,7 @@ impl Home {
         // The room may be new with it.
         let room = self.rooms.get(&record.address.room).map(|room| room.id);
         room.into_iter().chain([id]).for_each(|id| self.share(id));
-        self.adopt(id, &record);
+        self.adopt(now, id, &record, told);
         if let Some(history) = self.history_mut(id)
             && let Some(durable) = &mut history.durable
         {
@@ -464,22 +517,27 @@ impl Home {
         self.on_deleted(now, address, true, told);
         let Some(id) = self.id_of(address) else { return };
         let Some(channel) = self.channels.get(&id) else { return };
+        let members = self.member_count(channel);
         let is_followed =
             |shared: &Shared| shared.following.get(&id).is_some_and(Following::is_needed);
-        if channel.member_count() > 0
-            || channel.hardcoded
-            || self.shared.as_deref().is_some_and(is_followed)
-        {
+        if members > 0 || channel.hardcoded || self.shared.as_deref().is_some_and(is_followed) {
             return;
         }
         self.unrecorded(told, |home, told| home.remove_channel(id, told));
     }
 
     /// Takes over what is kept of a channel beside its order.
-    pub(super) fn adopt(&mut self, id: ChannelId, record: &ChannelRecord) {
+    pub(super) fn adopt(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        record: &ChannelRecord,
+        told: &mut Told,
+    ) {
         if let Some(channel) = self.channels.get_mut(&id)
             && !channel.hardcoded
         {
+            let was_open = channel.is_open_to_room();
             channel.channel_type = record.channel_type;
             channel.created_us = record.created_us;
             channel.created_by = record.created_by.clone();
@@ -489,6 +547,7 @@ impl Home {
             if !channel.auto_created {
                 (channel.empty_since_ms, channel.is_awaited) = (None, false);
             }
+            self.reopen_to_room(now, id, was_open, told);
         }
     }
 

@@ -1,17 +1,23 @@
 //! Questions about rooms, and changes of them.
 
+use crate::base::ids::{ConnId, ConnRef, ShardId};
 use crate::base::time::Now;
+use crate::base::work;
+use crate::broker::census::page_bytes_max;
 use crate::broker::channel::Channel;
 use crate::broker::home::membership::may_be_there;
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::{Answer, Ask, Fanout, Listeners, RoomAnswer, RoomAsk, RoomWish, Tell};
+use crate::broker::lane::{Answer, Ask, Fanout, RoomAnswer, RoomAsk, RoomWish, Tell};
 use crate::broker::policy::ClientCard;
 use crate::broker::room::{Room, RoomType};
 use crate::protocol::command::{Address, CreateChannel, HistoryQuery, RoomConfig};
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::frame::Frame;
 use crate::protocol::names::{Name, PRIVATE_CHANNEL};
-use crate::protocol::views::{ChannelView, HistoryView, ParticipantView};
+use crate::protocol::page::{Cursor, List, PageQuery};
+use crate::protocol::views::{
+    CHANNEL_LINE_BYTES, ChannelLine, ChannelView, ChannelsView, HistoryView, ParticipantView,
+};
 use std::sync::Arc;
 
 impl Home {
@@ -24,7 +30,7 @@ impl Home {
     pub(super) fn answer_now(&mut self, now: Now, ask: RoomAsk, told: &mut Told) {
         let RoomAsk { conn, client, question, wish } = ask;
         let read = match &wish {
-            RoomWish::ChannelInfo(address) => self.id_of(address),
+            RoomWish::ChannelInfo(address, _) => self.id_of(address),
             RoomWish::History(query) => self.id_of(&query.address),
             _ => None,
         };
@@ -32,11 +38,14 @@ impl Home {
             self.forget_old(now, id);
         }
         let outcome = match wish {
-            RoomWish::ListChannels(room) => self.list_channels(&room, &client),
-            RoomWish::ChannelInfo(address) => self
-                .visible_channel(&address, &client)
-                .map(|channel| RoomAnswer::Channel(Box::new(self.view(channel, question.brief)))),
-            RoomWish::History(query) => self.history(now, &query, &client),
+            RoomWish::ListChannels(room, page) => self.list_channels(&room, &page, &client, told),
+            RoomWish::ChannelInfo(address, page) => {
+                let brief = question.brief;
+                self.visible_channel(&address, &client)
+                    .and_then(|channel| self.channel_page(channel, &page, brief, told))
+                    .map(|view| RoomAnswer::Channel(Box::new(view)))
+            }
+            RoomWish::History(query) => self.history(now, &query, &client, told),
             RoomWish::CreateChannel(create) => self.create_channel(now, *create, &client, told),
             RoomWish::DeleteChannel(address) => self.delete_channel(address, &client, told),
             RoomWish::CreateRoom(room, config) => {
@@ -54,7 +63,7 @@ impl Home {
     /// when the channel is followed.
     fn prepare_answer(&mut self, now: Now, ask: RoomAsk, told: &mut Told) -> Option<RoomAsk> {
         let address = match &ask.wish {
-            RoomWish::ChannelInfo(address) => address,
+            RoomWish::ChannelInfo(address, _) => &**address,
             RoomWish::History(query) => &query.address,
             _ => return Some(ask),
         };
@@ -74,39 +83,130 @@ impl Home {
         }
     }
 
-    /// All about a channel, on all nodes.
-    fn view(&self, channel: &Channel, brief: bool) -> ChannelView {
-        let mut view = channel.view(brief);
-        let elsewhere = self.count_elsewhere(&channel.address);
-        if elsewhere > 0 {
-            view.participant_count += elsewhere as u64;
-            if view.state == "empty" {
-                view.state = "active";
-            }
-            if !brief {
-                let members = self.members_elsewhere(&channel.address);
-                view.participants.extend(members.map(|client| ParticipantView {
-                    client_id: client.client_id.clone(),
-                    client_type: client.client_type,
-                    screen_name: client.screen_name.clone(),
-                }));
-                view.participants.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
-            }
+    /// All about a channel, on all nodes, with one page of its participants: those that it lists, then
+    /// those that follow its room, then those of other nodes. It costs what its rows cost.
+    fn channel_page(
+        &self,
+        channel: &Channel,
+        query: &PageQuery,
+        brief: bool,
+        told: &mut Told,
+    ) -> Result<ChannelView, Refusal> {
+        let count = self.member_count(channel) + self.count_elsewhere(channel);
+        let mut view = channel.view(count as u64);
+        if brief {
+            return Ok(view);
         }
-        view
+        let from = self.place_of(query.cursor.as_ref())?;
+        let cursor = self.participants(channel, from, query.limit, &mut view.participants);
+        told.work.charge(work::ROW * view.participants.len() as u64);
+        // All of them are in order; of many, those of a page are.
+        view.participants.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
+        let Address { room, channel } = &*channel.address;
+        view.cursor = cursor.map(|cursor| cursor.text(List::Participants(room, channel)));
+        Ok(view)
     }
 
-    fn list_channels(&self, name: &Name, client: &ClientCard) -> Result<RoomAnswer, Refusal> {
+    /// Where a page of participants begins.
+    fn place_of(&self, cursor: Option<&Cursor>) -> Result<MembersFrom, Refusal> {
+        Ok(match cursor {
+            None => MembersFrom::Listed(None),
+            Some(Cursor::Name(name)) => MembersFrom::Elsewhere(Some(name.clone())),
+            Some(&Cursor::Connection { mark, follows, at: (shard, slot, generation) }) => {
+                if mark != self.page_mark {
+                    return Err(Refusal::of_field(
+                        Fault::BadParameter,
+                        "parameters.cursor",
+                        "parameters.cursor is of another server, or of one that has been restarted; leave it out to begin anew.",
+                    ));
+                }
+                let conn = ConnRef { shard: ShardId(shard), conn: ConnId { slot, generation } };
+                match follows {
+                    true => MembersFrom::Followers(Some(conn)),
+                    false => MembersFrom::Listed(Some(conn)),
+                }
+            }
+        })
+    }
+
+    /// Adds up to `limit` members of a channel behind a place; gives the cursor of the last one if there
+    /// are more.
+    fn participants(
+        &self,
+        channel: &Channel,
+        from: MembersFrom,
+        limit: usize,
+        rows: &mut Vec<ParticipantView>,
+    ) -> Option<Cursor> {
+        let mark = self.page_mark;
+        let at = |conn: ConnRef| (conn.shard.0, conn.conn.slot, conn.conn.generation);
+        let mut last = None;
+        let (listed_from, followers_from, elsewhere_from) = match from {
+            MembersFrom::Listed(after) => (Some(after), Some(None), None),
+            MembersFrom::Followers(after) => (None, Some(after), None),
+            MembersFrom::Elsewhere(after) => (None, None, after),
+        };
+        for (conn, member) in listed_from.into_iter().flat_map(|after| channel.listed_after(after))
+        {
+            if rows.len() == limit {
+                return last;
+            }
+            rows.push(participant(&member.client));
+            last = Some(Cursor::Connection { mark, follows: false, at: at(*conn) });
+        }
+        let room = self.rooms.get(&channel.address.room).filter(|_| channel.is_open_to_room());
+        let followers = followers_from.zip(room);
+        for conn in followers.iter().flat_map(|(after, room)| room.followers.after(*after)) {
+            let person = room.and_then(|room| room.people.get(&conn));
+            let Some(person) = person.filter(|_| channel.listed(conn).is_none()) else { continue };
+            if rows.len() == limit {
+                return last;
+            }
+            rows.push(participant(&person.client));
+            last = Some(Cursor::Connection { mark, follows: true, at: at(conn) });
+        }
+        for client in self.members_elsewhere(channel, elsewhere_from.as_ref()) {
+            if rows.len() == limit {
+                return last;
+            }
+            rows.push(participant(client));
+            last = Some(Cursor::Name(client.client_id.clone()));
+        }
+        None
+    }
+
+    fn list_channels(
+        &self,
+        name: &Name,
+        query: &PageQuery,
+        client: &ClientCard,
+        told: &mut Told,
+    ) -> Result<RoomAnswer, Refusal> {
         let room = self.known_room(name)?;
+        let after = query.cursor.as_ref().and_then(Cursor::name);
+        told.work.charge(work::MEMBER * room.channels.len() as u64);
         let channels = room.channels.values().filter_map(|id| self.channels.get(id));
         let seen = channels.filter(|channel| channel.admits(client));
-        let lines = seen.map(|channel| {
-            let mut line = channel.line();
-            line.participants += self.count_elsewhere(&channel.address) as u64;
-            line
-        });
-        let lines = lines.collect();
-        Ok(RoomAnswer::Channels(name.clone(), lines))
+        let (mut count, mut lines, mut more, mut bytes) = (0, Vec::new(), false, 0);
+        let bytes_max = page_bytes_max(&self.limits);
+        for channel in seen {
+            count += 1;
+            if after.is_some_and(|after| channel.address.channel <= *after) || more {
+                continue;
+            }
+            bytes += CHANNEL_LINE_BYTES + channel.address.channel.len();
+            if lines.len() == query.limit || !lines.is_empty() && bytes > bytes_max {
+                more = true;
+                continue;
+            }
+            let participants = self.member_count(channel) + self.count_elsewhere(channel);
+            lines.push(channel.line(participants as u64));
+        }
+        told.work.charge(work::ROW * lines.len() as u64);
+        let last = lines.last().filter(|_| more).map(|line: &ChannelLine| line.name.clone());
+        let cursor = last.map(|last| Cursor::Name(last).text(List::Channels(name)));
+        let (room, channels) = (name.clone(), lines);
+        Ok(RoomAnswer::Channels(Box::new(ChannelsView { room, channels, count, more, cursor })))
     }
 
     fn history(
@@ -114,6 +214,7 @@ impl Home {
         now: Now,
         query: &HistoryQuery,
         client: &ClientCard,
+        told: &mut Told,
     ) -> Result<RoomAnswer, Refusal> {
         // The edge has seen to it that only members ask; a whole room's own events are read as `*`.
         let room = self.known_room(&query.address.room)?;
@@ -122,13 +223,17 @@ impl Home {
             false => &self.visible_channel(&query.address, client)?.history,
         };
         let page = history.page(query, now.mono_ms(), self.limits.outbox_bytes as usize / 4);
+        told.work.charge(work::ROW * page.messages.len() as u64);
         let sequences = || page.messages.iter().map(|message| message.sequence);
         let mut messages = Vec::new();
         for (place, message) in page.messages.iter().enumerate() {
             messages.extend((place > 0).then_some(b','));
             message.write_replayed(&mut messages);
         }
-        let Ok(messages) = String::from_utf8(messages) else { unreachable!("frames are text") };
+        // Frames are text, also those that were read from a storage; one that were none would be told as
+        // well as it can be.
+        let messages = String::from_utf8(messages)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
         let view = HistoryView {
             room: query.address.room.clone(),
             channel: query.address.channel.clone(),
@@ -180,7 +285,8 @@ impl Home {
         let id = channel.id;
         self.keep_channel(id, told);
         self.open_to_room(now, id, told);
-        Ok(RoomAnswer::Channel(Box::new(self.view(&self.channels[&id], false))))
+        let page = self.channel_page(&self.channels[&id], &PageQuery::default(), false, told)?;
+        Ok(RoomAnswer::Channel(Box::new(page)))
     }
 
     pub(super) fn delete_channel(
@@ -197,7 +303,7 @@ impl Home {
                 format!("The channel {address} is hard-coded and can't be deleted."),
             ));
         }
-        let members = channel.member_count() + self.count_elsewhere(&address);
+        let members = self.member_count(channel) + self.count_elsewhere(channel);
         if members > 0 {
             return Err(Refusal::of_field(
                 Fault::ChannelNotEmpty,
@@ -271,6 +377,7 @@ impl Home {
         }
         let Home { rooms, channels, .. } = self;
         if let Some(room) = rooms.get_mut(name) {
+            told.work.charge(work::MEMBER * room.channels.len() as u64);
             room.paused = paused;
             for id in room.channels.values() {
                 if let Some(channel) = channels.get_mut(id) {
@@ -297,13 +404,7 @@ impl Home {
     pub(super) fn announce_here(&self, name: &Name, frame: &Arc<Frame>, told: &mut Told) {
         let Some(room) = self.rooms.get(name) else { return };
         for shard in room.spread.shards() {
-            let fanout = Fanout {
-                channel: room.id,
-                frame: frame.clone(),
-                from: None,
-                audience: Listeners::Members,
-                trace: None,
-            };
+            let fanout = Fanout { channel: room.id, frame: frame.clone(), from: None, trace: None };
             told.tell(shard, Tell::Fanout(fanout));
         }
     }
@@ -336,6 +437,24 @@ impl Home {
                 format!("There is no channel {address}; list_channels shows which there are."),
             ),
         })
+    }
+}
+
+/// Where a page of a channel's participants begins.
+enum MembersFrom {
+    /// Behind this one of those that it lists.
+    Listed(Option<ConnRef>),
+    /// Behind this one of those that follow its room.
+    Followers(Option<ConnRef>),
+    /// Behind this one of those on other nodes.
+    Elsewhere(Option<Name>),
+}
+
+fn participant(client: &ClientCard) -> ParticipantView {
+    ParticipantView {
+        client_id: client.client_id.clone(),
+        client_type: client.client_type,
+        screen_name: client.screen_name.clone(),
     }
 }
 

@@ -7,21 +7,24 @@ mod durable;
 mod echo;
 mod late;
 mod limits;
+mod listing;
 mod nodes;
 mod open_fates;
+mod presence;
 mod returning;
 mod secrets;
+mod whole_rooms;
 
 use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ChannelId, ConnId, ShardId};
 use crate::base::limits::Limits;
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
-use crate::broker::census::ROWS_MAX;
+use crate::broker::audience::Audience;
 use crate::broker::delivery::{Deliveries, Delivery};
 use crate::broker::edge::{Edge, Facts, Flow};
 use crate::broker::home::{Home, Told};
-use crate::broker::lane::{Ask, Asks, Part, Tell, Topic, TraceReport};
+use crate::broker::lane::{Ask, Asks, ClientsPart, Part, Tell, Topic, TraceReport};
 use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::{PublishAnywhere, Role};
 use crate::broker::record::{Record, StorageNews};
@@ -286,12 +289,26 @@ impl Bus {
                     self.ask(to, ask);
                 }
             }
-            if is_quiet && !self.trade() {
+            if is_quiet && !self.trade() && !self.go_on() {
                 break;
             }
         }
         self.edges.iter().for_each(Edge::check);
         self.homes.iter().for_each(Home::check);
+    }
+
+    /// Homes go on with what they do by and by; true if there was anything.
+    fn go_on(&mut self) -> bool {
+        let mut is_something = false;
+        for shard in self.placement.all() {
+            let (home, mut told) = (&mut self.homes[shard.index()], Told::default());
+            home.go_on_leaving(self.now, &mut told);
+            home.tell_presence(self.now, &mut told);
+            is_something |=
+                home.has_leaving() || !told.tells.is_empty() || !told.records.is_empty();
+            self.tell(shard, told);
+        }
+        is_something
     }
 
     fn ask(&mut self, shard: ShardId, ask: Ask) {
@@ -300,14 +317,16 @@ impl Bus {
         match ask {
             Ask::Survey(survey) => {
                 let part = match survey.topic {
-                    Topic::Rooms => self.homes[at].rooms_part(&survey.client, ROWS_MAX),
-                    Topic::Clients => {
-                        let mut part = self.edges[at].clients_part();
-                        if at == 0 {
-                            let home = &self.homes[0];
-                            part.peers = home.ask_for_clients(survey.reply_to, &mut told);
-                        }
-                        Part::Clients(Box::new(part))
+                    Topic::Rooms(wanted) => {
+                        Part::Rooms(self.homes[at].rooms_part(&survey.client, &wanted, &mut told))
+                    }
+                    Topic::Clients(wanted) => {
+                        let rows = self.edges[at].clients_part(&wanted);
+                        let peers = match at {
+                            0 => self.homes[0].ask_for_clients(survey.reply_to, &wanted, &mut told),
+                            _ => Arc::default(),
+                        };
+                        Part::Clients(Box::new(ClientsPart { rows, peers }))
                     }
                     topic => unreachable!("no test asks for {topic:?}"),
                 };
@@ -329,8 +348,8 @@ impl Bus {
     fn on_news(&mut self, shard: ShardId, news: StorageNews, told: &mut Told) {
         let (now, at) = (self.now, shard.index());
         match news {
-            StorageNews::Peer(PeerNews::AskClients { peer, reply_to, bytes }) => {
-                let clients = Box::new(self.edges[at].clients_for_peer(reply_to, bytes));
+            StorageNews::Peer(PeerNews::AskClients { peer, reply_to, rows }) => {
+                let clients = Box::new(self.edges[at].clients_for_peer(reply_to, &rows));
                 let answer = PeerRecord::Send(peer, PeerNote::Clients(clients));
                 told.records.push(Record::Peer(Box::new(answer)));
             }
@@ -371,9 +390,10 @@ impl Bus {
                         self.asks[shard.index()].push(to.shard, Ask::Traced(report));
                     }
                 }
-                Delivery::Chosen { frame, receivers: count } => {
+                Delivery::Together { frames, receivers: count } => {
                     for conn in receivers.by_ref().take(count) {
-                        self.hear(shard, conn, &frame);
+                        let others = frames.iter().filter(|(_, about)| *about != Some(conn));
+                        others.for_each(|(frame, _)| self.hear(shard, conn, frame));
                     }
                 }
                 Delivery::Message(conn, frame)
@@ -403,10 +423,22 @@ impl Bus {
         channel: ChannelId,
         sender: Option<ConnId>,
     ) -> Vec<ConnId> {
-        let Some(audience) = self.edges[shard.index()].audience(channel) else { return Vec::new() };
-        let sender = sender.filter(|&sender| audience.is_deaf_to_itself(sender));
-        let conns = audience.seats().iter().map(|seat| seat.conn);
-        conns.filter(|&conn| Some(conn) != sender).collect()
+        let edge = &mut self.edges[shard.index()];
+        let Some(audience) = edge.audience(channel) else { return Vec::new() };
+        let room = audience.room();
+        let deaf = |audience: &Audience, sender| audience.is_deaf_to_itself(sender);
+        let own = audience.seats().iter().filter(|seat| !seat.follows);
+        let mut conns: Vec<ConnId> = own.map(|seat| seat.conn).collect();
+        let is_deaf = match (room, sender) {
+            (_, None) => false,
+            (None, Some(sender)) => deaf(audience, sender),
+            (Some(room), Some(sender)) => edge.sender_in(channel, room, sender).0,
+        };
+        let followers = room.and_then(|room| edge.followers(room));
+        let followers = followers.into_iter().flat_map(|followers| followers.seats());
+        conns.extend(followers.map(|seat| seat.conn));
+        conns.retain(|&conn| !is_deaf || Some(conn) != sender);
+        conns
     }
 
     fn hear(&mut self, shard: ShardId, conn: ConnId, frame: &Frame) {

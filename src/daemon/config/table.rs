@@ -465,6 +465,8 @@ pub(super) static KEYS: &[Key] = &[
         "Members of one channel."),
     limit!(max_joins_per_client "max-joins-per-client" from 1 to 1_000_000:
         "Channels one client is joined to."),
+    limit!(max_memberships "max-memberships" from 1 to 1_000_000_000:
+        "Memberships of clients in channels on this node; a join of `*` is one."),
     limit!(max_message_bytes "max-message-bytes" from 1_024 to 67_108_864 bytes:
         "The longest message."),
     limit!(history_size "history-size" from 0 to HISTORY_SIZE_MAX messages, 0 is "no history":

@@ -277,7 +277,7 @@ impl Outgoing {
             channel: Cow::Borrowed(&self.address.channel),
             from: Cow::Borrowed(&self.from),
             payload: &self.payload,
-            metadata: Metadata { members: &self.metadata, ..Metadata::default() },
+            metadata: Metadata { members: (&self.metadata).into(), ..Metadata::default() },
         };
         let origin = Origin { received_ns: now.mono_ns, ttl_ms: None };
         Publication { draft: Draft::new(&envelope, &self.from, origin), address: self.channel }

@@ -43,6 +43,10 @@ impl<'a> Parameters<'a> {
         let mut values = Vec::new();
         json::try_members(object.unwrap_or("{}"), |key, value| {
             let parameter = known(spec, key)?;
+            if value == Value::Null {
+                // It counts as left out.
+                return Ok(());
+            }
             check_type(parameter, &value)?;
             values.push((parameter, value));
             Ok::<_, Refusal>(())
@@ -216,8 +220,7 @@ fn check_type(parameter: &ParameterSpec, value: &Value<'_>) -> Result<(), Refusa
     if is_right {
         return Ok(());
     }
-    let hint = if *value == Value::Null { ", or be left out" } else { "" };
-    let rest = format!("is {}; it must be {wanted}{hint}", value.type_name());
+    let rest = format!("is {}; it must be {wanted}", value.type_name());
     Err(bad_parameter(parameter.name, &rest))
 }
 

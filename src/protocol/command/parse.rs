@@ -11,11 +11,12 @@ use super::{
 };
 use crate::base::limits::{
     ANNOUNCEMENT_BYTES_MAX, CLOSE_REASON_BYTES_MAX, ENTITY_METADATA_BYTES_MAX,
-    HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HISTORY_SIZE_MAX,
+    HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, HISTORY_SIZE_MAX, PAGE_ROWS_MAX,
 };
 use crate::protocol::fault::{Fault, Refusal};
 use crate::protocol::json::{self, Value};
 use crate::protocol::names::{EVERY_CHANNEL, Name};
+use crate::protocol::page::{Cursor, List, PageQuery};
 use crate::protocol::quote::{field_name, quote};
 use crate::protocol::timestamp;
 use serde_json::value::RawValue;
@@ -89,7 +90,7 @@ impl<'a> Form<'a> {
             return Err(Refusal::of_field(Fault::BadParameter, field, message));
         }
         let (fault, found) = match self.response_format {
-            None => return Ok(false),
+            None | Some(Value::Null) => return Ok(false),
             Some(Value::Text(format)) => match &*format.get() {
                 "full" => return Ok(false),
                 "brief" => return Ok(true),
@@ -103,7 +104,7 @@ impl<'a> Form<'a> {
 
     fn parameters(&self) -> Result<Option<&'a str>, Refusal> {
         match self.parameters {
-            None => Ok(None),
+            None | Some(Value::Null) => Ok(None),
             Some(Value::Object(object)) => Ok(Some(object)),
             Some(other) => {
                 let message = format!(
@@ -128,12 +129,27 @@ pub(super) fn help(_: &Parameters<'_>) -> Result<Command, Refusal> {
     Ok(Command::Help)
 }
 
-pub(super) fn list_rooms(_: &Parameters<'_>) -> Result<Command, Refusal> {
-    Ok(Command::ListRooms)
+pub(super) fn list_rooms(parameters: &Parameters<'_>) -> Result<Command, Refusal> {
+    page(parameters, List::Rooms).map(Command::ListRooms)
 }
 
-pub(super) fn list_clients(_: &Parameters<'_>) -> Result<Command, Refusal> {
-    Ok(Command::ListClients)
+pub(super) fn list_clients(parameters: &Parameters<'_>) -> Result<Command, Refusal> {
+    page(parameters, List::Clients).map(Command::ListClients)
+}
+
+/// Which rows of a list are wanted.
+fn page(parameters: &Parameters<'_>, list: List<'_>) -> Result<PageQuery, Refusal> {
+    let limit = match parameters.get("limit") {
+        None => PAGE_ROWS_MAX,
+        Some(limit) => in_range("limit", limit, 1..=PAGE_ROWS_MAX as u64)? as usize,
+    };
+    let cursor = parameters.text("cursor").map(|text| {
+        Cursor::parse(&text, list).ok_or_else(|| {
+            let rest = "is none that the server gave for this list; leave it out to begin anew";
+            bad_parameter("cursor", rest)
+        })
+    });
+    Ok(PageQuery { limit, cursor: cursor.transpose()? })
 }
 
 pub(super) fn leave_channel(parameters: &Parameters<'_>) -> Result<Command, Refusal> {
@@ -141,7 +157,9 @@ pub(super) fn leave_channel(parameters: &Parameters<'_>) -> Result<Command, Refu
 }
 
 pub(super) fn channel_info(parameters: &Parameters<'_>) -> Result<Command, Refusal> {
-    parameters.address(Every::Refused).map(Command::ChannelInfo)
+    let address = parameters.address(Every::Refused)?;
+    let page = page(parameters, List::Participants(&address.room, &address.channel))?;
+    Ok(Command::ChannelInfo { address, page })
 }
 
 pub(super) fn delete_channel(parameters: &Parameters<'_>) -> Result<Command, Refusal> {
@@ -149,7 +167,9 @@ pub(super) fn delete_channel(parameters: &Parameters<'_>) -> Result<Command, Ref
 }
 
 pub(super) fn list_channels(parameters: &Parameters<'_>) -> Result<Command, Refusal> {
-    Ok(Command::ListChannels { room: parameters.room()? })
+    let room = parameters.room()?;
+    let page = page(parameters, List::Channels(&room))?;
+    Ok(Command::ListChannels { room, page })
 }
 
 pub(super) fn delete_room(parameters: &Parameters<'_>) -> Result<Command, Refusal> {
@@ -210,6 +230,7 @@ fn read_recover(object: &str) -> Result<Recover, Refusal> {
             epoch = Some(text);
             Ok(())
         }
+        ("epoch" | "sequence", Value::Null) => Ok(()),
         ("epoch", _) => Err(bad_parameter("recover.epoch", "must be a string")),
         ("sequence", value) => {
             sequence = Some(in_range("recover.sequence", value, 0..=u64::MAX)?);
@@ -279,7 +300,7 @@ pub(super) fn create_channel(parameters: &Parameters<'_>) -> Result<Command, Ref
 fn members_of(metadata: &str) -> Result<Vec<Name>, Refusal> {
     let mut members = Vec::new();
     json::try_members(metadata, |key, value| {
-        if key.get() == "members" {
+        if key.get() == "members" && value != Value::Null {
             members = client_names("metadata.members", value)?;
         }
         Ok::<_, Refusal>(())
@@ -300,12 +321,20 @@ pub(super) fn create_room(parameters: &Parameters<'_>) -> Result<Command, Refusa
     Ok(Command::CreateRoom { room, config })
 }
 
-/// Reads the text of a room's configuration: a JSON object.
+/// What a room's configuration may hold.
+const CONFIG_KEYS: [&str; 6] =
+    ["history_size", "member_limit", "create_on_join", "publishers", "persist", "ack_when"];
+
+/// Reads the text of a room's configuration: a JSON object. A member that is `null` counts as left out.
 pub fn read_config(object: &str) -> Result<RoomConfig, Refusal> {
     check_length("config", object, ENTITY_METADATA_BYTES_MAX)?;
     let mut config = RoomConfig::default();
     json::try_members(object, |key, value| {
-        match &*key.get() {
+        let key = key.get();
+        if value == Value::Null && CONFIG_KEYS.contains(&&*key) {
+            return Ok(());
+        }
+        match &*key {
             "history_size" => {
                 let range = 1..=u64::from(HISTORY_SIZE_MAX);
                 config.history_size = Some(in_range("config.history_size", value, range)? as u32);
@@ -327,11 +356,7 @@ pub fn read_config(object: &str) -> Result<RoomConfig, Refusal> {
                 let rest = "must be \"stored\" or \"accepted\"";
                 config.ack_when = Some(read_word("config.ack_when", value, AckWhen::parse, rest)?);
             }
-            other => {
-                let known = "history_size, member_limit, create_on_join, publishers, persist and \
-                             ack_when";
-                return Err(unknown_member("config", other, known));
-            }
+            other => return Err(unknown_member("config", other, &CONFIG_KEYS.join(", "))),
         }
         Ok(())
     })?;

@@ -3,6 +3,7 @@
 use super::Command;
 use super::parameters::Parameters;
 use super::parse as read;
+use crate::base::limits::COSTLY_COMMAND;
 use crate::protocol::fault::Refusal;
 use serde::Serialize;
 
@@ -21,6 +22,8 @@ pub struct CommandSpec {
     pub scope: Scope,
     /// Whether it counts under the limit of commands a second.
     pub rate_limited: bool,
+    /// How many commands it counts as there; `join_channel` as 5 with `recover`, and for channel `*`.
+    pub cost: u32,
     /// Makes the command of parameters that are known, of the right types, and complete.
     #[serde(skip)]
     pub(super) read: fn(&Parameters<'_>) -> Result<Command, Refusal>,
@@ -115,17 +118,17 @@ impl Command {
             Command::JoinChannel(_) => "join_channel",
             Command::LeaveChannel(_) => "leave_channel",
             Command::ListChannels { .. } => "list_channels",
-            Command::ChannelInfo(_) => "channel_info",
+            Command::ChannelInfo { .. } => "channel_info",
             Command::History(_) => "history",
             Command::CreateChannel(_) => "create_channel",
             Command::DeleteChannel(_) => "delete_channel",
-            Command::ListRooms => "list_rooms",
+            Command::ListRooms(_) => "list_rooms",
             Command::CreateRoom { .. } => "create_room",
             Command::DeleteRoom { .. } => "delete_room",
             Command::PauseRoom { .. } => "pause_room",
             Command::ResumeRoom { .. } => "resume_room",
             Command::Announce { .. } => "announce",
-            Command::ListClients => "list_clients",
+            Command::ListClients(_) => "list_clients",
             Command::DisconnectClient { .. } => "disconnect_client",
         }
     }
@@ -140,18 +143,22 @@ impl Command {
     pub fn may_answer_at_length(&self) -> bool {
         match self {
             Command::History(_)
-            | Command::ChannelInfo(_)
+            | Command::ChannelInfo { .. }
             | Command::ListChannels { .. }
-            | Command::ListRooms
-            | Command::ListClients => true,
+            | Command::ListRooms(_)
+            | Command::ListClients(_) => true,
             Command::JoinChannel(join) => join.recover.is_some() || join.address.channel.is_every(),
             _ => false,
         }
     }
 
-    /// Whether it counts under the limit of commands a second.
-    pub fn is_rate_limited(&self) -> bool {
-        find(self.name()).is_none_or(|spec| spec.rate_limited)
+    /// How many commands it counts as under the limit of commands a second; 0 if it is free.
+    pub fn cost(&self) -> u32 {
+        match find(self.name()).map_or(1, |spec| spec.cost) {
+            0 => 0,
+            _ if self.may_answer_at_length() => COSTLY_COMMAND,
+            cost => cost,
+        }
     }
 }
 
@@ -183,6 +190,14 @@ const CHANNEL_OR_ALL: ParameterSpec = needed(
     ParameterType::Channel,
     "The channel, or room:channel; * for every channel of the room, present and future. If left \
      out, the envelope's.",
+);
+
+const LIMIT: ParameterSpec =
+    optional("limit", ParameterType::Integer, "How many rows at most, 1 to 1000; 1000.");
+const CURSOR: ParameterSpec = optional(
+    "cursor",
+    ParameterType::String,
+    "The rows behind a page: the `cursor` that came with it. If left out, the first ones.",
 );
 
 const JOIN: &[ParameterSpec] = &[
@@ -269,17 +284,20 @@ macro_rules! commands {
             parameters: $parameters,
             requires_admin: commands!(@ $who),
             scope: Scope::$scope,
-            rate_limited: commands!(@ $rate),
+            rate_limited: commands!(@ $rate) > 0,
+            cost: commands!(@ $rate),
             read: $read,
         },)+]
     };
     (@ everyone) => { false };
     (@ admin) => { true };
-    (@ free) => { false };
-    (@ counted) => { true };
+    (@ free) => { 0 };
+    (@ counted) => { 1 };
+    (@ costly) => { COSTLY_COMMAND };
 }
 
-/// Every command, in the order in which `help` shows them. A client that measures its connection
+/// Every command, in the order in which `help` shows them. Those are costly whose answer may be long or
+/// that many clients hear. A client that measures its connection
 /// or says who it is shall not be hindered, so `ping` and `identify` are not counted.
 pub(super) const COMMANDS: &[CommandSpec] = commands! {
     "status" everyone None counted (&[]) read::status,
@@ -294,13 +312,13 @@ pub(super) const COMMANDS: &[CommandSpec] = commands! {
         "Become a member of a channel, or of every channel of a room.";
     "leave_channel" everyone Channel counted (&[ROOM, CHANNEL_OR_ALL]) read::leave_channel,
         "Stop being a member.";
-    "list_channels" everyone Room counted (&[ROOM]) read::list_channels,
+    "list_channels" everyone Room costly (&[ROOM, LIMIT, CURSOR]) read::list_channels,
         "The channels of a room.";
-    "channel_info" everyone Channel counted (&[ROOM, CHANNEL]) read::channel_info,
+    "channel_info" everyone Channel costly (&[ROOM, CHANNEL, LIMIT, CURSOR]) read::channel_info,
         "All about one channel, its participants included.";
-    "history" everyone Channel counted (HISTORY) read::history,
+    "history" everyone Channel costly (HISTORY) read::history,
         "What was said in a channel before; for its members.";
-    "list_rooms" everyone None counted (&[]) read::list_rooms,
+    "list_rooms" everyone None costly (&[LIMIT, CURSOR]) read::list_rooms,
         "The rooms of the bus.";
     "create_channel" admin Channel counted (CREATE_CHANNEL) read::create_channel,
         "Make a channel, and its room if need be.";
@@ -314,9 +332,9 @@ pub(super) const COMMANDS: &[CommandSpec] = commands! {
         "Refuse events in a room until it is resumed.";
     "resume_room" admin Room counted (&[ROOM]) read::resume_room,
         "Take events in a paused room again.";
-    "announce" admin None counted (ANNOUNCE) read::announce,
+    "announce" admin None costly (ANNOUNCE) read::announce,
         "Say something to everyone, or to everyone in a room.";
-    "list_clients" admin None counted (&[]) read::list_clients,
+    "list_clients" admin None costly (&[LIMIT, CURSOR]) read::list_clients,
         "The clients of the bus.";
     "disconnect_client" admin None counted (DISCONNECT_CLIENT) read::disconnect_client,
         "Close a client's connection.";

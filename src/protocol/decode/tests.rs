@@ -46,7 +46,7 @@ fn a_good_message_is_read() {
         from: "alice".into(),
         payload: r#"{ "a" : [1, "}"] }"#,
         metadata: Metadata {
-            members: r#""ack":true, "x" : {"sequence":1} , "ttl_ms":5"#,
+            members: r#""ack":true, "x" : {"sequence":1} , "ttl_ms":5"#.into(),
             ack: true,
             trace: false,
             ttl_ms: Some(5),
@@ -155,7 +155,6 @@ fn bad_variants_are_refused_with_their_fault_and_field() {
         (json!({"metadata": "x"}), Fault::WrongType, "metadata"),
         (json!({"metadata": keys(65)}), Fault::BadMetadata, "metadata"),
         (json!({"metadata": {"ack": 1}}), Fault::BadMetadata, "metadata.ack"),
-        (json!({"metadata": {"ack": null}}), Fault::BadMetadata, "metadata.ack"),
         (json!({"metadata": {"trace": "true"}}), Fault::BadMetadata, "metadata.trace"),
         (json!({"metadata": {"ttl_ms": 0}}), Fault::BadMetadata, "metadata.ttl_ms"),
         (json!({"metadata": {"ttl_ms": -1}}), Fault::BadMetadata, "metadata.ttl_ms"),
@@ -163,7 +162,7 @@ fn bad_variants_are_refused_with_their_fault_and_field() {
         (json!({"metadata": {"ttl_ms": "1"}}), Fault::BadMetadata, "metadata.ttl_ms"),
         (json!({"metadata": {"ttl_ms": TTL_MS_MAX + 1}}), Fault::BadMetadata, "metadata.ttl_ms"),
         (json!({"metadata": {"sequence": 1}}), Fault::ReservedMetadata, "metadata.sequence"),
-        (json!({"metadata": {"replayed": null}}), Fault::ReservedMetadata, "metadata.replayed"),
+        (json!({"metadata": {"replayed": false}}), Fault::ReservedMetadata, "metadata.replayed"),
         (json!({"extra": 1}), Fault::UnknownField, "extra"),
         (json!({"Version": "1.0"}), Fault::UnknownField, "Version"),
         (json!({"": 1}), Fault::UnknownField, "\"\""),
@@ -187,8 +186,50 @@ fn required_fields_may_be_neither_absent_nor_null() {
             assert_eq!(refusal.field.as_deref(), Some(field), "{text}");
         }
     }
+}
+
+#[test]
+fn optional_members_that_are_null_count_as_left_out() {
     let null = envelope(json!({"metadata": "NULL"})).replace("\"NULL\"", "null");
-    assert_eq!(refusal(&null).fault, Fault::WrongType);
+    assert_eq!(decode(&null).unwrap().metadata, Metadata::default());
+    let nulls = json!({"metadata": {"ack": null, "trace": null, "ttl_ms": null, "own": null}});
+    let text = envelope(nulls);
+    let metadata = decode(&text).unwrap().metadata;
+    assert_eq!((metadata.ack, metadata.trace, metadata.ttl_ms), (false, false, None));
+    let members: Tree = serde_json::from_str(&format!("{{{}}}", metadata.members)).unwrap();
+    assert_eq!(members["own"], Tree::Null, "what it means to clients is theirs");
+    // The server's own keys are not passed on, or they would stand there twice.
+    let text = envelope(json!({"metadata": "META"})).replace(
+        "\"META\"",
+        r#"{ "sequence" : null, "a":1.50, "\u0072eplayed":null ,"b": {"sequence":null} }"#,
+    );
+    let envelope = decode(&text).unwrap();
+    assert_eq!(envelope.metadata.members, r#""a":1.50,"b":{"sequence":null}"#);
+    let only = text.replace(r#""a":1.50,"#, "").replace(r#","b": {"sequence":null}"#, "");
+    assert_eq!(decode(&only).unwrap().metadata.members, "");
+}
+
+#[test]
+fn all_fields_at_fault_are_told_in_one_refusal() {
+    let told = refusal(
+        r#"{"version":"2.0","id":7,"type":"event","room":"a b","channel":null,
+        "from":"ann","timestamp":"2025-11-30T12:00:00Z","payload":[],"metadata":{"ack":1},
+        "extra":1,"more":2}"#,
+    );
+    let fields: Vec<&str> = told.fields.iter().map(|field| &**field).collect();
+    let expected = ["version", "id", "room", "channel", "payload", "metadata.ack", "extra", "more"];
+    assert_eq!((fields, told.field.as_deref()), (expected.to_vec(), Some("version")));
+    assert_eq!(told.fault, Fault::UnsupportedVersion);
+    for part in ["version \"2.0\"", "id is a number", "room \"a b\"", "channel is null"] {
+        assert!(told.message.contains(part), "{}", told.message);
+    }
+    // One field alone is listed, too; a text that is no JSON has none.
+    assert_eq!(refusal(&envelope(json!({"extra": 1}))).fields, ["extra"]);
+    assert!(refusal("{").fields.is_empty());
+    // However many there are, it says so in a few words.
+    let many: Map<String, Tree> = (0..1_000).map(|n| (format!("k{n}"), json!(n))).collect();
+    let told = refusal(&Tree::Object(many).to_string());
+    assert_eq!(told.fields.len(), REQUIRED.len() + UNKNOWN_FIELDS_TOLD);
 }
 
 #[test]

@@ -147,6 +147,6 @@ fn metadata<'a>(members: &mut KnownMembers<'a>) -> Option<Metadata<'a>> {
         count += 1;
         is_good = is_good && metadata.put(&key.get(), value).is_ok();
     })?;
-    metadata.members = trimmed_members(object);
+    metadata.members = trimmed_members(object).into();
     (is_good && count <= METADATA_KEYS_MAX).then_some(metadata)
 }

@@ -23,6 +23,8 @@ impl Engine {
         self.told.work.begin_part(work::Part::Timers);
         self.run_timers(now);
         self.home.expire(now, &mut self.told);
+        self.tally.add(Counter::PresenceTold, mem::take(&mut self.told.presence_told));
+        self.tally.add(Counter::PresenceDeferred, mem::take(&mut self.told.presence_deferred));
         self.stage_told(now);
         self.edge.tick(now, &mut self.deliveries);
         self.deliver(now);

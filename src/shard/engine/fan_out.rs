@@ -10,15 +10,17 @@
 //! is late the mail of these turns stays.
 
 use crate::base::ids::{ChannelId, ConnId};
-use crate::base::work;
+use crate::base::work::{self, Work};
+use crate::broker::audience::Audience;
 use crate::protocol::frame::Frame;
 use crate::shard::connection::Connection;
 use crate::shard::engine::Engine;
 use crate::shard::engine::output::open;
-use crate::shard::mail::Letter;
-use crate::shard::meters::{Counter, Drop as DropReason};
+use crate::shard::mail::{Letter, Mail};
+use crate::shard::meters::{Counter, Drop as DropReason, Tally};
 use std::collections::VecDeque;
 use std::mem;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// How many connections that are written to late are taken at a time.
@@ -34,57 +36,110 @@ impl Engine {
     ) -> u32 {
         let Engine { connections, edge, mail, dirty, late, tally, told, .. } = self;
         let Some(audience) = edge.audience(channel) else { return 0 };
+        if let Some(room) = audience.room() {
+            return self.fan_out_in_room(frame, channel, room, sender);
+        }
         let is_late = audience.seats().len() > self.few_members_max;
         let publisher = sender.filter(|_| is_late);
-        let mut list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
+        let list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
         let sender = sender.filter(|&sender| audience.is_deaf_to_itself(sender));
-        let is_event = frame.sequence > 0;
-        let channel = is_event.then_some(channel);
-        let number = mail.add(Letter { channel, sender, is_late, ..Letter::new(frame, true) });
-        let batch = mail.open_batch(audience.mark()).unwrap_or_else(|| {
-            let batch = mail.begin_batch(sender);
-            audience.set_mark(mail.mark(batch));
-            let mut members = 0;
-            for seat in audience.seats() {
-                match open(connections, seat.conn) {
-                    Some(connection) => {
-                        members += 1;
-                        if Some(seat.conn) != sender {
-                            put_batch(connection, batch, &mut list);
-                        }
-                    }
-                    None => tally.dropped(DropReason::Closed, 1),
-                }
-            }
-            mail.set_members(batch, members);
-            let each = if is_late { work::LETTER } else { work::LETTER + work::WRITE };
-            told.work.charge(u64::from(members) * each);
-            batch
-        });
-        let was_absent = mail.join_batch(batch, number);
-        if let Some(connection) = was_absent.and_then(|conn| open(connections, conn)) {
-            put_batch(connection, batch, &mut list);
-            connection.outbox.note_own();
+        let (work, to) = (&mut told.work, (connections, mail, tally));
+        let (receivers, units) = give((frame, channel, sender), audience, list, to, work);
+        self.note_fan_out(publisher, units, is_late);
+        receivers
+    }
+
+    /// The same for a channel whose members are, beside its own, the followers of its room.
+    #[cold]
+    fn fan_out_in_room(
+        &mut self,
+        frame: Arc<Frame>,
+        channel: ChannelId,
+        room: ChannelId,
+        sender: Option<ConnId>,
+    ) -> u32 {
+        let few = self.few_members_max;
+        let publisher = sender;
+        let (own, follower) = match sender.map(|sender| self.edge.sender_in(channel, room, sender))
+        {
+            Some((true, false)) => (sender, None),
+            Some((true, true)) => (None, sender),
+            _ => (None, None),
+        };
+        let mut receivers = 0;
+        for (audience, sender) in [(None, own), (Some(room), follower)] {
+            let Engine { connections, edge, mail, dirty, late, tally, told, .. } = self;
+            let audience = match audience {
+                None => edge.audience(channel).filter(|members| members.has_own_receivers()),
+                Some(room) => edge.followers(room),
+            };
+            let Some(audience) = audience else { continue };
+            let is_late = audience.seats().len() > few;
+            let list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
+            let (work, to) = (&mut told.work, (connections, mail, tally));
+            let (count, units) = give((frame.clone(), channel, sender), audience, list, to, work);
+            receivers += count;
+            self.note_fan_out(publisher.filter(|_| is_late), units, is_late);
         }
-        let present = sender.filter(|_| mail.batch(batch).absent() != sender);
-        if let Some(connection) = present.and_then(|conn| open(connections, conn)) {
-            connection.outbox.note_own();
-        }
-        let letter = mail.letter(number);
-        let receivers = letter.receivers;
-        let units = u64::from(receivers) * work::bytes(letter.frame.wire().len());
+        receivers
+    }
+
+    /// What the bytes of a frame cost is charged now, or when they are written.
+    fn note_fan_out(&mut self, publisher: Option<ConnId>, units: u64, is_late: bool) {
         match is_late {
-            // It is charged when it is written.
             true => self.late_units += units,
-            false => told.work.charge(units),
+            false => self.told.work.charge(units),
         }
-        if let Some(connection) = publisher.and_then(|conn| open(connections, conn)) {
+        if let Some(connection) = publisher.and_then(|conn| open(&mut self.connections, conn)) {
             connection.fan_out_units = units.try_into().unwrap_or(u32::MAX);
         }
-        tally.add(Counter::MessagesSent, u64::from(receivers));
-        tally.add(Counter::Deliveries, u64::from(receivers) * u64::from(is_event));
         self.note_pressure();
-        receivers
+    }
+
+    /// Gives frames to some connections at once, which get all of them but those about themselves.
+    pub(super) fn send_together(
+        &mut self,
+        frames: Vec<(Arc<Frame>, Option<ConnId>)>,
+        receivers: Range<usize>,
+    ) {
+        let is_late = receivers.len() > self.few_members_max;
+        let Engine { connections, deliveries, mail, dirty, late, tally, told, .. } = self;
+        let mut list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
+        let subjects: Vec<ConnId> = frames.iter().filter_map(|(_, about)| *about).collect();
+        let (batch, mut members, mut named) = (mail.begin_batch(None), 0, Vec::new());
+        for &conn in &deliveries.receivers[receivers] {
+            let own = subjects.iter().filter(|about| **about == conn).count();
+            if own == frames.len() {
+                continue;
+            }
+            match open(connections, conn) {
+                Some(connection) => {
+                    members += 1;
+                    put_batch(connection, batch, &mut list);
+                    if own > 0 {
+                        connection.outbox.note_own();
+                        named.push(conn);
+                    }
+                }
+                None => tally.dropped(DropReason::Closed, frames.len() as u64),
+            }
+        }
+        let each = if is_late { work::LETTER } else { work::LETTER + work::WRITE };
+        told.work.charge(u64::from(members) * each);
+        if members == 0 {
+            return;
+        }
+        mail.set_members(batch, members);
+        let mut units = 0;
+        for (frame, about) in frames {
+            let sender = about.filter(|about| named.contains(about));
+            let number = mail.add(Letter { sender, is_late, ..Letter::new(frame, true) });
+            mail.join_batch(batch, number);
+            let letter = mail.letter(number);
+            units += u64::from(letter.receivers) * work::bytes(letter.frame.wire().len());
+            tally.add(Counter::MessagesSent, u64::from(letter.receivers));
+        }
+        self.note_fan_out(None, units, is_late);
     }
 
     /// Takes some of those that are written to after all others, within the work of a turn.
@@ -104,6 +159,57 @@ impl Engine {
         }
         self.is_late_phase = !dirty.is_empty();
     }
+}
+
+/// Puts a frame into the open batch of an audience, or into a new one; how many get it, and what the bytes
+/// cost that are copied for them.
+#[inline]
+fn give(
+    (frame, channel, sender): (Arc<Frame>, ChannelId, Option<ConnId>),
+    audience: &mut Audience,
+    mut list: List<'_>,
+    (connections, mail, tally): (&mut Vec<Option<Box<Connection>>>, &mut Mail, &mut Tally),
+    work: &mut Work,
+) -> (u32, u64) {
+    let is_late = matches!(list, List::Late(_));
+    let is_event = frame.sequence > 0;
+    let channel = is_event.then_some(channel);
+    let number = mail.add(Letter { channel, sender, is_late, ..Letter::new(frame, true) });
+    let batch = mail.open_batch(audience.mark()).unwrap_or_else(|| {
+        let batch = mail.begin_batch(sender);
+        audience.set_mark(mail.mark(batch));
+        let mut members = 0;
+        for seat in audience.seats().iter().filter(|seat| !seat.follows) {
+            match open(connections, seat.conn) {
+                Some(connection) => {
+                    members += 1;
+                    if Some(seat.conn) != sender {
+                        put_batch(connection, batch, &mut list);
+                    }
+                }
+                None => tally.dropped(DropReason::Closed, 1),
+            }
+        }
+        mail.set_members(batch, members);
+        let each = if is_late { work::LETTER } else { work::LETTER + work::WRITE };
+        work.charge(u64::from(members) * each);
+        batch
+    });
+    let was_absent = mail.join_batch(batch, number);
+    if let Some(connection) = was_absent.and_then(|conn| open(connections, conn)) {
+        put_batch(connection, batch, &mut list);
+        connection.outbox.note_own();
+    }
+    let present = sender.filter(|_| mail.batch(batch).absent() != sender);
+    if let Some(connection) = present.and_then(|conn| open(connections, conn)) {
+        connection.outbox.note_own();
+    }
+    let letter = mail.letter(number);
+    let receivers = letter.receivers;
+    let units = u64::from(receivers) * work::bytes(letter.frame.wire().len());
+    tally.add(Counter::MessagesSent, u64::from(receivers));
+    tally.add(Counter::Deliveries, u64::from(receivers) * u64::from(is_event));
+    (receivers, units)
 }
 
 /// Where connections wait to be written to.

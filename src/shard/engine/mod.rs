@@ -38,12 +38,13 @@ use crate::base::limits::{
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
 use crate::base::work::{self, TURN_UNITS, Work};
-use crate::broker::census::ROWS_MAX;
 use crate::broker::delivery::Deliveries;
 use crate::broker::durable::Durability;
 use crate::broker::edge::{Edge, Facts, ReturnCounts};
 use crate::broker::home::{Bootstrap, Home, Told};
-use crate::broker::lane::{Ask, Asks, Part, PendingRef, Survey, Tell, Topic, TraceReport};
+use crate::broker::lane::{
+    Ask, Asks, ClientsPart, Part, PendingRef, Survey, Tell, Topic, TraceReport,
+};
 use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::{Access, Roles};
 use crate::broker::record::{Record, Snapshot, StorageNews};
@@ -426,6 +427,7 @@ impl Engine {
             || (self.may_take_asks() && !self.asks.queue(self.shard).is_empty())
             || !self.tells[self.shard.index()].is_empty()
             || self.has_heard()
+            || self.home.has_leaving()
             || (self.has_room_for_sessions() && self.edge.has_session_records())
     }
 
@@ -581,8 +583,9 @@ impl Engine {
                 self.edge.announce(&frame, &mut self.deliveries);
                 self.deliver(now);
             }
-            StorageNews::Peer(PeerNews::AskClients { peer, reply_to, bytes }) => {
-                let clients = Box::new(self.edge.clients_for_peer(reply_to, bytes));
+            StorageNews::Peer(PeerNews::AskClients { peer, reply_to, rows }) => {
+                let clients = Box::new(self.edge.clients_for_peer(reply_to, &rows));
+                self.told.work.charge(work::ROW * clients.part.rows.rows.len() as u64);
                 let answer = PeerRecord::Send(peer, PeerNote::Clients(clients));
                 self.told.records.push(Record::Peer(Box::new(answer)));
             }
@@ -608,13 +611,15 @@ impl Engine {
                     .storage_view(self.events_pending, self.tally.counter(Counter::EventsLost)),
                 peers: self.home.peers_view().filter(|_| self.shard == ShardId(0)),
             })),
-            Topic::Rooms => self.home.rooms_part(&client, ROWS_MAX),
-            Topic::Clients => {
-                let mut part = self.edge.clients_part();
-                if self.shard == ShardId(0) {
-                    part.peers = self.home.ask_for_clients(reply_to, &mut self.told);
-                }
-                Part::Clients(Box::new(part))
+            Topic::Rooms(rows) => Part::Rooms(self.home.rooms_part(&client, &rows, &mut self.told)),
+            Topic::Clients(wanted) => {
+                let rows = self.edge.clients_part(&wanted);
+                self.told.work.charge(work::ROW * rows.rows.len() as u64);
+                let peers = match self.shard {
+                    ShardId(0) => self.home.ask_for_clients(reply_to, &wanted, &mut self.told),
+                    _ => Arc::default(),
+                };
+                Part::Clients(Box::new(ClientsPart { rows, peers }))
             }
             Topic::Announce(frame) => {
                 let clients = self.edge.announce(&frame, &mut self.deliveries);

@@ -305,10 +305,8 @@ impl Engine {
                     let receivers = self.fan_out(frame, channel, sender);
                     self.traced.extend(trace.map(|reply_to| (reply_to, u64::from(receivers))));
                 }
-                Delivery::Chosen { frame, receivers } => {
-                    for place in next..next + receivers {
-                        self.send_message(self.deliveries.receivers[place], frame.clone());
-                    }
+                Delivery::Together { frames, receivers } => {
+                    self.send_together(frames, next..next + receivers);
                     next += receivers;
                 }
                 Delivery::Message(conn, frame) => self.send_message(conn, frame),

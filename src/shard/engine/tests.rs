@@ -201,7 +201,7 @@ fn a_client_that_recovers_many_channels_at_once_gets_them_all() {
 #[test]
 fn long_answers_come_one_at_a_time_and_short_ones_in_their_order() {
     let limits = Limits { max_message_bytes: 16_384, outbox_bytes: 100_000, ..Limits::default() };
-    let mut bus = Bus::new(limits);
+    let mut bus = Bus::new(Limits { rate_commands: 0, ..limits });
     let mut ann = bus.connect("ann");
     bus.exchange(&mut ann, &[("command", "c", command("join_channel", json!({})))]);
     for _ in 0..5 {
@@ -224,21 +224,15 @@ fn long_answers_come_one_at_a_time_and_short_ones_in_their_order() {
 
 #[test]
 fn an_answer_that_no_outbox_holds_is_refused_and_costs_no_connection() {
-    let limits = Limits { max_message_bytes: 16_384, outbox_bytes: 70_000, ..Limits::default() };
+    let limits = Limits { max_message_bytes: 1_024, outbox_bytes: 6_000, ..Limits::default() };
     let mut bus = Bus::new(limits);
     let mut ann = bus.connect("ann");
-    let names: Vec<String> = (0..900).map(|n| format!("c{n}")).collect();
-    let join = |name| ("command", name, command("join_channel", json!({})));
-    for part in names.chunks(50) {
-        let joins: Vec<_> = part.iter().map(|name| join(name.as_str())).collect();
-        bus.exchange(&mut ann, &joins);
-    }
-    let list = ("command", "c", command("list_channels", json!({})));
-    let mut brief = list.clone();
+    let help = ("command", "c", command("help", json!({})));
+    let mut brief = help.clone();
     brief.2["response_format"] = json!("brief");
-    let got = bus.exchange(&mut ann, &[list, brief]);
+    let got = bus.exchange(&mut ann, &[help, brief]);
     assert_eq!((&got[0]["payload"]["code"], got.len()), (&json!(413), 2));
-    assert_eq!(got[1]["payload"]["result"]["count"], names.len());
+    assert_eq!(got[1]["payload"]["result"][0], "status");
 }
 
 #[test]
@@ -493,7 +487,7 @@ fn timers_and_ends_of_many_at_once_are_spread_over_turns() {
 #[test]
 fn many_gaps_are_told_over_turns() {
     const CHANNELS: usize = 600;
-    let mut bus = Bus::new(Limits { outbox_bytes: 70_000, ..Limits::default() });
+    let mut bus = Bus::new(Limits { outbox_bytes: 70_000, rate_commands: 0, ..Limits::default() });
     let (mut ann, mut mallory) = (bus.connect("ann"), bus.connect("mallory"));
     let names: Vec<String> = (0..CHANNELS).map(|number| format!("c{number}")).collect();
     for client in [&mut ann, &mut mallory] {

@@ -1,6 +1,7 @@
 use super::peer::ASK_AGAIN_MS;
 use super::*;
 use crate::base::ids::ShardId;
+use crate::broker::census::{Rows, RowsWanted};
 use crate::broker::lane::{ClientsPart, PendingRef};
 use crate::broker::peers::PeerClients;
 use crate::broker::policy::Role;
@@ -477,14 +478,18 @@ fn a_table_that_changes_while_it_is_read_loses_nothing_that_stays() {
 fn who_asks_for_clients_is_answered_by_name() {
     let (mut a, mut b) = pair();
     let reply_to = PendingRef { shard: ShardId(3), pending: 9 };
-    a.send_all(at(100), &PeerNote::AskClients { reply_to, bytes: 77 });
+    let rows = RowsWanted { bytes: 77, limit: 5, ..RowsWanted::first() };
+    a.send_all(at(100), &PeerNote::AskClients { reply_to, rows: rows.clone() });
     exchange(at(100), &mut a, &mut b);
     let asked = b.take_news();
-    let [(To::All, PeerNews::AskClients { peer, reply_to: asked, bytes: 77 })] = &asked[..] else {
+    let [(To::All, PeerNews::AskClients { peer, reply_to: asked, rows: wanted })] = &asked[..]
+    else {
         panic!("{asked:?}")
     };
+    assert_eq!(*wanted, rows);
     assert_eq!((b.peers()[0].id, *asked), (*peer, reply_to));
-    let part = ClientsPart { count: 5, ..ClientsPart::default() };
+    let rows = Rows { rows: Vec::new(), count: 5, last: None };
+    let part = ClientsPart { rows, peers: Arc::default() };
     let clients = PeerClients { reply_to, shard: 1, shards: 2, part };
     b.send(at(100), *peer, &PeerNote::Clients(Box::new(clients)));
     exchange(at(100), &mut a, &mut b);
@@ -492,5 +497,5 @@ fn who_asks_for_clients_is_answered_by_name() {
     let [(To::Shard(ShardId(3)), PeerNews::Clients(peer, clients))] = &told[..] else {
         panic!("{told:?}")
     };
-    assert_eq!((*peer, clients.part.count), (a.peers()[0].id, 5));
+    assert_eq!((*peer, clients.part.rows.count), (a.peers()[0].id, 5));
 }

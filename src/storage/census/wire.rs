@@ -4,7 +4,9 @@
 //! version is told in a sentence, never a panic. Fields that are not known are passed over.
 
 use crate::base::ids::ShardId;
+use crate::base::limits::PAGE_ROWS_MAX;
 use crate::base::time::Now;
+use crate::broker::census::{Rows, RowsWanted};
 use crate::broker::lane::{ClientsPart, PendingRef};
 use crate::broker::peers::{PeerClients, PeerNote};
 use crate::broker::policy::{ClientCard, Role};
@@ -120,8 +122,22 @@ pub(super) enum Note {
     Announce { room: Option<Name>, message: Text },
     Disconnect { client_id: Name, reason: Option<String> },
     LetGo(#[serde(with = "address")] Arc<Address>),
-    AskClients { shard: u16, pending: u32, bytes: u64 },
+    AskClients(AskClients),
     Clients(Clients),
+}
+
+/// Which clients are asked for.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct AskClients {
+    shard: u16,
+    pending: u32,
+    bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    after: Option<Name>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limit: Option<u16>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    brief: bool,
 }
 
 /// The clients of one shard, for who has asked for them.
@@ -224,8 +240,15 @@ impl Note {
                 Note::Disconnect { client_id: client_id.clone(), reason: reason.clone() }
             }
             PeerNote::LetGo(address) => Note::LetGo(Arc::clone(address)),
-            PeerNote::AskClients { reply_to: PendingRef { shard, pending }, bytes } => {
-                Note::AskClients { shard: shard.0, pending: *pending, bytes: *bytes }
+            PeerNote::AskClients { reply_to: PendingRef { shard, pending }, rows } => {
+                Note::AskClients(AskClients {
+                    shard: shard.0,
+                    pending: *pending,
+                    bytes: rows.bytes as u64,
+                    after: rows.after.clone(),
+                    limit: u16::try_from(rows.limit).ok(),
+                    brief: rows.brief,
+                })
             }
             PeerNote::Clients(clients) => Note::Clients(Clients::new(clients)),
         }
@@ -241,9 +264,11 @@ impl Note {
             }
             Note::Disconnect { client_id, reason } => PeerNote::Disconnect { client_id, reason },
             Note::LetGo(address) => PeerNote::LetGo(address),
-            Note::AskClients { shard, pending, bytes } => {
+            Note::AskClients(AskClients { shard, pending, bytes, after, limit, brief }) => {
                 let reply_to = PendingRef { shard: ShardId(shard), pending };
-                PeerNote::AskClients { reply_to, bytes }
+                let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+                let limit = limit.map_or(PAGE_ROWS_MAX, |limit| PAGE_ROWS_MAX.min(limit.into()));
+                PeerNote::AskClients { reply_to, rows: RowsWanted { after, limit, bytes, brief } }
             }
             Note::Clients(clients) => PeerNote::Clients(Box::new(clients.read())),
         }
@@ -260,9 +285,9 @@ impl Clients {
         Clients {
             to: (reply_to.shard.0, reply_to.pending),
             shard: (*shard, *shards),
-            rows: part.rows.iter().map(text).collect(),
-            count: part.count,
-            last: part.last.clone(),
+            rows: part.rows.rows.iter().map(text).collect(),
+            count: part.rows.count,
+            last: part.rows.last.clone(),
         }
     }
 
@@ -270,7 +295,7 @@ impl Clients {
         let Clients { to: (to, pending), shard: (shard, shards), rows, count, last } = self;
         let row = |(client_id, Json(text))| ClientRow::Elsewhere(client_id, Arc::from(text));
         let rows = rows.into_iter().map(row).collect();
-        let part = ClientsPart { rows, count, last, ..ClientsPart::default() };
+        let part = ClientsPart { rows: Rows { rows, count, last }, peers: Arc::default() };
         let reply_to = PendingRef { shard: ShardId(to), pending };
         PeerClients { reply_to, shard, shards, part }
     }
@@ -393,7 +418,8 @@ mod tests {
             Say::Note(Note::Disconnect { client_id: ann(), reason: Some("\"".into()) }),
             Say::Note(Note::Disconnect { client_id: ann(), reason: None }),
             Say::Note(Note::LetGo(Arc::new(read_address("r:*").unwrap()))),
-            Say::Note(Note::AskClients { shard: 1, pending: 2, bytes: 3 }),
+            Say::Note(Note::AskClients(ask_clients(None, None, false))),
+            Say::Note(Note::AskClients(ask_clients(Some(ann()), Some(7), true))),
             Say::Note(Note::Clients(clients(Some(ann())))),
             Say::Note(Note::Clients(Clients { rows: Vec::new(), ..clients(None) })),
             Say::Bye,
@@ -406,6 +432,10 @@ mod tests {
                 decode(&bytes[..end]).unwrap_err();
             }
         }
+    }
+
+    fn ask_clients(after: Option<Name>, limit: Option<u16>, brief: bool) -> AskClients {
+        AskClients { shard: 1, pending: 2, bytes: 3, after, limit, brief }
     }
 
     #[test]

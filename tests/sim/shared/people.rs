@@ -309,9 +309,9 @@ impl Shared {
             PeerNote::Announce { room, .. } => room.clone().map_or(To::All, To::Room),
             PeerNote::Disconnect { client_id, .. } => To::Client(client_id.clone()),
             PeerNote::LetGo(address) => To::Room(address.room.clone()),
-            PeerNote::AskClients { reply_to, bytes } => {
-                let (reply_to, bytes) = (*reply_to, *bytes);
-                return self.tell(node, To::All, PeerNews::AskClients { peer, reply_to, bytes });
+            PeerNote::AskClients { reply_to, rows } => {
+                let (reply_to, rows) = (*reply_to, rows.clone());
+                return self.tell(node, To::All, PeerNews::AskClients { peer, reply_to, rows });
             }
             PeerNote::Clients(clients) => {
                 let to = To::Shard(clients.reply_to.shard);

@@ -3,6 +3,7 @@
 use super::World;
 use crate::base::ids::ShardId;
 use crate::base::limits::GATHER_DEADLINE_MS;
+use crate::broker::census::RowsWanted;
 use crate::broker::lane::PendingRef;
 use crate::protocol::views::ClientRow;
 use serde_json::{Value, json};
@@ -70,15 +71,22 @@ fn an_answer_to_a_peer_is_as_long_as_it_may_be_and_says_where_it_ends() {
     }
     let reply_to = PendingRef { shard: ShardId(1), pending: 7 };
     let edge = &world.nodes[0].edges[0];
-    let whole = edge.clients_for_peer(reply_to, u64::MAX);
-    assert_eq!((whole.part.rows.len(), whole.part.count, &whole.part.last), (6, 6, &None));
+    let whole = edge.clients_for_peer(reply_to, &RowsWanted::first());
+    let rows = &whole.part.rows;
+    assert_eq!((rows.rows.len(), rows.count, &rows.last), (6, 6, &None));
     assert_eq!((whole.shard, whole.shards, whole.reply_to), (0, super::super::SHARDS, reply_to));
+    let here = edge.clients_part(&RowsWanted::first());
+    let one = here.rows.iter().map(ClientRow::bytes).max().unwrap();
     let length = |row: &ClientRow| serde_json::to_string(row).unwrap().len();
-    let one = whole.part.rows.iter().map(length).max().unwrap() as u64;
-    let bytes = one * u64::from(super::super::SHARDS);
+    assert!(
+        rows.rows.iter().all(|row| length(row) <= one),
+        "a row is no longer than it is taken for"
+    );
+    let bytes = one * usize::from(super::super::SHARDS);
     for (bytes, count) in [(3 * bytes, 3), (bytes, 1), (0, 1)] {
-        let part = edge.clients_for_peer(reply_to, bytes).part;
-        assert_eq!((part.rows.len(), part.count), (count, 6), "{bytes}");
-        assert_eq!(part.last.as_ref(), Some(part.rows[count - 1].client_id()));
+        let wanted = RowsWanted { bytes, ..RowsWanted::first() };
+        let rows = edge.clients_for_peer(reply_to, &wanted).part.rows;
+        assert_eq!((rows.rows.len(), rows.count), (count, 6), "{bytes}");
+        assert_eq!(rows.last.as_ref(), Some(rows.rows[count - 1].client_id()));
     }
 }

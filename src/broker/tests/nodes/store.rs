@@ -238,9 +238,9 @@ impl Store {
     fn send(&mut self, from: usize, node: usize, note: PeerNote) {
         let peer = PeerId(from as u32);
         let to = match &note {
-            PeerNote::AskClients { reply_to, bytes } => {
-                let (reply_to, bytes) = (*reply_to, *bytes);
-                return self.tell(node, To::All, PeerNews::AskClients { peer, reply_to, bytes });
+            PeerNote::AskClients { reply_to, rows } => {
+                let (reply_to, rows) = (*reply_to, rows.clone());
+                return self.tell(node, To::All, PeerNews::AskClients { peer, reply_to, rows });
             }
             PeerNote::Clients(clients) => {
                 let to = To::Shard(clients.reply_to.shard);
