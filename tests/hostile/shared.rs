@@ -180,7 +180,6 @@ fn a_flapping_session_writes_little() {
 
 /// The bytes that a channel may keep are those that Redis keeps of it, too.
 #[test]
-#[ignore = "bytes are no bound in Redis yet"]
 fn a_channel_keeps_no_more_bytes_in_redis_than_it_may() {
     const MIB: u64 = 1024 * 1024;
     for flags in [&[][..], &MANY] {
