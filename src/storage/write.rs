@@ -135,7 +135,7 @@ impl Writer<'_> {
     /// Looks whether what is stored of a channel can be used.
     async fn probe(&self, address: &Arc<Address>) -> Result<Written, Trouble> {
         let (stream, meta) = (self.keys.stream(address), self.keys.meta(address));
-        let mut call = CLAIM.call(&[&meta]);
+        let mut call = CLAIM.call(&[&meta, &self.keys.followers(address)]);
         call.arg(self.generation);
         let answer = self.link.run(&CLAIM, &call).await;
         self.answered.set(Instant::now());
