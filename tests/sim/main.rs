@@ -154,7 +154,7 @@ const SEVERAL: Kind = Kind {
     name: "NODES",
     replay: "make sim-nodes SEED",
     seeds: 150,
-    bug_seeds: 60,
+    bug_seeds: 200,
     bugs: &Bug::OF_NODES,
     must_see: NODES_MUST_SEE,
     run: |seed, bug, is_traced| Nodes::new(seed, bug, is_traced).run(),
