@@ -147,6 +147,9 @@ pub const PRESENCE_HOME_SHARE: u64 = 5;
 pub const PRESENCE_BURST_NS: u64 = 50_000_000;
 /// The longest that the watchers of one channel wait for the next changes, for its sake, in nanoseconds.
 pub const PRESENCE_WAIT_NS_MAX: u64 = 10_000_000_000;
+/// How long nobody is told that a client has left whose connection was superseded: it comes back at
+/// once by another.
+pub const HAND_OVER_MS: u64 = 2_000;
 /// How often the watchers of one channel are told of one client in [`PRESENCE_RATE_MS`].
 pub const PRESENCE_PER_CLIENT: u32 = 4;
 /// See [`PRESENCE_PER_CLIENT`].

@@ -37,6 +37,9 @@ pub enum Ask {
     Join(Box<JoinAsk>),
     /// Make a member a stranger.
     Leave(Box<LeaveAsk>),
+    /// The client of a connection goes on by another one; the connection itself is gone with the next
+    /// ask.
+    HandOver(ConnRef),
     /// A connection is gone from every room of this home.
     Gone(ConnRef),
     /// Deliver to clients by their ids.

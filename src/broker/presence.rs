@@ -64,6 +64,8 @@ pub struct News {
     pub followers: Option<Change>,
     /// Its place among the changes.
     order: u64,
+    /// Until when nobody is told of it, on the monotonic clock in milliseconds.
+    not_before_ms: u64,
 }
 
 impl News {
@@ -93,18 +95,22 @@ pub struct Pending {
     pub not_before_ns: u64,
     /// Whether it is scheduled to be told.
     pub is_scheduled: bool,
+    /// For when, on the monotonic clock in milliseconds.
+    pub due_ms: u64,
     /// How often each client was told of in the second that began then, in milliseconds.
     told: (u64, BTreeMap<Name, u32>),
 }
 
 impl Pending {
-    /// Notes a change. What is undone by it is not told at all.
+    /// Notes a change, of which nobody is told before a time in milliseconds. What is undone by it is
+    /// not told at all.
     pub fn note(
         &mut self,
         client: &Arc<ClientCard>,
         from: Option<ConnRef>,
         change: Change,
         to: Watchers,
+        not_before_ms: u64,
     ) {
         self.noted += 1;
         let order = self.noted;
@@ -114,9 +120,11 @@ impl Pending {
             listed: None,
             followers: None,
             order,
+            not_before_ms,
         });
         self.in_order.remove(&news.order);
         (news.client, news.from, news.order) = (client.clone(), from, order);
+        news.not_before_ms = not_before_ms;
         let halves = [
             (&mut news.listed, to != Watchers::Followers),
             (&mut news.followers, to != Watchers::Listed),
@@ -147,7 +155,8 @@ impl Pending {
         }
         let looked_at = in_order.iter().take(2 * PRESENCE_CHANGES_MAX);
         let next = looked_at.filter(|(_, client_id)| {
-            counts.get(*client_id).is_none_or(|count| *count < PRESENCE_PER_CLIENT)
+            let is_held = news.get(*client_id).is_some_and(|news| news.not_before_ms > now_ms);
+            !is_held && counts.get(*client_id).is_none_or(|count| *count < PRESENCE_PER_CLIENT)
         });
         let next: Vec<u64> = next.map(|(order, _)| *order).take(PRESENCE_CHANGES_MAX).collect();
         let mut taken = Vec::with_capacity(next.len());
@@ -157,6 +166,11 @@ impl Pending {
             *counts.entry(client_id).or_default() += 1;
         }
         taken
+    }
+
+    /// When the first of what waits may be told, in milliseconds.
+    pub fn next_ms(&self) -> u64 {
+        self.news.values().map(|news| news.not_before_ms).min().unwrap_or(0)
     }
 
     /// When clients that were told of often enough may be told of again, in milliseconds.
@@ -195,15 +209,28 @@ mod tests {
         let (ann, bob) = (card("ann"), card("bob"));
         let mut pending = Pending::default();
         for change in [Change::Joined, Change::Left, Change::Joined] {
-            pending.note(&ann, None, change, Watchers::All);
-            pending.note(&bob, None, Change::Joined, Watchers::All);
+            pending.note(&ann, None, change, Watchers::All, 0);
+            pending.note(&bob, None, Change::Joined, Watchers::All, 0);
         }
-        pending.note(&bob, None, Change::Left, Watchers::All);
+        pending.note(&bob, None, Change::Left, Watchers::All, 0);
         assert_eq!(told(&mut pending), ["ann [(Joined, All)]"]);
         assert!(pending.is_empty());
         // Of those whom the watchers know already the same holds.
-        pending.note(&ann, None, Change::Left, Watchers::All);
-        pending.note(&ann, None, Change::Joined, Watchers::All);
+        pending.note(&ann, None, Change::Left, Watchers::All, 0);
+        pending.note(&ann, None, Change::Joined, Watchers::All, 0);
+        assert!(pending.is_empty());
+    }
+
+    #[test]
+    fn who_goes_on_by_another_connection_is_not_mentioned_and_who_does_not_is_later() {
+        let (ann, bob) = (card("ann"), card("bob"));
+        let mut pending = Pending::default();
+        pending.note(&ann, None, Change::Left, Watchers::All, 2_000);
+        pending.note(&bob, None, Change::Left, Watchers::All, 2_000);
+        assert!(pending.take(1_999).is_empty() && pending.next_ms() == 2_000);
+        pending.note(&ann, None, Change::Joined, Watchers::All, 0);
+        let last = pending.take(2_000);
+        assert_eq!((last.len(), &*last[0].client.client_id), (1, "bob"));
         assert!(pending.is_empty());
     }
 
@@ -211,11 +238,11 @@ mod tests {
     fn listed_members_and_followers_are_told_what_is_news_to_each() {
         let ann = card("ann");
         let mut pending = Pending::default();
-        pending.note(&ann, None, Change::Joined, Watchers::Followers);
-        pending.note(&ann, None, Change::Left, Watchers::All);
+        pending.note(&ann, None, Change::Joined, Watchers::Followers, 0);
+        pending.note(&ann, None, Change::Left, Watchers::All, 0);
         assert_eq!(told(&mut pending), ["ann [(Left, Listed)]"]);
-        pending.note(&ann, None, Change::Joined, Watchers::Listed);
-        pending.note(&ann, None, Change::Left, Watchers::Followers);
+        pending.note(&ann, None, Change::Joined, Watchers::Listed, 0);
+        pending.note(&ann, None, Change::Left, Watchers::Followers, 0);
         assert_eq!(told(&mut pending), ["ann [(Joined, Listed), (Left, Followers)]"]);
     }
 
@@ -225,7 +252,7 @@ mod tests {
         for number in (0..2 * PRESENCE_CHANGES_MAX).rev() {
             let name = Name::parse(&format!("c{number:03}")).unwrap();
             let client = Arc::new(ClientCard { client_id: name, ..(*card("x")).clone() });
-            pending.note(&client, None, Change::Joined, Watchers::All);
+            pending.note(&client, None, Change::Joined, Watchers::All, 0);
         }
         let first = pending.take(0);
         assert_eq!(first.len(), PRESENCE_CHANGES_MAX);
@@ -242,12 +269,12 @@ mod tests {
         // It comes and goes all the time, and each time the watchers might be told.
         for ms in 0..3 * PRESENCE_RATE_MS {
             let change = if ms % 2 == 0 { Change::Joined } else { Change::Left };
-            pending.note(&ann, None, change, Watchers::All);
+            pending.note(&ann, None, change, Watchers::All, 0);
             told_of.extend(pending.take(ms).into_iter().filter_map(|news| news.listed));
         }
         assert!(told_of.len() as u32 <= 3 * PRESENCE_PER_CLIENT);
         assert!(told_of.chunks(2).all(|pair| pair == [Change::Joined, Change::Left]));
-        pending.note(&ann, None, Change::Joined, Watchers::All);
+        pending.note(&ann, None, Change::Joined, Watchers::All, 0);
         let last = pending.take(10 * PRESENCE_RATE_MS);
         assert_eq!(last[0].listed, Some(Change::Joined));
     }

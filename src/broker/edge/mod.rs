@@ -234,6 +234,9 @@ impl Edge {
         }
         let here = self.conn_ref(conn);
         for &home in &session.homes {
+            if reason == CloseReason::Superseded {
+                asks.push(home, Ask::HandOver(here));
+            }
             asks.push(home, Ask::Gone(here));
         }
         let errand = session.errands.as_ref().and_then(|errands| errands.release.clone());

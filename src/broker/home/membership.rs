@@ -108,6 +108,7 @@ impl Home {
             let next = self.presence.get(&conn).and_then(|rooms| rooms.last().cloned());
             let Some(room) = next else {
                 self.leaving.pop_front();
+                self.handed_over.remove(&conn);
                 continue;
             };
             if steps >= LEAVES_AT_A_TIME || steps > 0 && told.work.is_spent() {
@@ -480,7 +481,8 @@ impl Home {
         let (address, whole_room) = (channel.address.clone(), room.id);
         let is_private = !channel.is_open_to_room();
         self.note_presence(&address.room, conn);
-        let is_news = self.tell_peers_of_member(&address, client, true, is_private, told);
+        let is_news =
+            self.tell_peers_of_member(now, &address, (client, conn), true, is_private, told);
         if is_news && !was_member {
             let subject = (client, Some(conn));
             self.note_presence_change(now, id, subject, Change::Joined, Watchers::All);
@@ -514,7 +516,9 @@ impl Home {
         room.leave(conn, id);
         on_node.memberships.give_back();
         let (address, is_private) = (channel.address.clone(), !channel.is_open_to_room());
-        if self.tell_peers_of_member(&address, &client, false, is_private, told) && !stays {
+        if self.tell_peers_of_member(now, &address, (&client, conn), false, is_private, told)
+            && !stays
+        {
             let subject = (&client, Some(conn));
             self.note_presence_change(now, id, subject, Change::Left, Watchers::All);
         }

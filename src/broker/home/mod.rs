@@ -138,6 +138,8 @@ pub struct Home {
     presence: Map<ConnRef, Vec<Name>>,
     /// Connections that are gone and have not left all of their rooms.
     leaving: VecDeque<ConnRef>,
+    /// Those of them whose clients go on by other connections.
+    handed_over: Map<ConnRef, ()>,
     /// Changes of presence that watchers are to be told.
     watch: Watch,
     directory: Directory,
@@ -192,6 +194,7 @@ impl Home {
             whole_rooms: Map::with_hasher(hasher.clone()),
             presence: Map::with_hasher(hasher.clone()),
             leaving: VecDeque::new(),
+            handed_over: Map::with_hasher(hasher.clone()),
             watch: Watch::default(),
             directory: Directory::new(hasher.clone()),
             expiries: BTreeMap::new(),
@@ -307,6 +310,7 @@ impl Home {
             Ask::Release(client_id, conn) => self.release(now, &client_id, conn, told),
             Ask::Join(ask) => self.join(now, *ask, told),
             Ask::Leave(ask) => self.leave(now, *ask, told),
+            Ask::HandOver(conn) => _ = self.handed_over.insert(conn, ()),
             Ask::Gone(conn) => self.gone(now, conn, told),
             Ask::Private(ask) => self.private(*ask, told),
             Ask::EnsurePm(room, sender) => self.ensure_pm(now, &room, &sender, told),

@@ -6,8 +6,8 @@
 
 use crate::base::ids::{ChannelId, ConnRef};
 use crate::base::limits::{
-    PRESENCE_BURST_NS, PRESENCE_CHANGES_MAX, PRESENCE_CHANNEL_SHARE, PRESENCE_HOME_SHARE,
-    PRESENCE_WAIT_NS_MAX,
+    HAND_OVER_MS, PRESENCE_BURST_NS, PRESENCE_CHANGES_MAX, PRESENCE_CHANNEL_SHARE,
+    PRESENCE_HOME_SHARE, PRESENCE_WAIT_NS_MAX,
 };
 use crate::base::time::Now;
 use crate::broker::channel::Channel;
@@ -67,9 +67,18 @@ impl Home {
             }
         };
         let pending = pending.get_or_insert_default();
-        pending.note(client, from, change, to);
-        if !pending.is_empty() && !std::mem::replace(&mut pending.is_scheduled, true) {
-            let due_ms = now.mono_ms().max(pending.not_before_ns / 1_000_000);
+        // Whoever goes on by another connection comes back at once, and was never gone.
+        let is_handed_over = from.is_some_and(|conn| self.handed_over.contains_key(&conn));
+        let not_before_ms = match change {
+            Change::Left if is_handed_over => now.mono_ms() + HAND_OVER_MS,
+            _ => now.mono_ms(),
+        };
+        pending.note(client, from, change, to, not_before_ms);
+        let is_later = not_before_ms >= pending.due_ms;
+        if !pending.is_empty() && !(pending.is_scheduled && is_later) {
+            pending.is_scheduled = true;
+            let due_ms = not_before_ms.max(pending.not_before_ns / 1_000_000);
+            pending.due_ms = due_ms;
             self.watch.due.entry(due_ms).or_default().push(id);
         }
     }
@@ -115,6 +124,8 @@ impl Home {
                 // Those of clients that were told of often enough wait for the next second.
                 _ => due_ms.max(pending.next_second_ms()),
             };
+            let due_ms = due_ms.max(pending.next_ms());
+            pending.due_ms = due_ms;
             self.watch.due.entry(due_ms).or_default().push(id);
         }
         self.put_presence(id, pending);

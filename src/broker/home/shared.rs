@@ -10,7 +10,7 @@
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef};
-use crate::base::limits::LIST_BYTES_MAX;
+use crate::base::limits::{HAND_OVER_MS, LIST_BYTES_MAX};
 use crate::base::time::Now;
 use crate::broker::census::RowsWanted;
 use crate::broker::channel::Channel;
@@ -50,6 +50,8 @@ pub(super) struct Shared {
     pub(super) tickets_given: u64,
     /// What is being deleted, and is not known to be gone.
     pub(super) deletions: BTreeMap<Arc<Address>, Vec<Deletion>>,
+    /// Those that left by a connection which was superseded, of whom peers are not told yet.
+    handed_over: BTreeMap<(Arc<Address>, Name), Arc<ClientCard>>,
     due: BTreeMap<u64, Vec<Due>>,
 }
 
@@ -62,6 +64,8 @@ pub(super) enum Due {
     Claim(Name, ConnRef),
     /// It was waited long enough for something to be gone, or until it is tried again.
     Deletion(Arc<Address>),
+    /// It was waited long enough for a client to come back by another connection.
+    HandedOver(Arc<Address>, Name),
     /// A channel had no members.
     Idle(ChannelId),
     /// A client had seen more of a channel than was known here.
@@ -79,6 +83,7 @@ impl Shared {
             elsewhere: Elsewhere::new(hasher.clone()),
             tickets_given: 0,
             deletions: BTreeMap::new(),
+            handed_over: BTreeMap::new(),
             due: BTreeMap::new(),
         }
     }
@@ -209,6 +214,15 @@ impl Home {
                     Due::Attach(id) => self.attach_is_overdue(now, id, told),
                     Due::Idle(id) => self.end_idle(now, id, told),
                     Due::Ahead(id) => self.let_go_on(now, id, told),
+                    Due::HandedOver(address, client_id) => {
+                        let Some(shared) = &mut self.shared else { return };
+                        let key = (address, client_id);
+                        if let Some(client) = shared.handed_over.remove(&key) {
+                            let (address, is_member) = (key.0, false);
+                            let member = PeerRecord::Member { address, client, is_member };
+                            told.records.push(Record::Peer(Box::new(member)));
+                        }
+                    }
                     Due::Claim(client_id, conn) => self.confirm(&client_id, conn, told),
                 }
             }
@@ -220,8 +234,9 @@ impl Home {
     /// who joined `*` is a member of every channel but private ones.
     pub(super) fn tell_peers_of_member(
         &mut self,
+        now: Now,
         address: &Arc<Address>,
-        client: &Arc<ClientCard>,
+        (client, conn): (&Arc<ClientCard>, ConnRef),
         is_member: bool,
         is_private: bool,
         told: &mut Told,
@@ -233,8 +248,19 @@ impl Home {
             && !address.channel.is_every()
             && shared.elsewhere.follows(&address.room, &client.client_id);
         let (address, client) = (Arc::clone(address), Arc::clone(client));
-        let member = PeerRecord::Member { address, client, is_member };
-        told.records.push(Record::Peer(Box::new(member)));
+        let key = (Arc::clone(&address), client.client_id.clone());
+        if !is_member && self.handed_over.contains_key(&conn) {
+            // It comes back at once, by another connection.
+            shared.note_due(
+                now.mono_ms() + HAND_OVER_MS,
+                Due::HandedOver(key.0.clone(), key.1.clone()),
+            );
+            shared.handed_over.insert(key, client);
+        } else {
+            shared.handed_over.remove(&key);
+            let member = PeerRecord::Member { address, client, is_member };
+            told.records.push(Record::Peer(Box::new(member)));
+        }
         is_new && !is_member_anyway
     }
 

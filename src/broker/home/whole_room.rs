@@ -124,7 +124,7 @@ impl Home {
         self.on_node.memberships.take_anyway();
         self.count_following(name, conn, true);
         let subject = (client, Some(conn));
-        if self.tell_peers_of_member(&every, client, true, false, told) {
+        if self.tell_peers_of_member(now, &every, (client, conn), true, false, told) {
             self.note_presence_change(now, id, subject, Change::Joined, Watchers::All);
         }
         for id in self.watched_channels(name) {
@@ -157,7 +157,7 @@ impl Home {
         self.on_node.memberships.give_back();
         let mut steps = 1 + listed.len();
         let subject = (&client, Some(conn));
-        if self.tell_peers_of_member(&every, &client, false, false, told) {
+        if self.tell_peers_of_member(now, &every, (&client, conn), false, false, told) {
             self.note_presence_change(now, id, subject, Change::Left, Watchers::All);
         }
         for id in self.watched_channels(name) {

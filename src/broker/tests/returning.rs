@@ -311,6 +311,28 @@ fn a_new_connection_takes_over_from_the_one_before() {
 }
 
 #[test]
+fn who_watches_hears_nothing_of_a_session_that_is_taken_over() {
+    for address in ["lab:bench", "lab:*"] {
+        let mut world = World::new();
+        let (old, token) = world.connect(0, "ann");
+        let (bob, _) = world.connect(1, "bob");
+        world.bus.join(&old, address);
+        world.bus.done(&bob, "join_channel", address, json!({"presence": true}));
+        world.turn();
+        world.bus.heard(&bob);
+        let (new, _) = world.come_back(2, "ann", &token);
+        world.end(&old, CloseReason::Superseded);
+        world.welcome(&new);
+        world.bus.pass(5_000);
+        assert_eq!(world.bus.heard(&bob), [Value::Null; 0], "{address}");
+        world.end(&new, CloseReason::Lost);
+        world.bus.pass(1_000);
+        let left = world.bus.heard(&bob);
+        assert_eq!((left.len(), &left[0]["payload"]["event"]), (1, &json!("left")), "{address}");
+    }
+}
+
+#[test]
 fn of_many_that_return_at_once_the_last_goes_on() {
     let mut world = World::new();
     let (old, token) = world.connect(0, "ann");

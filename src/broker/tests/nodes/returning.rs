@@ -4,6 +4,7 @@
 use super::super::Client;
 use super::{World, for_each_seed};
 use crate::base::ids::ShardId;
+use crate::base::limits::HAND_OVER_MS;
 use crate::broker::delivery::Deliveries;
 use crate::broker::record::{Record, StorageNews};
 use crate::broker::returning::{KeptSession, Recalled, SessionPlan, SessionRecord};
@@ -165,7 +166,8 @@ fn who_returns_from_a_dead_node_has_its_id_before_anybody_has_noticed() {
         assert_eq!(kept.participants(node, of), ["ann", "bob", "cat"]);
         assert_eq!(kept.world.events(node, of), Vec::<String>::new(), "she was never gone");
     }
-    kept.end(1, &ann);
+    kept.world.nodes[1].end(&ann, CloseReason::Lost);
+    kept.trade();
     assert_eq!(kept.world.events(1, &bob), ["left ann"]);
     assert_eq!(kept.world.events(2, &cat), ["left ann"]);
 }
@@ -248,6 +250,43 @@ fn of_two_nodes_that_resume_a_session_at_once_one_has_it_and_the_other_is_told()
         }
         let holder = kept.world.store.borrow().ids[&Name::fixed("ann")].0;
         assert_eq!(holder, 1 + usize::from(is_second_later));
+    }
+}
+
+#[test]
+fn nobody_who_watches_hears_of_a_session_that_is_taken_over_on_its_node() {
+    for comes_back in [true, false] {
+        let mut kept = Kept::new(2);
+        let (old, token) = kept.connect(0, "ann");
+        let ((bob, _), (cat, _)) = (kept.connect(0, "bob"), kept.connect(1, "cat"));
+        for (node, of) in [(0, &bob), (1, &cat)] {
+            kept.world.events(node, of);
+        }
+        let new = kept.knock(0, "ann", &token);
+        kept.trade();
+        assert_eq!(kept.heard(0, &old).last().unwrap(), CLOSED);
+        if !comes_back {
+            kept.world.nodes[0].end(&new, CloseReason::Lost);
+        }
+        kept.end(0, &old);
+        if comes_back {
+            assert!(kept.heard(0, &new)[0].contains("welcome"));
+            assert_eq!(kept.participants(1, &cat), ["ann", "bob", "cat"]);
+        }
+        kept.world.pass(HAND_OVER_MS);
+        kept.world.pass(1_000);
+        let expected: &[&str] = if comes_back { &[] } else { &["left ann"] };
+        for (node, of) in [(0, &bob), (1, &cat)] {
+            assert_eq!(kept.world.events(node, of), expected, "{comes_back}");
+        }
+        if comes_back {
+            kept.world.nodes[0].end(&new, CloseReason::Lost);
+            kept.trade();
+            kept.world.pass(1_000);
+            for (node, of) in [(0, &bob), (1, &cat)] {
+                assert_eq!(kept.world.events(node, of), ["left ann"]);
+            }
+        }
     }
 }
 
