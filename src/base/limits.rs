@@ -68,6 +68,13 @@ pub const RECORDS_STAGED_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub const SESSIONS_STAGED_BYTES_MAX: usize = 1024 * 1024;
 /// How often a session that changes again and again is recorded, in milliseconds.
 pub const SESSION_EVERY_MS: u64 = 1_000;
+/// The bytes that updates and renewals of sessions may take of the storage in a second, so that they leave
+/// room for events; new sessions, and the ends of sessions, are not slowed down by them.
+pub const SESSION_UPDATES_BYTES_A_SECOND: u64 = 8 * 1024 * 1024;
+/// How many news of the storage may wait for a shard before it is told no more of what can be read again.
+pub const NEWS_COUNT_MAX: u64 = 16_384;
+/// Their bytes.
+pub const NEWS_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// The acks of one home that may wait for the storage; later ones are refused at once.
 pub const ACKS_WAITING_MAX: usize = 16_384;
 /// The earlier terms of a channel that are remembered; who was last there before is not recovered.

@@ -19,8 +19,8 @@
 //! | `PREFIX:{bus}:rooms` | hash | the name of every room, and in JSON what is known of it |
 //! | `PREFIX:{bus}:bytes` | sorted set | where several share: `room:channel` and the bytes that its stream holds; `*` is the sum |
 //! | `PREFIX:{bus}:trimmer` | string | where several share: the token of the node that cuts streams where that sum is too large |
-//! | `PREFIX:{bus}:session:HASH` | string | a client's session in JSON, under the SHA-256 of its token; it expires |
-//! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `generation` and `until_ms` of the node that may write; `changes` counts those of rooms and channels; where several share, the token is `shared`, and `repair` says at which of the changes they were last told again, and by whom |
+//! | `PREFIX:{bus}:session:HASH` | string | a client's session in JSON, under the SHA-256 of its token, or `{"life":N,"over":true}` if it has ended by order; it expires |
+//! | `PREFIX:{bus}:writer` | hash | `token`, `node`, `host`, `since_ms`, `generation` and `until_ms` of the node that may write; `changes` counts those of rooms and channels; where several share, the token is `shared`, and `repair` says at which of the changes they were last told again, and by whom |
 //!
 //! Where several nodes share what is kept (`hub`) there is more:
 //!
@@ -36,6 +36,8 @@
 //! | `PREFIX:catalogue` | pub/sub | changes of rooms and channels |
 //! | `PREFIX:census` | pub/sub | what nodes tell all nodes |
 //! | `PREFIX:node:TOKEN` | pub/sub | what is told to one node |
+//!
+//! Who removes what a crash leaves of each, ARCHITECTURE.md says.
 //!
 //! Pub/sub channels are of no database: for another than 0 they begin with `PREFIX@DATABASE`.
 //!
@@ -118,7 +120,7 @@ mod write;
 pub use clock::{ClockReading, compare_clocks};
 pub use intake::{INTAKE_BYTES_MAX, INTAKE_SLOTS, RecordSender};
 pub use meters::{COMMIT_BOUNDS_MS, Degraded, Meters};
-pub use news::{NEWS_BYTES_MAX, NEWS_COUNT_MAX, NewsLoad};
+pub use news::NewsLoad;
 pub use quarantine::{Quarantine, Quarantined};
 pub use settings::{GRACE_MS, LEASE_MS, Settings};
 pub use trouble::Wrong;

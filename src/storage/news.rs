@@ -7,14 +7,10 @@
 //! rest is too much for one, the hub lets Redis go until that shard has taken it (`hub`).
 
 use crate::base::ids::ShardId;
+use crate::base::limits::{NEWS_BYTES_MAX, NEWS_COUNT_MAX};
 use crate::broker::record::StorageNews;
 use crate::broker::staged::Weigh;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-
-/// How many news may wait for a shard before it is told no more of what can be read again.
-pub const NEWS_COUNT_MAX: u64 = 16_384;
-/// Their bytes.
-pub const NEWS_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// What waits.
 #[derive(Debug, Default)]

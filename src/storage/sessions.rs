@@ -14,7 +14,7 @@
 
 use crate::base::hash::{Map, seeded};
 use crate::base::ids::ConnRef;
-use crate::base::limits::PROFILE_FIELD_BYTES_MAX;
+use crate::base::limits::{PROFILE_FIELD_BYTES_MAX, SESSION_UPDATES_BYTES_A_SECOND};
 use crate::broker::channel::Options;
 use crate::broker::peers::To;
 use crate::broker::record::StorageNews;
@@ -35,9 +35,6 @@ use std::time::{Duration, Instant};
 const ROUND_WRITES_MAX: usize = 256;
 /// The bytes that one call writes, unless one session alone has more.
 const ROUND_BYTES_MAX: usize = 256 * 1024;
-/// The bytes that updates and renewals may take in a second, so that they leave room for events; new
-/// sessions, and the ends of sessions, are not slowed down by them.
-const UPDATES_BYTES_A_SECOND: f64 = 8.0 * 1024.0 * 1024.0;
 /// How long it is remembered that a session has ended by order: a node that was stopped meanwhile must not
 /// bring it back.
 const OVER: Duration = Duration::from_secs(600);
@@ -194,8 +191,8 @@ impl Sessions {
             entry.is_due = true;
             write(&mut self.known, self.ttl, key, now, &mut round.writes, &mut bytes);
         }
-        let share =
-            Duration::from_secs(1).mul_f64((bytes - before) as f64 / UPDATES_BYTES_A_SECOND);
+        let share = Duration::from_secs(1)
+            .mul_f64((bytes - before) as f64 / SESSION_UPDATES_BYTES_A_SECOND as f64);
         self.paced_until = now + share;
         round
     }
@@ -534,7 +531,10 @@ mod tests {
             now += Duration::from_millis(10);
         }
         let a_second = bytes as f64 / (now - started).as_secs_f64();
-        assert!((4e6..UPDATES_BYTES_A_SECOND * 1.1).contains(&a_second), "{a_second}");
+        assert!(
+            (4e6..SESSION_UPDATES_BYTES_A_SECOND as f64 * 1.1).contains(&a_second),
+            "{a_second}"
+        );
     }
 
     #[test]

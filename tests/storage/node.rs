@@ -8,7 +8,7 @@ use arqonbus::protocol::command::{Address, ChannelType};
 use arqonbus::protocol::envelope::MessageType;
 use arqonbus::protocol::frame::{Draft, Origin};
 use arqonbus::protocol::names::Name;
-use arqonbus::storage::{self, LoadError, RecordSender, Settings, Storage};
+use arqonbus::storage::{self, LoadError, NewsLoad, RecordSender, Settings, Storage};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -182,6 +182,20 @@ impl Node {
         let tell = move |to: To, news: StorageNews| told.lock().unwrap().note(to, news);
         let (storage, records) = storage::start(settings, Box::new(tell)).unwrap();
         Node { name, storage, records, heard }
+    }
+
+    /// A node whose homes may be slow to take what they are told.
+    pub(crate) fn with_load(name: &'static str, url: &str, load: &Arc<NewsLoad>) -> Node {
+        let settings =
+            Settings { is_shared: true, node: name.into(), ..crate::desk::settings(url) };
+        let heard = Arc::new(Mutex::new(Heard::default()));
+        let told = Arc::clone(&heard);
+        let tell = move |to: To, news: StorageNews| told.lock().unwrap().note(to, news);
+        let tell = Box::new(tell);
+        let (storage, records) = storage::start_bounded(settings, tell, Arc::clone(load)).unwrap();
+        let node = Node { name, storage, records, heard };
+        node.load().unwrap_or_else(|error| panic!("{error}"));
+        node
     }
 
     /// A node at a Redis that is there.

@@ -1,14 +1,16 @@
 //! Several nodes that share a Redis: one order for all, whatever happens.
 
-use crate::desk::{Desk, SOON, room, settings};
+use crate::desk::{Desk, SHARDS, SOON, room, settings};
 use crate::node::{Node, Order, Post};
 use crate::redis::Redis;
 use arqonbus::base::ids::{ConnId, ConnRef, ShardId};
 use arqonbus::broker::peers::{PeerRecord, Verdict};
-use arqonbus::broker::record::{Record, RoomRecord};
+use arqonbus::broker::record::{Record, RoomRecord, StorageNews};
 use arqonbus::broker::room::RoomType;
 use arqonbus::protocol::names::Name;
-use arqonbus::storage::{LoadError, Wrong};
+use arqonbus::storage::{LoadError, NewsLoad, Wrong};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 /// Two nodes that follow `r:c`.
@@ -31,6 +33,47 @@ fn check(order: &Order) {
         let sequence = format!(r#""sequence":{}"#, order.start + at as u64 + 1);
         assert!(message.contains(&sequence), "{sequence}: {message}");
     }
+}
+
+#[test]
+fn a_shard_that_stands_still_costs_bounded_memory_and_reads_again_what_it_was_not_told() {
+    let redis = Redis::start();
+    let load = Arc::new(NewsLoad::new(SHARDS));
+    let (busy, other) = (Node::with_load("busy", &redis.url(), &load), Node::at("b", &redis.url()));
+    let mut post = other.follow(2, "r", "c");
+    let (still, going) = (busy.follow(2, "r", "c"), busy.follow(3, "r", "d"));
+    let mut more = other.follow(3, "r", "d");
+    // The shard of the one channel has not taken what waits for it, that of the other has.
+    let shard = still.id.home().index();
+    assert_ne!(shard, going.id.home().index());
+    let large = StorageNews::Stored(vec![(still.id, 1); 3 * 1024 * 1024]);
+    load.wait_for(shard, &large);
+    for n in 0..300 {
+        other.say(&mut post, &format!("still-{n}"));
+        other.say(&mut more, &format!("going-{n}"));
+    }
+    other.wait_placed(&post);
+    busy.wait_last(&going, 300);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(busy.order(&still).last(), 0, "it is told nothing");
+    let meters = busy.storage().meters();
+    assert!(meters.news_behind.load(Relaxed) > 0 && !meters.is_degraded());
+    load.taken_by(shard, &large);
+    assert_eq!(busy.wait_last(&still, 300).messages.len(), 300, "in order, each once");
+    // Too much even without that: the node lets Redis go, and says so.
+    let flood = StorageNews::Stored(vec![(still.id, 1); 6 * 1024 * 1024]);
+    load.wait_for(shard, &flood);
+    let heard = busy.wait("degraded", |heard| !heard.degraded.is_empty());
+    let reason = format!("shard {shard} stands still");
+    assert!(heard.degraded[0].contains(&reason), "{:?}", heard.degraded);
+    other.say(&mut post, "meanwhile");
+    other.wait_placed(&post);
+    assert_eq!(busy.order(&still).last(), 300);
+    load.taken_by(shard, &flood);
+    busy.wait_last(&still, 301);
+    busy.wait("restored", |heard| heard.restored == 1);
+    busy.stop();
+    other.stop();
 }
 
 #[test]
