@@ -6,7 +6,7 @@ use crate::world::{Shard, World};
 use arqonbus::shard::meters::Counter;
 
 /// The tells that one ask makes at most on each shard, beside those of a page and of its members.
-const PER_ASK: usize = 16;
+const PER_ASK: usize = 28;
 
 /// How much a shard has done, and what waits for it or for others.
 pub(super) struct Labour {
