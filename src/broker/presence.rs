@@ -147,8 +147,8 @@ impl Pending {
     }
 
     /// Takes what is told next, in the order in which it happened; a client that was told of often
-    /// enough in this second waits for the next one.
-    pub fn take(&mut self, now_ms: u64) -> Vec<News> {
+    /// enough in this second waits for the next one. At most `most` clients.
+    pub fn take(&mut self, now_ms: u64, most: usize) -> Vec<News> {
         let Pending { news, in_order, told: (since_ms, counts), .. } = self;
         if now_ms >= *since_ms + PRESENCE_RATE_MS {
             (*since_ms, *counts) = (now_ms, BTreeMap::new());
@@ -158,7 +158,7 @@ impl Pending {
             let is_held = news.get(*client_id).is_some_and(|news| news.not_before_ms > now_ms);
             !is_held && counts.get(*client_id).is_none_or(|count| *count < PRESENCE_PER_CLIENT)
         });
-        let next: Vec<u64> = next.map(|(order, _)| *order).take(PRESENCE_CHANGES_MAX).collect();
+        let next: Vec<u64> = next.map(|(order, _)| *order).take(most).collect();
         let mut taken = Vec::with_capacity(next.len());
         for order in next {
             let Some(client_id) = in_order.remove(&order) else { continue };
@@ -196,7 +196,7 @@ mod tests {
     }
 
     fn told(pending: &mut Pending) -> Vec<String> {
-        let news = pending.take(0);
+        let news = pending.take(0, PRESENCE_CHANGES_MAX);
         let line = |news: &News| {
             let notices: Vec<_> = news.notices().collect();
             format!("{} {notices:?}", news.client.client_id)
@@ -227,9 +227,9 @@ mod tests {
         let mut pending = Pending::default();
         pending.note(&ann, None, Change::Left, Watchers::All, 2_000);
         pending.note(&bob, None, Change::Left, Watchers::All, 2_000);
-        assert!(pending.take(1_999).is_empty() && pending.next_ms() == 2_000);
+        assert!(pending.take(1_999, PRESENCE_CHANGES_MAX).is_empty() && pending.next_ms() == 2_000);
         pending.note(&ann, None, Change::Joined, Watchers::All, 0);
-        let last = pending.take(2_000);
+        let last = pending.take(2_000, PRESENCE_CHANGES_MAX);
         assert_eq!((last.len(), &*last[0].client.client_id), (1, "bob"));
         assert!(pending.is_empty());
     }
@@ -254,10 +254,10 @@ mod tests {
             let client = Arc::new(ClientCard { client_id: name, ..(*card("x")).clone() });
             pending.note(&client, None, Change::Joined, Watchers::All, 0);
         }
-        let first = pending.take(0);
+        let first = pending.take(0, PRESENCE_CHANGES_MAX);
         assert_eq!(first.len(), PRESENCE_CHANGES_MAX);
         assert_eq!(first[0].client.client_id.as_str(), "c127");
-        let rest = pending.take(0);
+        let rest = pending.take(0, PRESENCE_CHANGES_MAX);
         assert_eq!((rest.len(), rest[0].client.client_id.as_str()), (64, "c063"));
     }
 
@@ -270,12 +270,14 @@ mod tests {
         for ms in 0..3 * PRESENCE_RATE_MS {
             let change = if ms % 2 == 0 { Change::Joined } else { Change::Left };
             pending.note(&ann, None, change, Watchers::All, 0);
-            told_of.extend(pending.take(ms).into_iter().filter_map(|news| news.listed));
+            told_of.extend(
+                pending.take(ms, PRESENCE_CHANGES_MAX).into_iter().filter_map(|news| news.listed),
+            );
         }
         assert!(told_of.len() as u32 <= 3 * PRESENCE_PER_CLIENT);
         assert!(told_of.chunks(2).all(|pair| pair == [Change::Joined, Change::Left]));
         pending.note(&ann, None, Change::Joined, Watchers::All, 0);
-        let last = pending.take(10 * PRESENCE_RATE_MS);
+        let last = pending.take(10 * PRESENCE_RATE_MS, PRESENCE_CHANGES_MAX);
         assert_eq!(last[0].listed, Some(Change::Joined));
     }
 }

@@ -263,8 +263,8 @@ impl<E: Pending> Backlog<E> {
         self.settle(&address);
     }
 
-    /// Takes in what shall be done before all else of its lane, of which nothing is under way; a
-    /// room or a channel.
+    /// Takes in what shall be done before all else that waits in its lane; a room or a channel. A step
+    /// that is under way goes on: what is read of a channel again may outlast a lost connection.
     pub(super) fn push_first(&mut self, record: Record) {
         let (address, step) = match record {
             Record::Room(room) => (order_of(&room.name), Step::Room(room)),
@@ -272,7 +272,6 @@ impl<E: Pending> Backlog<E> {
             other => return self.push_record(other),
         };
         let lane = self.lanes.entry(Arc::clone(&address)).or_default();
-        assert_ne!(lane.state, LaneState::Busy, "nothing of the lane is under way");
         // What is stored of a channel in quarantine is looked at before.
         let is_probed = E::probe(false).is_some();
         let has_probe = is_probed && matches!(lane.steps.front(), Some(Step::Task(_)));
@@ -373,7 +372,7 @@ impl<E: Pending> Backlog<E> {
             .into_iter()
             .partition(|step| matches!(step, Step::Events(_)));
         if !matches!(kept.front(), Some(Step::Task(_)))
-            && let Some(probe) = E::probe(kept.is_empty())
+            && let Some(probe) = E::probe(kept.is_empty() || !lost.is_empty())
         {
             kept.push_front(Step::Task(probe));
         }

@@ -10,6 +10,7 @@ use crate::base::limits::{
     PRESENCE_HOME_SHARE, PRESENCE_WAIT_NS_MAX,
 };
 use crate::base::time::Now;
+use crate::base::work;
 use crate::broker::channel::Channel;
 use crate::broker::home::{Home, Told, address_of};
 use crate::broker::lane::{PresenceNotice, PresenceTell, Tell};
@@ -104,11 +105,12 @@ impl Home {
         if watchers == 0 {
             return;
         }
-        let news = pending.take(now.mono_ms());
+        let most = self.changes_at_a_time(id);
+        let news = pending.take(now.mono_ms(), most);
         let news_count = news.len();
-        let cost_ns = cost_ns(watchers, news_count as u64);
         if !news.is_empty() {
-            self.spread_presence(now, id, news, told);
+            let notices = self.spread_presence(now, id, news, told);
+            let cost_ns = cost_ns(watchers, notices as u64);
             told.presence_told += 1;
             let wait_ns = (cost_ns * PRESENCE_CHANNEL_SHARE).min(PRESENCE_WAIT_NS_MAX);
             pending.not_before_ns = now.mono_ns + wait_ns;
@@ -120,7 +122,7 @@ impl Home {
             pending.is_scheduled = true;
             let due_ms = pending.not_before_ns / 1_000_000;
             let due_ms = match news_count {
-                PRESENCE_CHANGES_MAX => due_ms,
+                count if count == most => due_ms,
                 // Those of clients that were told of often enough wait for the next second.
                 _ => due_ms.max(pending.next_second_ms()),
             };
@@ -131,9 +133,24 @@ impl Home {
         self.put_presence(id, pending);
     }
 
-    fn spread_presence(&mut self, now: Now, id: ChannelId, news: Vec<News>, told: &mut Told) {
+    /// How many clients are told of at once. Leaving all of a room can make a notice for each of its
+    /// channels, so the larger the room the fewer.
+    fn changes_at_a_time(&self, id: ChannelId) -> usize {
+        let room = self.whole_rooms.get(&id).and_then(|name| self.rooms.get(name));
+        let channels = room.map_or(0, |room| room.channels.len());
+        (PRESENCE_CHANGES_MAX / (1 + channels)).max(1)
+    }
+
+    /// Makes the notices of some changes and tells them; gives how many there are.
+    fn spread_presence(
+        &mut self,
+        now: Now,
+        id: ChannelId,
+        news: Vec<News>,
+        told: &mut Told,
+    ) -> usize {
         let address = address_of(id, &self.channels, &self.whole_rooms, &self.rooms);
-        let Some(address) = address else { return };
+        let Some(address) = address else { return 0 };
         let mut notices = Vec::with_capacity(news.len());
         for news in &news {
             for (change, to) in news.notices() {
@@ -158,11 +175,14 @@ impl Home {
         };
         let shards: Vec<_> =
             spread.into_iter().flat_map(|spread| spread.watching_shards()).collect();
+        let count = notices.len();
+        told.work.charge(count as u64 * work::ROW);
         let notices = Arc::new(notices);
         for shard in shards {
             let tell = PresenceTell { channel: id, notices: notices.clone() };
             told.tell(shard, Tell::Presence(Box::new(tell)));
         }
+        count
     }
 
     /// The channels of a room that a client joined by name, on any node, in the order of their names.

@@ -247,8 +247,9 @@ impl Engine {
     /// The socket takes bytes again.
     pub fn writable(&mut self, conn: ConnId) {
         if let Some(connection) = self.connection_mut(conn) {
-            connection.is_blocked = false;
-            if !connection.outbox.is_empty() {
+            // What expired while it was blocked leaves a notice, and a pong may wait, too.
+            let was_blocked = std::mem::replace(&mut connection.is_blocked, false);
+            if was_blocked || !connection.outbox.is_empty() {
                 self.mark_dirty(conn);
             }
         }

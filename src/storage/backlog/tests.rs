@@ -186,6 +186,18 @@ fn a_channel_that_could_not_be_read_is_looked_at_before_anything_is_written() {
     assert_eq!(story(&mut backlog), ["channel 2", "channel 1"]);
 }
 
+#[test]
+fn what_is_told_again_while_a_step_is_under_way_follows_it() {
+    let mut backlog: Backlog<EventRecord> = Backlog::new(1 << 20);
+    backlog.push(channel("1"));
+    let (mut round, _) = backlog.take_round(Instant::now());
+    backlog.push(channel("2"));
+    backlog.push_first(channel("1 again"));
+    assert!(backlog.take_round(Instant::now()).0.is_empty(), "one step of a lane at a time");
+    backlog.done(round.remove(0));
+    assert_eq!(story(&mut backlog), ["channel 1 again", "channel 2"]);
+}
+
 /// Whatever fails, the events of a channel are done in their order, and every event is done or
 /// told as lost, once.
 #[test]

@@ -25,11 +25,13 @@ if total > tonumber(ARGV[3]) then
   redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2])
   if redis.call('GET', KEYS[2]) == ARGV[1] then
     redis.call('PEXPIRE', KEYS[2], ARGV[2])
-    -- The first of them is the sum.
     local found = redis.call('ZREVRANGE', KEYS[1], 0, 8, 'WITHSCORES')
-    for at = 3, #found, 2 do
-      largest[#largest + 1] = found[at]
-      largest[#largest + 1] = string.format('%.0f', tonumber(found[at + 1]))
+    for at = 1, #found, 2 do
+      -- The sum is one of them; a single channel weighs as much.
+      if found[at] ~= '*' then
+        largest[#largest + 1] = found[at]
+        largest[#largest + 1] = string.format('%.0f', tonumber(found[at + 1]))
+      end
     end
   end
 end
