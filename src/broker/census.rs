@@ -83,10 +83,10 @@ pub struct Rows<R> {
 impl<R: Row> Rows<R> {
     /// The first of these rows, as many as are wanted. `next` makes the next row, and is not asked for more
     /// than there is room for.
-    pub fn take(wanted: &RowsWanted, count: u64, mut next: impl Iterator<Item = R>) -> Rows<R> {
+    pub fn take(wanted: &RowsWanted, count: u64, next: impl Iterator<Item = R>) -> Rows<R> {
         let (mut rows, mut bytes) = (Vec::new(), 0);
         let mut last = None;
-        while let Some(row) = next.next() {
+        for row in next {
             if rows.len() == wanted.limit || !rows.is_empty() && bytes + row.bytes() > wanted.bytes
             {
                 last = rows.last().map(|row: &R| row.name().clone());

@@ -548,7 +548,7 @@ mod tests {
                 }
             }
             elsewhere.check();
-            for channel in 0..2 {
+            for (channel, place) in places.iter().enumerate().take(2) {
                 let is_here = |name: usize| {
                     [channel, 2].iter().any(|place| here.get(&(*place, name)).copied() > Some(0))
                 };
@@ -559,7 +559,6 @@ mod tests {
                     .filter(|&name| is_told(name) && !is_here(name))
                     .map(|name| names[name].client_id.as_str())
                     .collect();
-                let place = &places[channel];
                 let listed = elsewhere.members_after(place, true, None);
                 let listed: Vec<&str> = listed.map(|card| card.client_id.as_str()).collect();
                 assert_eq!(listed, expected);

@@ -122,7 +122,7 @@ mod tests {
         let told = reason(health.fail(&full, GRACE, &meters));
         assert_eq!(told, Some((true, "OOM".into())));
         let first = meters.degraded().unwrap();
-        assert_eq!(health.fail(&full, GRACE, &meters).is_some(), false, "it is told already");
+        assert!(health.fail(&full, GRACE, &meters).is_none(), "it is told already");
         let other = Trouble::Outage("NOAUTH".into());
         assert_eq!(reason(health.fail(&other, GRACE, &meters)), Some((false, "NOAUTH".into())));
         let later = meters.degraded().unwrap();

@@ -195,7 +195,7 @@ fn request(query: &str, oddity: u8) -> Vec<u8> {
 
 fn command(script: &mut Script<'_>) -> Text {
     let (name, parameters) = (script.pick(COMMANDS), script.pick(PARAMETERS));
-    let format = if script.byte() % 4 == 0 { r#","response_format":"brief""# } else { "" };
+    let format = if script.byte().is_multiple_of(4) { r#","response_format":"brief""# } else { "" };
     Text {
         kind: "command",
         payload: format!(r#"{{"command":"{name}","parameters":{parameters}{format}}}"#),

@@ -75,8 +75,8 @@ impl Home {
             _ => now.mono_ms(),
         };
         pending.note(client, from, change, to, not_before_ms);
-        let is_later = not_before_ms >= pending.due_ms;
-        if !pending.is_empty() && !(pending.is_scheduled && is_later) {
+        let is_soon_enough = pending.is_scheduled && not_before_ms >= pending.due_ms;
+        if !pending.is_empty() && !is_soon_enough {
             pending.is_scheduled = true;
             let due_ms = not_before_ms.max(pending.not_before_ns / 1_000_000);
             pending.due_ms = due_ms;

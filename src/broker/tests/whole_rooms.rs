@@ -86,8 +86,7 @@ fn who_leaves_many_rooms_leaves_them_in_steps() {
     bus.edges[1].disconnect(bob.conn, reason, asks, &mut out);
     let conn = crate::base::ids::ConnRef { shard: bob.shard, conn: bob.conn };
     for at in 0..usize::from(SHARDS) {
-        let mut told = Told::default();
-        told.work = crate::base::work::Work::new(10_000);
+        let mut told = Told { work: crate::base::work::Work::new(10_000), ..Told::default() };
         told.work.begin_turn();
         bus.homes[at].on_ask(bus.now, Ask::Gone(conn), &mut told);
         assert!(told.work.spent() <= 20_000, "a turn of it is bounded: {:?}", told.work);

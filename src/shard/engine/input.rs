@@ -154,10 +154,10 @@ impl Engine {
             Stage::Open(socket) => {
                 let mut socket = mem::take(socket);
                 let used = self.process_frames(now, conn, &mut socket, input);
-                if let Some(connection) = self.connection_mut(conn) {
-                    if let Stage::Open(place) = &mut connection.stage {
-                        *place = socket;
-                    }
+                if let Some(connection) = self.connection_mut(conn)
+                    && let Stage::Open(place) = &mut connection.stage
+                {
+                    *place = socket;
                 }
                 used
             }
