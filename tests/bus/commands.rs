@@ -120,7 +120,7 @@ fn only_admins_give_admin_commands() {
     ann.join("integriguard:telemetry-stream");
 
     let daemon = Daemon::with_shards(2);
-    daemon.log().line("every client is admin");
+    daemon.log().line("its programs and pages are admin");
     let mut ann = daemon.client_with("client_id=ann");
     for name in ADMIN_COMMANDS {
         if let Err(refused) = ann.ask(name, parameters(name)) {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The program under test.
@@ -273,7 +273,7 @@ impl Log {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "the daemon never said it: {:#?}", lines.lines);
-            lines = self.0.1.wait_timeout(lines, left).expect("no reader panicked").0;
+            lines = self.0.1.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -290,7 +290,7 @@ impl Log {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Lines> {
-        self.0.0.lock().expect("no reader panicked")
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
