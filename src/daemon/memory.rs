@@ -10,6 +10,9 @@
 //! | 90 % | 85 % | the largest histories give up their oldest messages |
 //! | 95 % | 90 % | the connections that hold the most memory are closed with 1013 |
 //!
+//! Below the limit itself the last step waits for half a second: the allocator gives memory back a while
+//! after histories gave it up, and no client shall be closed for that.
+//!
 //! Each step says so by a log line, in `/ready`, `/status` and the metrics. The alternative is the
 //! kernel, which ends the process and with it every client and every history.
 //!
@@ -103,10 +106,15 @@ pub struct Step {
     pub client_bytes: u64,
 }
 
+/// The samples for which histories may help before clients are closed.
+const PATIENCE_SAMPLES: u32 = 5;
+
 /// Decides by samples of the memory in use.
 #[derive(Debug, Default)]
 pub struct Guard {
     pressure: Pressure,
+    /// The samples in a row at which clients would have been closed.
+    waited_samples: u32,
 }
 
 impl Guard {
@@ -116,7 +124,13 @@ impl Guard {
             self.pressure = Pressure::None;
             return Step::default();
         }
-        self.pressure = self.pressure.next(used_bytes, limit_bytes);
+        let next = self.pressure.next(used_bytes, limit_bytes);
+        self.waited_samples = if next == Pressure::Clients { self.waited_samples + 1 } else { 0 };
+        let is_due = used_bytes >= limit_bytes || self.waited_samples > PATIENCE_SAMPLES;
+        self.pressure = match next {
+            Pressure::Clients if self.pressure < Pressure::Clients && !is_due => Pressure::History,
+            next => next,
+        };
         let above = |percent| used_bytes.saturating_sub(share(limit_bytes, percent));
         Step {
             pressure: self.pressure,
@@ -235,6 +249,13 @@ mod tests {
             (90, Pressure::History, 5, 0),
             (86, Pressure::History, 1, 0),
             (84, Pressure::Connections, 0, 0),
+            (97, Pressure::History, 12, 0),
+            (80, Pressure::Connections, 0, 0),
+            (97, Pressure::History, 12, 0),
+            (97, Pressure::History, 12, 0),
+            (97, Pressure::History, 12, 0),
+            (97, Pressure::History, 12, 0),
+            (97, Pressure::History, 12, 0),
             (97, Pressure::Clients, 12, 7),
             (91, Pressure::Clients, 6, 1),
             (89, Pressure::History, 4, 0),
@@ -250,7 +271,7 @@ mod tests {
     #[test]
     fn without_a_limit_nothing_is_given_up() {
         let mut guard = Guard::default();
-        assert_eq!(guard.sample(99, 100).pressure, Pressure::Clients);
+        assert_eq!(guard.sample(100, 100).pressure, Pressure::Clients);
         assert_eq!(guard.sample(u64::MAX, 0), Step::default());
         assert_eq!(guard.sample(u64::MAX, u64::MAX).pressure, Pressure::Clients);
     }

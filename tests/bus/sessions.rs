@@ -183,7 +183,7 @@ fn of_two_at_once_the_later_goes_on_and_who_was_sent_away_does_not() {
 }
 
 fn node(redis: &Redis, name: &str) -> Daemon {
-    start(redis, &["--many-nodes", "true", "--node", name])
+    start(redis, &["--rate-commands=0", "--many-nodes", "true", "--node", name])
 }
 
 /// How many nodes are taken to live by who is asked whose a client id is.
@@ -211,6 +211,12 @@ fn a_client_of_a_node_that_was_killed_is_on_another_before_anybody_has_noticed()
         let status = bob.command("status", json!({}));
         let is_so = status["clients"] == 2 && participants(&mut bob) == ["ann", "bob"];
         is_so.then_some(())
+    });
+    // A session that changes is recorded once a second.
+    eventually("the session to know of the channel", || {
+        let keys = redis.cli(&["KEYS", "arqonbus:{bus}:session:*"]);
+        let mut sessions = keys.lines().map(|key| redis.cli(&["GET", key]));
+        sessions.any(|text| text.contains("Ann") && text.contains("bench")).then_some(())
     });
     one.kill();
     assert_eq!(bob.publish_acked("lab:bench", json!({"n": 1})), 1);
