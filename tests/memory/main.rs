@@ -179,7 +179,12 @@ fn a_letter_weighs_what_is_charged_for_it() {
 
 /// A bus with a client that has joined `count` channels and reads nothing any more.
 fn joined(count: u32) -> (Bus, ConnId, ConnId, usize) {
-    let limits = Limits { max_joins_per_client: 1_000, outbox_bytes: 70_000, ..Limits::default() };
+    let limits = Limits {
+        max_joins_per_client: 1_000,
+        outbox_bytes: 70_000,
+        rate_commands: 0,
+        ..Limits::default()
+    };
     let mut bus = warm_bus(limits);
     let (ann, mallory) = (bus.connect("ann"), bus.connect("mallory"));
     let join = |bus: &mut Bus, conn, from, number| {

@@ -264,7 +264,8 @@ impl Home {
         is_new && !is_member_anyway
     }
 
-    /// Tells those who watch that a client of a peer has come or gone.
+    /// Takes note that a client of a peer has come or gone. Its channel may have been deleted before; the
+    /// room that only the client kept is deleted all the same.
     fn tell_of_resident(
         &mut self,
         now: Now,
@@ -272,6 +273,20 @@ impl Home {
         client: &Arc<ClientCard>,
         is_member: bool,
         told: &mut Told,
+    ) {
+        self.note_resident(now, address, client, is_member);
+        if !is_member && self.is_abandoned(&address.room) {
+            self.remove_room(&address.room, told);
+        }
+    }
+
+    /// Notes for the watchers of a channel that a client of a peer has come or gone.
+    fn note_resident(
+        &mut self,
+        now: Now,
+        address: &Address,
+        client: &Arc<ClientCard>,
+        is_member: bool,
     ) {
         let (subject, client_id) = ((client, None), &client.client_id);
         let change = if is_member { Change::Joined } else { Change::Left };
@@ -299,9 +314,6 @@ impl Home {
             if !is_member {
                 self.note_all_empty(now, &address.room);
             }
-        }
-        if !is_member && self.is_abandoned(&address.room) {
-            self.remove_room(&address.room, told);
         }
     }
 
