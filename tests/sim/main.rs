@@ -105,7 +105,6 @@ const NODES_MUST_SEE: &[&str] = &[
     "nodes: a node was ended",
     "nodes: a node stood still",
     "nodes: refused 409",
-    "nodes: returned",
     "nodes: private",
     "nodes: event granted",
     "nodes: event STORAGE_UNAVAILABLE",
