@@ -3,6 +3,8 @@
 CARGO ?= cargo
 # What the tests of foreign clients need is installed here, outside the tree that git sees.
 CLIENTS := target/test-clients
+# All tests are ended after this time, so that one that hangs is seen; it has been named as running long.
+TEST_TIME ?= 60m
 # And here the other servers that `make test-servers` is about.
 SERVERS := target/test-servers
 
@@ -27,7 +29,7 @@ build: ## build the release binary, target/release/arqonbus
 	$(CARGO) build --release
 
 test: install-test-clients install-redis ## install what the tests need, then run all of them
-	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) $(CARGO) test --lib --test '*' --example relay
+	ARQONBUS_TEST_CLIENTS=$(abspath $(CLIENTS)) timeout $(TEST_TIME) $(CARGO) test --lib --test '*' --example relay
 
 # Neither is built with TLS, and Redis 6.2 can't be made to read its files slowly.
 test-servers: install-redis ## test the storage with Redis 6.2 and with Valkey, too

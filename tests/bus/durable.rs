@@ -29,7 +29,8 @@ pub(crate) fn start(redis: &Redis, more: &[&str]) -> Daemon {
 
 pub(crate) fn start_at(url: &str, more: &[&str]) -> Daemon {
     let mut flags = vec!["--storage", "redis", "--redis-url", url, "--shards", "2"];
-    flags.extend(["--history-size", "1000000", "--history-bytes", "0"]);
+    // A whole history is read in many commands.
+    flags.extend(["--history-size", "1000000", "--history-bytes", "0", "--rate-commands", "0"]);
     flags.extend(more);
     Daemon::start(&flags)
 }
@@ -76,6 +77,15 @@ fn connect(bus: &Whereabouts, id: &str, is_over: &AtomicBool) -> Option<Client> 
 /// What the publisher was promised: the sequence of each id that was acknowledged.
 pub(crate) type Ledger = BTreeMap<String, u64>;
 
+/// How far a test is.
+#[derive(Default)]
+struct Phase {
+    /// Nothing new is published.
+    is_over: AtomicBool,
+    /// All is done, or the test has failed.
+    has_ended: AtomicBool,
+}
+
 /// Publishes, each id again and again until it is acknowledged.
 #[derive(Default)]
 struct Publisher {
@@ -86,27 +96,27 @@ struct Publisher {
 }
 
 impl Publisher {
-    /// Goes on over all lives of the bus until the test is over and everything is acknowledged.
-    fn run(mut self, bus: &Whereabouts, is_over: &AtomicBool) -> Ledger {
-        let never = AtomicBool::new(false);
-        loop {
-            let Some(mut client) = connect(bus, "publisher", &never) else { return self.ledger };
-            if self.in_one_life(&mut client, is_over).is_some() {
-                return self.ledger;
+    /// Goes on over all lives of the bus until the test is over and everything is acknowledged, or until
+    /// the test has failed: then nobody may be there to acknowledge anything.
+    fn run(mut self, bus: &Whereabouts, phase: &Phase) -> Ledger {
+        while let Some(mut client) = connect(bus, "publisher", &phase.has_ended) {
+            if self.in_one_life(&mut client, phase).is_some() {
+                break;
             }
         }
+        self.ledger
     }
 
     /// Nothing if the bus died before all was done.
-    fn in_one_life(&mut self, client: &mut Client, is_over: &AtomicBool) -> Option<()> {
+    fn in_one_life(&mut self, client: &mut Client, phase: &Phase) -> Option<()> {
         let joined = try_ask(client, "join_channel", json!({"channel": ADDRESS}))?;
         assert_eq!(joined["status"], "success", "{joined}");
         loop {
-            while self.waiting.len() < 20 && !is_over.load(SeqCst) {
+            while self.waiting.len() < 20 && !phase.is_over.load(SeqCst) {
                 self.ids_given += 1;
                 self.waiting.push(format!("arq_entry-{}", self.ids_given));
             }
-            if self.waiting.is_empty() {
+            if self.waiting.is_empty() || phase.has_ended.load(SeqCst) {
                 return Some(());
             }
             for id in &self.waiting {
@@ -276,13 +286,13 @@ pub(crate) fn under_load(
     disturb: impl FnOnce(&Whereabouts) -> Daemon,
 ) -> Outcome {
     let bus = Whereabouts(Mutex::new(bus));
-    let (is_over, is_followed) = (AtomicBool::new(false), AtomicBool::new(false));
+    let phase = Phase::default();
     thread::scope(|scope| {
-        let (_end, _end_following) = (EndOnDrop(&is_over), EndOnDrop(&is_followed));
-        let publisher = scope.spawn(|| Publisher::default().run(&bus, &is_over));
-        let member = scope.spawn(|| follow(&bus, &is_followed));
+        let (_over, _ended) = (EndOnDrop(&phase.is_over), EndOnDrop(&phase.has_ended));
+        let publisher = scope.spawn(|| Publisher::default().run(&bus, &phase));
+        let member = scope.spawn(|| follow(&bus, &phase.has_ended));
         let daemon = disturb(&bus);
-        is_over.store(true, SeqCst);
+        phase.is_over.store(true, SeqCst);
         let ledger = publisher.join().unwrap();
         let mut reader = daemon.client("reader");
         reader.join(ADDRESS);

@@ -5,6 +5,7 @@ use crate::common::{Client, TelemetryReader, eventually};
 use crate::durable::{ADDRESS, DURABLE, history, start};
 use crate::redis::Redis;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
 /// Sends an event again, with an ack.
 fn send_again(client: &mut Client, id: &str) -> Value {
@@ -139,7 +140,9 @@ fn a_server_that_starts_without_its_redis_under_load_loses_and_doubles_nothing()
     redis.restart();
     // What comes while everything is put together is neither lost nor doubled.
     let is_well = || daemon.get("/status").json()["storage_state"]["state"] == "ok";
+    let end = Instant::now() + Duration::from_secs(60);
     while !is_well() {
+        assert!(Instant::now() < end, "it never takes up what was kept");
         all.extend((0..20).map(|_| ann.publish(ADDRESS, json!({}))));
     }
     all.extend((0..100).map(|_| ann.publish(ADDRESS, json!({}))));

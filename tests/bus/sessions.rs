@@ -186,7 +186,7 @@ fn of_two_at_once_the_later_goes_on_and_who_was_sent_away_does_not() {
 }
 
 fn node(redis: &Redis, name: &str) -> Daemon {
-    start(redis, &["--rate-commands=0", "--many-nodes", "true", "--node", name])
+    start(redis, &["--many-nodes", "true", "--node", name])
 }
 
 /// How many nodes are taken to live by who is asked whose a client id is.

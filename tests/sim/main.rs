@@ -117,6 +117,7 @@ const NODES_MUST_SEE: &[&str] = &[
     "nodes: notice joined",
     "nodes: notice left",
     "nodes: closed 4013",
+    "nodes: returned",
 ];
 
 thread_local! {

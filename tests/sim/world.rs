@@ -393,6 +393,7 @@ impl World {
             (tick_ms <= now_ms, "a timer"),
             (is_stuck, "something for a lane"),
             (has_room && !engine.records().is_empty(), "something to be kept"),
+            (has_room && !engine.session_records().is_empty(), "a session to be kept"),
         ];
         reasons.into_iter().find(|(is_so, _)| *is_so).map(|(_, what)| what)
     }
@@ -585,16 +586,20 @@ impl World {
     }
 
     fn give_records(&mut self, shard: usize) {
-        let records = self.shards[shard].engine.records();
         if let Some(share) = &self.setup.share {
-            records.edit(|staged| self.sabotage.records(staged));
-            while self.outlet.len() < share.slots
-                && let Some(record) = records.pop_front()
-            {
-                self.outlet.push_back(record);
+            let engine = &mut self.shards[shard].engine;
+            engine.records().edit(|staged| self.sabotage.records(staged));
+            engine.session_records().edit(|staged| self.sabotage.records(staged));
+            for records in [Engine::records, Engine::session_records] {
+                while self.outlet.len() < share.slots
+                    && let Some(record) = records(engine).pop_front()
+                {
+                    self.outlet.push_back(record);
+                }
             }
             return;
         }
+        let records = self.shards[shard].engine.records();
         let Some(storage) = &mut self.storage else {
             if !records.is_empty() {
                 violation!("records", "there are records without a storage");
