@@ -133,6 +133,12 @@ impl Work {
         self.turn_units / 2
     }
 
+    /// The units that the writes to connections with a backlog may spend in one turn, beside their share
+    /// in what is written to all.
+    pub fn catch_up_units(&self) -> u64 {
+        self.turn_units / 4
+    }
+
     /// The units that the input of one connection may spend before other connections go on.
     pub fn connection_units(&self) -> u64 {
         self.turn_units / 16

@@ -87,6 +87,8 @@ pub struct Outbox {
     /// Whether the first frame of the backlog is the answer to the handshake, without which the
     /// peer can't read what follows.
     has_greeting: bool,
+    /// Whether the connection is among those that go on with their backlog after all others.
+    pub is_catching_up: bool,
     backlog: VecDeque<Letter>,
     /// How much of the backlog's first frame is written.
     written: usize,

@@ -40,6 +40,7 @@ impl Home {
 
     /// Joins what is known.
     pub(super) fn join_now(&mut self, now: Now, ask: JoinAsk, told: &mut Told) {
+        self.end_earlier(now, &ask, told);
         let was_joined = self.is_joined(&ask.join.address, ask.conn);
         let result = if ask.join.address.channel.is_every() {
             self.join_room(now, &ask, told)
@@ -97,18 +98,53 @@ impl Home {
     /// is in many rooms the last are left later.
     pub(super) fn gone(&mut self, now: Now, conn: ConnRef, told: &mut Told) {
         self.forget_parked(conn, told);
-        self.leaving.push_back(conn);
+        let client_id = self.client_id_of(conn);
+        if let Some(client_id) = &client_id {
+            self.leaving_of.entry(client_id.clone()).or_default().push(conn);
+        }
+        self.leaving.push_back((conn, client_id));
         self.go_on_leaving(now, told);
+    }
+
+    /// The first of those that leave has left everything.
+    fn has_left(&mut self) {
+        let Some((conn, client_id)) = self.leaving.pop_front() else { return };
+        self.handed_over.remove(&conn);
+        if let Some(client_id) = client_id
+            && let Some(connections) = self.leaving_of.get_mut(&client_id)
+        {
+            connections.retain(|other| *other != conn);
+            if connections.is_empty() {
+                self.leaving_of.remove(&client_id);
+            }
+        }
+    }
+
+    /// Whoever comes back to a room while an earlier connection has not left it yet leaves it first:
+    /// else the others would be told at the end that it left.
+    fn end_earlier(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) {
+        let Some(earlier) = self.leaving_of.get(&ask.client.client_id) else { return };
+        for conn in earlier.clone() {
+            let room = &ask.join.address.room;
+            if self.presence.get(&conn).is_some_and(|rooms| rooms.contains(room)) {
+                let taken = self.leave_room(now, room, conn, told);
+                told.work.charge(2 * work::MEMBER * taken as u64);
+            }
+        }
+    }
+
+    fn client_id_of(&self, conn: ConnRef) -> Option<Name> {
+        let room = self.presence.get(&conn)?.first()?;
+        Some(self.client_of(room, conn)?.client_id.clone())
     }
 
     /// Goes on with the leaves of connections that are gone, as far as this turn has time for it.
     pub fn go_on_leaving(&mut self, now: Now, told: &mut Told) {
         let mut steps = 0;
-        while let Some(&conn) = self.leaving.front() {
+        while let Some(&(conn, _)) = self.leaving.front() {
             let next = self.presence.get(&conn).and_then(|rooms| rooms.last().cloned());
             let Some(room) = next else {
-                self.leaving.pop_front();
-                self.handed_over.remove(&conn);
+                self.has_left();
                 continue;
             };
             if steps >= LEAVES_AT_A_TIME || steps > 0 && told.work.is_spent() {

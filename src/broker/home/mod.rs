@@ -136,8 +136,10 @@ pub struct Home {
     whole_rooms: Map<ChannelId, Name>,
     /// The rooms that a connection is in.
     presence: Map<ConnRef, Vec<Name>>,
-    /// Connections that are gone and have not left all of their rooms.
-    leaving: VecDeque<ConnRef>,
+    /// Connections that are gone and have not left all of their rooms, with their client ids.
+    leaving: VecDeque<(ConnRef, Option<Name>)>,
+    /// The same by client id, for a client that comes back meanwhile.
+    leaving_of: Map<Name, Vec<ConnRef>>,
     /// Those of them whose clients go on by other connections.
     handed_over: Map<ConnRef, ()>,
     /// Changes of presence that watchers are to be told.
@@ -194,6 +196,7 @@ impl Home {
             whole_rooms: Map::with_hasher(hasher.clone()),
             presence: Map::with_hasher(hasher.clone()),
             leaving: VecDeque::new(),
+            leaving_of: Map::with_hasher(hasher.clone()),
             handed_over: Map::with_hasher(hasher.clone()),
             watch: Watch::default(),
             directory: Directory::new(hasher.clone()),

@@ -1,6 +1,9 @@
 //! Clients that join `*` of a room.
 
 use super::*;
+use crate::broker::lane::JoinAsk;
+use crate::broker::policy::ClientCard;
+use crate::protocol::command::{Address, Join};
 
 /// A bus on which nobody is hindered.
 fn free() -> Bus {
@@ -105,6 +108,51 @@ fn who_leaves_many_rooms_leaves_them_in_steps() {
     bus.settle();
     let info = bus.done(&ann, "channel_info", "room7:c7", json!({}));
     assert_eq!(info["participant_count"], 0);
+}
+
+#[test]
+fn who_comes_back_before_it_has_left_is_not_told_as_left_at_the_end() {
+    let mut bus = free();
+    let [ann, bob] = [(0, "ann"), (1, "bob")].map(|(at, name)| bus.connect(at, name));
+    let rooms: Vec<String> = (0..40).map(|room| format!("room{room}")).collect();
+    for room in &rooms {
+        bus.done(&ann, "create_channel", &format!("{room}:c"), json!({}));
+        bus.join(&bob, &format!("{room}:c"));
+    }
+    let (home, at) = (bus.placement.of_room("room0"), bus.placement.of_room("room0").index());
+    let gone = crate::base::ids::ConnRef { shard: bob.shard, conn: bob.conn };
+    let mut told = Told { work: crate::base::work::Work::new(1_000), ..Told::default() };
+    told.work.begin_turn();
+    bus.homes[at].on_ask(bus.now, Ask::Gone(gone), &mut told);
+    assert!(bus.homes[at].has_leaving(), "the home has more than one turn to do");
+    // It comes back on another connection, and joins each room that it has not left yet.
+    let back = ConnId { generation: bob.conn.generation + 1, ..bob.conn };
+    let client = Arc::new(ClientCard {
+        client_id: Name::fixed("bob"),
+        client_type: ClientType::Service,
+        screen_name: None,
+        role: Role::Admin,
+    });
+    for room in rooms.iter().filter(|room| bus.placement.of_room(room) == home) {
+        let address = Address { room: Name::parse(room).unwrap(), channel: Name::fixed("c") };
+        let ask = JoinAsk {
+            conn: crate::base::ids::ConnRef { shard: bob.shard, conn: back },
+            client: client.clone(),
+            join: Join { address, echo: true, presence: false, recover: None },
+            question: None,
+            has_returned: false,
+            joins_left: 100,
+        };
+        bus.homes[at].on_ask(bus.now, Ask::Join(Box::new(ask)), &mut told);
+    }
+    told.telemetry.clear();
+    while bus.homes[at].has_leaving() {
+        told.work.begin_turn();
+        bus.homes[at].go_on_leaving(bus.now, &mut told);
+    }
+    let left = told.telemetry.iter().filter(|event| matches!(event, Event::Left { .. }));
+    assert_eq!(left.count(), 0, "nobody is told at the end that it left");
+    bus.homes[at].check();
 }
 
 #[test]

@@ -14,8 +14,8 @@ use crate::base::work::{self, Work};
 use crate::broker::audience::Audience;
 use crate::protocol::frame::Frame;
 use crate::shard::connection::Connection;
-use crate::shard::engine::Engine;
 use crate::shard::engine::output::open;
+use crate::shard::engine::{Engine, Phase};
 use crate::shard::mail::{Letter, Mail};
 use crate::shard::meters::{Counter, Drop as DropReason, Tally};
 use std::collections::VecDeque;
@@ -144,8 +144,11 @@ impl Engine {
 
     /// Takes some of those that are written to after all others, within the work of a turn.
     pub(super) fn take_late(&mut self, dirty: &mut Vec<ConnId>) {
-        let Engine { connections, late, late_left, .. } = self;
-        while dirty.len() < LATE_TOGETHER
+        let Engine { connections, late, late_left, mail, .. } = self;
+        // Each may be given all the mail there is: where that is much, few are taken at a time.
+        let each = work::WRITE + work::bytes(mail.bytes());
+        let count = (*late_left / each + 1).min(LATE_TOGETHER as u64) as usize;
+        while dirty.len() < count
             && *late_left > 0
             && let Some(conn) = late.pop_front()
         {
@@ -157,7 +160,30 @@ impl Engine {
                 dirty.push(conn);
             }
         }
-        self.is_late_phase = !dirty.is_empty();
+        if !dirty.is_empty() {
+            self.phase = Phase::Late;
+        }
+    }
+
+    /// Takes the next of those with a backlog that their sockets take, within the work of a turn.
+    pub(super) fn take_catching_up(&mut self, dirty: &mut Vec<ConnId>) {
+        let Engine { connections, catching_up, catch_up_left, .. } = self;
+        while dirty.is_empty()
+            && *catch_up_left > 0
+            && let Some(conn) = catching_up.pop_front()
+        {
+            let connection = connections.get_mut(conn.slot as usize).and_then(Option::as_deref_mut);
+            // One that is closing still has its last words to be written.
+            let Some(connection) = connection.filter(|known| known.id == conn) else { continue };
+            connection.outbox.is_catching_up = false;
+            // One that is blocked goes on when its socket says so.
+            if !connection.is_blocked && !connection.outbox.is_empty() {
+                connection.is_dirty = true;
+                *catch_up_left = catch_up_left.saturating_sub(work::WRITE);
+                self.phase = Phase::CatchingUp;
+                dirty.push(conn);
+            }
+        }
     }
 }
 

@@ -116,8 +116,14 @@ pub struct Engine {
     late: VecDeque<ConnId>,
     /// The units that writing to them may still spend in this turn.
     late_left: u64,
-    /// Whether it is them that are written to now.
-    is_late_phase: bool,
+    /// What is written to now.
+    phase: Phase,
+    /// Connections with more backlog than one write took, which go on after all others.
+    catching_up: VecDeque<ConnId>,
+    /// The units that writing to them may still spend in this turn.
+    catch_up_left: u64,
+    /// The connection that is written to and had no backlog before: all that it gets is of this turn.
+    keeps_pace: Option<ConnId>,
     /// What the bytes for them cost that were queued since none waited.
     late_units: u64,
     /// The most members that a channel has without being written late.
@@ -158,6 +164,17 @@ pub struct Engine {
     /// While clients are sent away, until when the last handshakes are awaited.
     draining_until_ms: Option<u64>,
     rng: fastrand::Rng,
+}
+
+/// Which connections are written to, in the order in which they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Those that have something of this turn.
+    Dirty,
+    /// Members of channels with many members.
+    Late,
+    /// Those with a backlog that their sockets take.
+    CatchingUp,
 }
 
 /// What was gathered for a socket.
@@ -207,7 +224,10 @@ impl Engine {
             dirty: Vec::new(),
             late: VecDeque::new(),
             late_left: TURN_UNITS / 2,
-            is_late_phase: false,
+            phase: Phase::Dirty,
+            catching_up: VecDeque::new(),
+            catch_up_left: TURN_UNITS / 4,
+            keeps_pace: None,
             late_units: 0,
             few_members_max: FEW_MEMBERS_MAX,
             gap_notices_left: GAP_NOTICES_PER_TURN,
@@ -424,6 +444,7 @@ impl Engine {
             || !self.leaving.is_empty()
             || !self.dirty.is_empty()
             || !self.late.is_empty()
+            || !self.catching_up.is_empty()
             || (self.may_take_asks() && !self.asks.queue(self.shard).is_empty())
             || !self.tells[self.shard.index()].is_empty()
             || self.has_heard()
@@ -501,6 +522,7 @@ impl Engine {
     pub fn set_turn_units(&mut self, units: u64) {
         self.told.work = Work::new(units);
         self.late_left = self.told.work.late_units();
+        self.catch_up_left = self.told.work.catch_up_units();
     }
 
     /// Another bound than [`FEW_MEMBERS_MAX`] for a channel to be written to at once; for the simulator,

@@ -12,7 +12,7 @@ use crate::protocol::command::Address;
 use crate::protocol::frame::Frame;
 use crate::protocol::names::Name;
 use crate::shard::connection::{Connection, PausedBy, Stage};
-use crate::shard::engine::{Engine, Offer};
+use crate::shard::engine::{Engine, Offer, Phase};
 use crate::shard::mail::Letter;
 use crate::shard::meters::{Counter, Drop as DropReason};
 use crate::shard::outbox::{Gap, Outbox};
@@ -30,8 +30,12 @@ impl Engine {
     pub fn take_dirty(&mut self, dirty: &mut Vec<ConnId>) -> bool {
         dirty.clear();
         mem::swap(&mut self.dirty, dirty);
+        self.phase = Phase::Dirty;
         if dirty.is_empty() {
             self.take_late(dirty);
+        }
+        if dirty.is_empty() {
+            self.take_catching_up(dirty);
         }
         !dirty.is_empty()
     }
@@ -160,11 +164,18 @@ impl Engine {
     }
 
     /// A socket took `count` bytes of what [`Engine::output`] gave; `is_full` says that it takes
-    /// no more now. True if there is more to write at once.
+    /// no more now. True if there is more to write at once: what a connection gets of this turn was
+    /// charged to the turn, and all of it may be written. What is left of a backlog waits behind all
+    /// others, for however many connections catch up, a turn writes a bounded number of bytes to them.
     pub fn wrote(&mut self, now: Now, conn: ConnId, count: usize, is_full: bool) -> bool {
         self.tally.add(Counter::BytesSent, count as u64);
-        if self.is_late_phase {
-            self.late_left = self.late_left.saturating_sub(work::bytes(count));
+        let left = match self.phase {
+            Phase::Dirty => None,
+            Phase::Late => Some(&mut self.late_left),
+            Phase::CatchingUp => Some(&mut self.catch_up_left),
+        };
+        if let Some(left) = left {
+            *left = left.saturating_sub(work::bytes(count));
         }
         let Some(Some(connection)) = self.connections.get_mut(conn.slot as usize) else {
             return false;
@@ -192,13 +203,20 @@ impl Engine {
             connection.outbox.list(mail, conn, numbers);
         }
         let before = connection.outbox.bytes();
+        if before == 0 {
+            self.keeps_pace = Some(conn);
+        }
         connection.outbox.advance(mail, numbers, count);
         *outbox_bytes = *outbox_bytes + connection.outbox.bytes() as u64 - before as u64;
         // What was listed is written, or backlog.
         numbers.clear();
         connection.is_blocked = is_full;
         let has_more = !is_full && !connection.outbox.is_empty();
-        if is_full {
+        let is_later = has_more && self.keeps_pace != Some(conn);
+        if is_later {
+            self.catch_up(conn);
+        }
+        if is_full || is_later {
             self.settle(now, conn);
         }
         self.note_pace(now, conn, count, bytes_max);
@@ -209,7 +227,7 @@ impl Engine {
         if has_gaps {
             self.tell_gaps(now, conn);
         }
-        has_more
+        has_more && !is_later
     }
 
     /// A client that will send no more and has got all it was owed is gone.
@@ -249,9 +267,20 @@ impl Engine {
         if let Some(connection) = self.connection_mut(conn) {
             // What expired while it was blocked leaves a notice, and a pong may wait, too.
             let was_blocked = std::mem::replace(&mut connection.is_blocked, false);
-            if was_blocked || !connection.outbox.is_empty() {
+            if connection.outbox.bytes() > 0 {
+                self.catch_up(conn);
+            } else if was_blocked || !connection.outbox.is_empty() {
                 self.mark_dirty(conn);
             }
+        }
+    }
+
+    /// A connection goes on with its backlog, after all others.
+    fn catch_up(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connection_mut(conn)
+            && !mem::replace(&mut connection.outbox.is_catching_up, true)
+        {
+            self.catching_up.push_back(conn);
         }
     }
 
@@ -278,7 +307,9 @@ impl Engine {
         }
         self.told.work.begin_turn();
         self.offer = Offer::Listed;
-        (self.late_left, self.is_late_phase) = (self.told.work.late_units(), false);
+        (self.late_left, self.catch_up_left) =
+            (self.told.work.late_units(), self.told.work.catch_up_units());
+        self.keeps_pace = None;
         if is_all {
             self.mail.clear();
             (self.is_pressed, self.late_units) = (false, 0);

@@ -14,8 +14,8 @@ struct Bus {
     engine: Engine,
     now: Now,
     half_closed: Vec<ConnId>,
-    /// The connection whose socket takes nothing.
-    deaf: Option<ConnId>,
+    /// The connections whose sockets take nothing.
+    deaf: Vec<ConnId>,
 }
 
 /// A client whose socket takes everything.
@@ -50,7 +50,7 @@ impl Bus {
             on_node: NodeQuotas::default(),
             seed: 1,
         };
-        Bus { engine: Engine::new(plan, now), now, half_closed: Vec::new(), deaf: None }
+        Bus { engine: Engine::new(plan, now), now, half_closed: Vec::new(), deaf: Vec::new() }
     }
 
     /// Runs turns until nothing is left to do; what every connection was sent, in order.
@@ -79,7 +79,7 @@ impl Bus {
                         self.engine.wrote_nothing(conn);
                         break;
                     }
-                    let is_deaf = self.deaf == Some(conn);
+                    let is_deaf = self.deaf.contains(&conn);
                     let count = if is_deaf { 0 } else { bytes.len() };
                     if !is_deaf {
                         written.push((conn, bytes));
@@ -497,7 +497,7 @@ fn many_gaps_are_told_over_turns() {
             bus.exchange(client, &joins);
         }
     }
-    bus.deaf = Some(mallory.conn);
+    bus.deaf = vec![mallory.conn];
     let long = json!({"b": "x".repeat(40_000)});
     for _ in 0..4 {
         bus.exchange(&mut ann, &[("event", "c0", long.clone())]);
@@ -505,7 +505,7 @@ fn many_gaps_are_told_over_turns() {
     for name in &names {
         bus.exchange(&mut ann, &[("event", name, json!({}))]);
     }
-    bus.deaf = None;
+    bus.deaf.clear();
     bus.engine.writable(mallory.conn);
     let (mut told, mut turns) = (0, 0);
     while bus.engine.has_work() {
@@ -516,4 +516,42 @@ fn many_gaps_are_told_over_turns() {
         (told, turns) = (gaps, turns + 1);
     }
     assert_eq!(told, CHANNELS as u64, "one for each channel, in {turns} turns");
+}
+
+#[test]
+fn what_many_catch_up_on_at_once_is_spread_over_turns() {
+    let mut bus = Bus::new(Limits::default());
+    let mut ann = bus.connect("ann");
+    let ids: Vec<&'static str> =
+        (0..30).map(|number| &*format!("member-{number}").leak()).collect();
+    let mut members: Vec<Client> = ids.into_iter().map(|id| bus.connect(id)).collect();
+    let join = |channel: &str| command("join_channel", json!({"channel": channel}));
+    for client in members.iter_mut().chain([&mut ann]) {
+        bus.exchange(client, &[("command", "c", join("r:c"))]);
+    }
+    bus.deaf = members.iter().map(|member| member.conn).collect();
+    let filler = "x".repeat(60_000);
+    for number in 0..40 {
+        bus.exchange(&mut ann, &[("event", "c", json!({"n": number, "filler": filler}))]);
+    }
+    bus.deaf.clear();
+    members.iter().for_each(|member| bus.engine.writable(member.conn));
+    let (mut got, mut turns) = (vec![Vec::new(); members.len()], 0);
+    while bus.engine.has_work() {
+        let written = bus.turn();
+        let bytes: usize = written.iter().map(|(_, bytes)| bytes.len()).sum();
+        assert!(bytes <= 2 * crate::base::work::TURN_UNITS as usize, "{bytes} bytes in one turn");
+        for (conn, bytes) in written {
+            if let Some(at) = members.iter().position(|member| member.conn == conn) {
+                got[at].extend(bytes);
+            }
+        }
+        turns += 1;
+    }
+    assert!(turns > 100, "it took {turns} turns");
+    for bytes in got {
+        let numbers: Vec<u64> =
+            texts(&bytes).iter().filter_map(|text| text["payload"]["n"].as_u64()).collect();
+        assert_eq!(numbers, Vec::from_iter(0..40), "all of it, in order");
+    }
 }
