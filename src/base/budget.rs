@@ -122,7 +122,7 @@ pub static BUDGET: &[Row] = &[
         room: Bound::None,
         node: Key("memory_limit_bytes", "bytes"),
         at_bound: "dropped, told by a `gap` notice; after `limits.slow_grace_ms` closed with 4008",
-        counters: &["arqonbus_shard_dropped_total", "arqonbus_shard_gaps_total"],
+        counters: &["arqonbus_shard_drops_total", "arqonbus_shard_gaps_total"],
     },
     Row {
         thing: "reply that waits to be sent",
@@ -183,6 +183,16 @@ pub static BUDGET: &[Row] = &[
         node: By("half of a turn"),
         at_bound: "written over several turns, after all other connections; the publisher is not read meanwhile",
         counters: &["arqonbus_shard_pauses_total"],
+    },
+    Row {
+        thing: "write of a backlog to a socket that takes bytes again",
+        weight: Weight::Work,
+        client: Fixed(limits::WRITE_BYTES as u64, "bytes at a time"),
+        address: Bound::None,
+        room: Bound::None,
+        node: By("a quarter of a turn"),
+        at_bound: "goes on in the next turns, after all other connections, in order",
+        counters: &["arqonbus_shard_outbox_bytes"],
     },
     Row {
         thing: "byte from a connection that is being closed",

@@ -29,6 +29,8 @@ pub const HISTORY_LIMIT_MAX: usize = 1_000;
 pub const HISTORY_LIMIT_DEFAULT: usize = 50;
 /// The most rows that one page of a list holds, and how many it holds if the command names no limit.
 pub const PAGE_ROWS_MAX: usize = 1_000;
+/// The bytes that are gathered for one write to a socket.
+pub const WRITE_BYTES: usize = 128 * 1024;
 /// What part of `outbox_bytes` one page may take; it then ends before its limit.
 pub const PAGE_OUTBOX_SHARE: u32 = 4;
 /// How many tokens of `rate_commands` a command takes whose answer may be long, or that many hear.

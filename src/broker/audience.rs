@@ -46,6 +46,8 @@ pub struct Audience {
     room: Option<ChannelId>,
     seats: Vec<Seat>,
     places: Map<ConnId, u32>,
+    /// How many of the seats follow.
+    following: usize,
     mark: Mark,
 }
 
@@ -142,7 +144,7 @@ impl Audiences {
         let audience = self.of_channel.get_mut(&channel);
         let Some(audience) = audience.filter(|known| known.room == Some(room)) else { return };
         if let Some(&place) = audience.places.get(&conn) {
-            audience.seats[place as usize].follows = follows;
+            audience.set_follows(place as usize, follows);
             audience.mark = Mark::default();
         }
     }
@@ -159,8 +161,9 @@ impl Audiences {
         followed.channels.insert(address.channel.clone(), channel);
         audience.room = Some(room);
         audience.mark = Mark::default();
-        for seat in &mut audience.seats {
-            seat.follows = followed.followers.places.contains_key(&seat.conn);
+        for place in 0..audience.seats.len() {
+            let conn = audience.seats[place].conn;
+            audience.set_follows(place, followed.followers.places.contains_key(&conn));
         }
     }
 
@@ -177,7 +180,7 @@ impl Audiences {
         let Some(audience) = self.of_channel.get_mut(&channel) else { return };
         audience.room = None;
         audience.mark = Mark::default();
-        audience.seats.iter_mut().for_each(|seat| seat.follows = false);
+        (0..audience.seats.len()).for_each(|place| audience.set_follows(place, false));
         if audience.is_unneeded() {
             self.of_channel.remove(&channel);
         }
@@ -290,13 +293,18 @@ impl Audiences {
 impl Audience {
     fn new(address: &Arc<Address>, hasher: RandomState) -> Audience {
         let (address, places) = (address.clone(), Map::with_hasher(hasher));
-        Audience { address, room: None, seats: Vec::new(), places, mark: Mark::default() }
+        let (seats, mark) = (Vec::new(), Mark::default());
+        Audience { address, room: None, seats, places, following: 0, mark }
     }
 
     fn seat(&mut self, seat: Seat) {
         self.mark = Mark::default();
+        self.following += usize::from(seat.follows);
         match self.places.get(&seat.conn) {
-            Some(&place) => self.seats[place as usize] = seat,
+            Some(&place) => {
+                let before = std::mem::replace(&mut self.seats[place as usize], seat);
+                self.following -= usize::from(before.follows);
+            }
             None => {
                 self.places.insert(seat.conn, self.seats.len() as u32);
                 self.seats.push(seat);
@@ -307,10 +315,16 @@ impl Audience {
     fn unseat(&mut self, conn: ConnId) {
         let Some(place) = self.places.remove(&conn) else { return };
         self.mark = Mark::default();
-        self.seats.swap_remove(place as usize);
+        let gone = self.seats.swap_remove(place as usize);
+        self.following -= usize::from(gone.follows);
         if let Some(moved) = self.seats.get(place as usize) {
             self.places.insert(moved.conn, place);
         }
+    }
+
+    fn set_follows(&mut self, place: usize, follows: bool) {
+        let before = std::mem::replace(&mut self.seats[place].follows, follows);
+        self.following = self.following + usize::from(follows) - usize::from(before);
     }
 
     fn is_unneeded(&self) -> bool {
@@ -323,6 +337,7 @@ impl Audience {
 
     fn check(&self) {
         assert_eq!(self.seats.len(), self.places.len());
+        assert_eq!(self.seats.iter().filter(|seat| seat.follows).count(), self.following);
         for (place, seat) in self.seats.iter().enumerate() {
             assert_eq!(self.places[&seat.conn] as usize, place);
         }
@@ -335,7 +350,7 @@ impl Audience {
 
     /// Whether somebody is given events by a seat here, and not as a follower.
     pub fn has_own_receivers(&self) -> bool {
-        self.seats.iter().any(|seat| !seat.follows)
+        self.following < self.seats.len()
     }
 
     /// The followed room whose followers are members, too.

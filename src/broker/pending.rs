@@ -20,6 +20,8 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub struct PendingTable {
     entries: Map<u32, Pending>,
+    /// How many entries a connection has.
+    of_conn: Map<ConnId, u32>,
     deadlines: VecDeque<(u64, u32)>,
     next: u32,
 }
@@ -99,7 +101,9 @@ impl Trace {
 impl PendingTable {
     /// An empty table.
     pub fn new(hasher: RandomState) -> PendingTable {
-        PendingTable { entries: Map::with_hasher(hasher), deadlines: VecDeque::new(), next: 0 }
+        let of_conn = Map::with_hasher(hasher.clone());
+        let entries = Map::with_hasher(hasher);
+        PendingTable { entries, of_conn, deadlines: VecDeque::new(), next: 0 }
     }
 
     /// Adds an entry and gives its key. A survey has a deadline from now on. A private message has
@@ -111,6 +115,7 @@ impl PendingTable {
             self.next = self.next.wrapping_add(1);
         }
         let is_survey = matches!(pending.gathers, Gathers::Survey(..));
+        *self.of_conn.entry(pending.conn).or_default() += 1;
         self.entries.insert(self.next, pending);
         if is_survey {
             self.start_deadline(now_ms, self.next);
@@ -130,7 +135,14 @@ impl PendingTable {
 
     /// Ends an entry.
     pub fn remove(&mut self, key: u32) -> Option<Pending> {
-        self.entries.remove(&key)
+        let pending = self.entries.remove(&key)?;
+        if let Some(count) = self.of_conn.get_mut(&pending.conn) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_conn.remove(&pending.conn);
+            }
+        }
+        Some(pending)
     }
 
     /// An entry whose deadline has passed.
@@ -140,7 +152,7 @@ impl PendingTable {
                 return None;
             }
             self.deadlines.pop_front();
-            if let Some(pending) = self.entries.remove(&key) {
+            if let Some(pending) = self.remove(key) {
                 return Some(pending);
             }
         }
@@ -154,7 +166,7 @@ impl PendingTable {
 
     /// Whether an answer to this connection is pending.
     pub fn is_for(&self, conn: ConnId) -> bool {
-        self.entries.values().any(|pending| pending.conn == conn)
+        self.of_conn.contains_key(&conn)
     }
 
     /// How many entries there are.

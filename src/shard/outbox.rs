@@ -17,15 +17,12 @@
 
 use crate::base::budget::LETTER_BYTES;
 use crate::base::ids::{ChannelId, ConnId};
-use crate::base::limits::GAPS_MAX;
+use crate::base::limits::{GAPS_MAX, WRITE_BYTES};
 use crate::shard::mail::{Letter, Mail};
 use crate::shard::meters::Drop as DropReason;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::offset_of;
-
-/// The bytes gathered for one write.
-pub const WRITE_BYTES: usize = 128 * 1024;
 
 /// The entries of a turn for which an idle connection may keep room.
 const FRESH_SPARE: usize = 16;

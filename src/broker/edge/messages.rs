@@ -2,6 +2,7 @@
 
 use crate::base::ids::{ChannelId, ConnId, ShardId};
 use crate::base::time::Now;
+use crate::base::work;
 use crate::broker::delivery::Deliveries;
 use crate::broker::edge::{Edge, Flow};
 use crate::broker::lane::{Ask, Asks, PendingRef, PrivateAsk, Publish, Target};
@@ -55,7 +56,7 @@ impl Edge {
         }
         let handled = match envelope.kind {
             MessageType::Event => self.on_event(now, conn, envelope, asks),
-            MessageType::Private => self.on_private(now, conn, envelope, asks),
+            MessageType::Private => self.on_private(now, conn, envelope, asks, out),
             MessageType::Telemetry => self.on_telemetry(now, conn, envelope, out),
             MessageType::Command => self.on_command(now, conn, envelope, again, asks, out),
             // Decoding has refused these already.
@@ -200,6 +201,7 @@ impl Edge {
         conn: ConnId,
         envelope: &Envelope<'_>,
         asks: &mut Asks,
+        out: &mut Deliveries,
     ) -> Result<Flow, Refusal> {
         let targets: Vec<Name> = decode::private_targets(envelope.payload)?.into_iter().collect();
         let Some(session) = self.session(conn) else { return Ok(Flow::Done) };
@@ -223,6 +225,9 @@ impl Edge {
         asks.push(room_home, Ask::EnsurePm(room, from.clone()));
         let origin = Origin { received_ns: now.mono_ns, ttl_ms: envelope.metadata.ttl_ms };
         let frame = Draft::new(envelope, &from, origin).stamp_unordered(now.wall_us);
+        // Who sends to many has its share of the turn spent sooner.
+        let each = work::TELL + work::LETTER + work::WRITE + work::bytes(frame.wire().len());
+        out.units += each * (count as u64).saturating_sub(1);
         let groups: Vec<_> = by_home.chunk_by(|a, b| a.0 == b.0).collect();
         let gathers = Gathers::Private {
             waiting: groups.len(),

@@ -230,6 +230,7 @@ impl Home {
             messages.extend((place > 0).then_some(b','));
             message.write_replayed(&mut messages);
         }
+        told.work.charge(work::bytes(messages.len()));
         // Frames are text, also those that were read from a storage; one that were none would be told as
         // well as it can be.
         let messages = String::from_utf8(messages)

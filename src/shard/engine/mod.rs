@@ -43,7 +43,7 @@ use crate::broker::durable::Durability;
 use crate::broker::edge::{Edge, Facts, ReturnCounts};
 use crate::broker::home::{Bootstrap, Home, Told};
 use crate::broker::lane::{
-    Ask, Asks, ClientsPart, Part, PendingRef, Survey, Tell, Topic, TraceReport,
+    Ask, Asks, ClientsPart, Part, PendingRef, RoomAsk, RoomWish, Survey, Tell, Topic, TraceReport,
 };
 use crate::broker::peers::{PeerNews, PeerNote, PeerRecord};
 use crate::broker::policy::{Access, Roles};
@@ -138,6 +138,8 @@ pub struct Engine {
     unread: VecDeque<ConnId>,
     /// Connections that wait for a lane, by the home it leads to.
     blocked: Vec<Vec<ConnId>>,
+    /// Questions for what was said in a channel: an answer may be long, and others go before it.
+    reading: VecDeque<Box<RoomAsk>>,
     /// Connections whose session is over and has to be told of.
     leaving: VecDeque<(ConnId, CloseReason)>,
     /// Connections whose socket is to be closed for writing.
@@ -235,6 +237,7 @@ impl Engine {
             fanning: Vec::new(),
             unread: VecDeque::new(),
             blocked: (0..shards).map(|_| Vec::new()).collect(),
+            reading: VecDeque::new(),
             leaving: VecDeque::new(),
             half_closed: Vec::new(),
             closed: Vec::new(),
@@ -362,6 +365,9 @@ impl Engine {
             Ask::Shed { history_bytes, client_bytes } => {
                 self.shed(now, history_bytes, client_bytes);
             }
+            Ask::Room(ask) if matches!(ask.wish, RoomWish::History(_)) => {
+                self.reading.push_back(ask);
+            }
             // Clients that are connected keep their roles.
             Ask::Admit(access) => {
                 self.handshakes.allowed_origins = access.origins;
@@ -395,6 +401,22 @@ impl Engine {
     pub fn run_own_lane(&mut self, now: Now) {
         self.told.work.begin_part(work::Part::Own);
         self.run_own_lane_between(now);
+        self.read_histories(now);
+    }
+
+    /// Answers what clients asked of histories, one of them at least and as many as this turn has time for.
+    /// A client awaits one such answer at a time.
+    fn read_histories(&mut self, now: Now) {
+        let mut is_first = true;
+        while (is_first || !self.told.work.is_spent())
+            && self.has_room_for_tells()
+            && let Some(ask) = self.reading.pop_front()
+        {
+            is_first = false;
+            self.home.on_ask(now, Ask::Room(ask), &mut self.told);
+            self.stage_told(now);
+        }
+        self.take_own_tells(now);
     }
 
     /// The same while sockets are read, within the work of that part of the turn.
@@ -445,6 +467,7 @@ impl Engine {
             || !self.dirty.is_empty()
             || !self.late.is_empty()
             || !self.catching_up.is_empty()
+            || (!self.reading.is_empty() && self.has_room_for_tells())
             || (self.may_take_asks() && !self.asks.queue(self.shard).is_empty())
             || !self.tells[self.shard.index()].is_empty()
             || self.has_heard()

@@ -1,6 +1,7 @@
 //! The HTTP port.
 
 use super::*;
+use crate::base::budget::BUDGET;
 use crate::base::limits::LANE_SLOTS;
 use crate::protocol::fault::Fault;
 use crate::shard::meters::{Counter, Drop as Dropped, Gauge, Pause};
@@ -345,7 +346,15 @@ fn metrics_are_those_of_the_meters_and_well_formed() {
     let answer = get(node.http, "/metrics");
     assert!(answer.head.contains("content-type: text/plain; version=0.0.4"), "{}", answer.head);
     check_format(&answer.body);
+    check_budget(&answer.body);
     check_with_promtool(&answer.body);
+}
+
+/// What the budget says that tells of a bound is there to be read.
+fn check_budget(text: &str) {
+    for counter in BUDGET.iter().flat_map(|row| row.counters) {
+        assert!(text.contains(&format!("# HELP {counter} ")), "there is no metric {counter}");
+    }
 }
 
 /// Every sample belongs to the family above it, and no series stands there twice.
