@@ -24,7 +24,7 @@ const DELIVERY_MS_MAX: f64 = 2_500.0;
 
 /// What the process may keep when an attack is over, in MiB: what the allocator holds back, and
 /// histories.
-const KEPT_MIB_MAX: u64 = 48;
+const KEPT_MIB_MAX: u64 = 40;
 
 pub(crate) fn target(daemon: &Daemon) -> Target {
     let Daemon { bus, telemetry, http, .. } = *daemon;

@@ -310,7 +310,8 @@ pub(crate) const ALL: &[Attack] = &[
     },
     Attack {
         name: "behind_in_many_channels",
-        flags: &["--outbox-bytes", "66560", "--max-message-bytes", "1024"],
+        // It is about what waits for clients: 300 whole histories would hide it.
+        flags: &["--outbox-bytes", "66560", "--max-message-bytes", "1024", "--history-size", "10"],
         growth_mib_max: 96,
         tells: &[(DROPS, "reason=\"outbox_full\"")],
         run: reading::behind_in_many_channels,
