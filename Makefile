@@ -3,10 +3,10 @@
 CARGO ?= cargo
 # What the tests of foreign clients need is installed here, outside the tree that git sees.
 CLIENTS := target/test-clients
-# All tests are ended after this time, so that one that hangs is seen; it has been named as running long.
-TEST_TIME ?= 60m
 # And here the other servers that `make test-servers` is about.
 SERVERS := target/test-servers
+# `make test` ends all tests after this time; the output names a test that hangs as running for over a minute.
+TEST_TIME ?= 60m
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test test-servers unit sim sim-nodes soak hostile soak-hostile kills crossing lint bench relay perf perf-check profile doc clean \

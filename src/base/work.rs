@@ -133,8 +133,7 @@ impl Work {
         self.turn_units / 2
     }
 
-    /// The units that the writes to connections with a backlog may spend in one turn, beside their share
-    /// in what is written to all.
+    /// The units that writes to connections that catch up may spend per turn.
     pub fn catch_up_units(&self) -> u64 {
         self.turn_units / 4
     }

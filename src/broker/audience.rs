@@ -46,7 +46,7 @@ pub struct Audience {
     room: Option<ChannelId>,
     seats: Vec<Seat>,
     places: Map<ConnId, u32>,
-    /// How many of the seats follow.
+    /// The number of seats with `follows`.
     following: usize,
     mark: Mark,
 }

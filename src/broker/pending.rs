@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub struct PendingTable {
     entries: Map<u32, Pending>,
-    /// How many entries a connection has.
+    /// The number of entries per connection.
     of_conn: Map<ConnId, u32>,
     deadlines: VecDeque<(u64, u32)>,
     next: u32,

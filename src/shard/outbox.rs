@@ -84,7 +84,7 @@ pub struct Outbox {
     /// Whether the first frame of the backlog is the answer to the handshake, without which the
     /// peer can't read what follows.
     has_greeting: bool,
-    /// Whether the connection is among those that go on with their backlog after all others.
+    /// Whether the connection is queued to catch up. It is here since `Connection` has no byte to spare.
     pub is_catching_up: bool,
     backlog: VecDeque<Letter>,
     /// How much of the backlog's first frame is written.

@@ -225,7 +225,7 @@ impl Edge {
         asks.push(room_home, Ask::EnsurePm(room, from.clone()));
         let origin = Origin { received_ns: now.mono_ns, ttl_ms: envelope.metadata.ttl_ms };
         let frame = Draft::new(envelope, &from, origin).stamp_unordered(now.wall_us);
-        // Who sends to many has its share of the turn spent sooner.
+        // Charge the sender for all deliveries but the first, so that it cannot fill the tells of others.
         let each = work::TELL + work::LETTER + work::WRITE + work::bytes(frame.wire().len());
         out.units += each * (count as u64).saturating_sub(1);
         let groups: Vec<_> = by_home.chunk_by(|a, b| a.0 == b.0).collect();

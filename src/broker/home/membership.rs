@@ -106,8 +106,8 @@ impl Home {
         self.go_on_leaving(now, told);
     }
 
-    /// The first of those that leave has left everything.
-    fn has_left(&mut self) {
+    /// Drops the first deferred connection, which has left all of its rooms.
+    fn drop_first_leaving(&mut self) {
         let Some((conn, client_id)) = self.leaving.pop_front() else { return };
         self.handed_over.remove(&conn);
         if let Some(client_id) = client_id
@@ -120,8 +120,8 @@ impl Home {
         }
     }
 
-    /// Whoever comes back to a room while an earlier connection has not left it yet leaves it first:
-    /// else the others would be told at the end that it left.
+    /// Removes earlier connections of the client, whose leaves are deferred, from the room that it joins.
+    /// Otherwise the deferred leave would announce `left` after the client has returned.
     fn end_earlier(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) {
         let Some(earlier) = self.leaving_of.get(&ask.client.client_id) else { return };
         for conn in earlier.clone() {
@@ -144,7 +144,7 @@ impl Home {
         while let Some(&(conn, _)) = self.leaving.front() {
             let next = self.presence.get(&conn).and_then(|rooms| rooms.last().cloned());
             let Some(room) = next else {
-                self.has_left();
+                self.drop_first_leaving();
                 continue;
             };
             if steps >= LEAVES_AT_A_TIME || steps > 0 && told.work.is_spent() {

@@ -138,7 +138,7 @@ pub struct Home {
     presence: Map<ConnRef, Vec<Name>>,
     /// Connections that are gone and have not left all of their rooms, with their client ids.
     leaving: VecDeque<(ConnRef, Option<Name>)>,
-    /// The same by client id, for a client that comes back meanwhile.
+    /// The same connections by client id, for clients that return before their leaves are done.
     leaving_of: Map<Name, Vec<ConnRef>>,
     /// Those of them whose clients go on by other connections.
     handed_over: Map<ConnRef, ()>,

@@ -145,7 +145,7 @@ impl Engine {
     /// Takes some of those that are written to after all others, within the work of a turn.
     pub(super) fn take_late(&mut self, dirty: &mut Vec<ConnId>) {
         let Engine { connections, late, late_left, mail, .. } = self;
-        // Each may be given all the mail there is: where that is much, few are taken at a time.
+        // One connection may get all frames of the turn, so take few at a time when they are large.
         let each = work::WRITE + work::bytes(mail.bytes());
         let count = (*late_left / each + 1).min(LATE_TOGETHER as u64) as usize;
         while dirty.len() < count
@@ -165,7 +165,7 @@ impl Engine {
         }
     }
 
-    /// Takes the next of those with a backlog that their sockets take, within the work of a turn.
+    /// Takes the next connection that catches up, within its part of the turn's work.
     pub(super) fn take_catching_up(&mut self, dirty: &mut Vec<ConnId>) {
         let Engine { connections, catching_up, catch_up_left, .. } = self;
         while dirty.is_empty()
@@ -173,10 +173,10 @@ impl Engine {
             && let Some(conn) = catching_up.pop_front()
         {
             let connection = connections.get_mut(conn.slot as usize).and_then(Option::as_deref_mut);
-            // One that is closing still has its last words to be written.
+            // A closing connection still has its close frame to be written.
             let Some(connection) = connection.filter(|known| known.id == conn) else { continue };
             connection.outbox.is_catching_up = false;
-            // One that is blocked goes on when its socket says so.
+            // A blocked connection is queued again by `writable`.
             if !connection.is_blocked && !connection.outbox.is_empty() {
                 connection.is_dirty = true;
                 *catch_up_left = catch_up_left.saturating_sub(work::WRITE);

@@ -116,13 +116,13 @@ pub struct Engine {
     late: VecDeque<ConnId>,
     /// The units that writing to them may still spend in this turn.
     late_left: u64,
-    /// What is written to now.
+    /// Which connections are written to now.
     phase: Phase,
-    /// Connections with more backlog than one write took, which go on after all others.
+    /// Connections with a backlog that one write did not empty; the turn writes to them last.
     catching_up: VecDeque<ConnId>,
     /// The units that writing to them may still spend in this turn.
     catch_up_left: u64,
-    /// The connection that is written to and had no backlog before: all that it gets is of this turn.
+    /// The connection that is written to, if its backlog was empty before: its bytes are charged already.
     keeps_pace: Option<ConnId>,
     /// What the bytes for them cost that were queued since none waited.
     late_units: u64,
@@ -138,7 +138,7 @@ pub struct Engine {
     unread: VecDeque<ConnId>,
     /// Connections that wait for a lane, by the home it leads to.
     blocked: Vec<Vec<ConnId>>,
-    /// Questions for what was said in a channel: an answer may be long, and others go before it.
+    /// Pending `history` requests. A page may be long, so all other asks of a turn are handled first.
     reading: VecDeque<Box<RoomAsk>>,
     /// Connections whose session is over and has to be told of.
     leaving: VecDeque<(ConnId, CloseReason)>,
@@ -168,14 +168,14 @@ pub struct Engine {
     rng: fastrand::Rng,
 }
 
-/// Which connections are written to, in the order in which they are.
+/// The groups of connections that a turn writes to, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Those that have something of this turn.
+    /// Connections with frames of this turn.
     Dirty,
     /// Members of channels with many members.
     Late,
-    /// Those with a backlog that their sockets take.
+    /// Connections with a backlog whose sockets take bytes again.
     CatchingUp,
 }
 
@@ -404,9 +404,11 @@ impl Engine {
         self.read_histories(now);
     }
 
-    /// Answers what clients asked of histories, one of them at least and as many as this turn has time for.
-    /// A client awaits one such answer at a time.
+    /// Answers pending `history` requests: at least one per turn, and more while the turn has work left.
     fn read_histories(&mut self, now: Now) {
+        if self.reading.is_empty() {
+            return;
+        }
         let mut is_first = true;
         while (is_first || !self.told.work.is_spent())
             && self.has_room_for_tells()

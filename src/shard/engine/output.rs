@@ -164,9 +164,8 @@ impl Engine {
     }
 
     /// A socket took `count` bytes of what [`Engine::output`] gave; `is_full` says that it takes
-    /// no more now. True if there is more to write at once: what a connection gets of this turn was
-    /// charged to the turn, and all of it may be written. What is left of a backlog waits behind all
-    /// others, for however many connections catch up, a turn writes a bounded number of bytes to them.
+    /// no more now. True if there is more to write at once: frames of this turn are charged to it and may
+    /// all be written. The rest of a backlog waits until all other connections are written to.
     pub fn wrote(&mut self, now: Now, conn: ConnId, count: usize, is_full: bool) -> bool {
         self.tally.add(Counter::BytesSent, count as u64);
         let left = match self.phase {
@@ -275,7 +274,7 @@ impl Engine {
         }
     }
 
-    /// A connection goes on with its backlog, after all others.
+    /// Queues a connection with a backlog, to be written to after all others.
     fn catch_up(&mut self, conn: ConnId) {
         if let Some(connection) = self.connection_mut(conn)
             && !mem::replace(&mut connection.outbox.is_catching_up, true)

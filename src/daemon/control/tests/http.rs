@@ -350,7 +350,7 @@ fn metrics_are_those_of_the_meters_and_well_formed() {
     check_with_promtool(&answer.body);
 }
 
-/// What the budget says that tells of a bound is there to be read.
+/// `/metrics` has every metric that the budget names.
 fn check_budget(text: &str) {
     for counter in BUDGET.iter().flat_map(|row| row.counters) {
         assert!(text.contains(&format!("# HELP {counter} ")), "there is no metric {counter}");
