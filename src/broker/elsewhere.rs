@@ -122,31 +122,34 @@ impl Elsewhere {
         })
     }
 
-    /// A client of this node has come to a channel, or gone from it; true if that is new on the bus.
+    /// A client of this node has come to a channel, or gone from it, by one of its connections. Nothing
+    /// if it is here by another connection as well; else whether that is new on the bus.
     pub fn note_here(
         &mut self,
         address: &Arc<Address>,
         client: &Arc<ClientCard>,
         is_member: bool,
-    ) -> bool {
+    ) -> Option<bool> {
         self.change(address, client, |resident| {
             let before = resident.here;
             resident.here = match is_member {
                 true => before + 1,
                 false => before.saturating_sub(1),
             };
-            ((0, resident.here as i32 - before as i32), resident.tellers.is_empty())
+            let is_change = (before == 0) != (resident.here == 0);
+            let is_new = is_change.then_some(resident.tellers.is_empty());
+            ((0, resident.here as i32 - before as i32), is_new)
         })
     }
 
     /// Changes a member, which says by how much it is in the room more or less, on other nodes and here;
     /// gives the rest of its answer.
-    fn change(
+    fn change<T>(
         &mut self,
         address: &Arc<Address>,
         client: &Arc<ClientCard>,
-        work: impl FnOnce(&mut Resident) -> ((i32, i32), bool),
-    ) -> bool {
+        work: impl FnOnce(&mut Resident) -> ((i32, i32), T),
+    ) -> T {
         let client_id = &client.client_id;
         let affected = self.affected(address, client_id);
         affected.iter().for_each(|address| self.count_twice(address, client_id, -1));
@@ -470,7 +473,7 @@ mod tests {
             let mut elsewhere = Elsewhere::new(seeded(1));
             for (is_here, is_there, is_new, away) in moves.into_iter().chain([last]) {
                 let noted = match is_here {
-                    true => elsewhere.note_here(&a, &ann, is_there),
+                    true => elsewhere.note_here(&a, &ann, is_there).unwrap(),
                     false => elsewhere.note_member(one, &a, &ann, is_there),
                 };
                 assert_eq!(noted, is_new, "{is_here} {is_there}");
@@ -486,10 +489,11 @@ mod tests {
         // By two connections she is here until the last has gone; with a dead peer she does not go.
         let mut elsewhere = Elsewhere::new(seeded(1));
         elsewhere.note_member(one, &a, &ann, true);
-        assert!(!elsewhere.note_here(&a, &ann, true) && !elsewhere.note_here(&a, &ann, true));
-        elsewhere.note_here(&a, &ann, false);
+        let mut notes = |is_there| elsewhere.note_here(&a, &ann, is_there);
+        assert_eq!([notes(true), notes(true), notes(false)], [Some(false), None, None]);
         assert_eq!((elsewhere.member_count(&a, true), elsewhere.forget_peer(one).len()), (0, 0));
-        assert!(elsewhere.note_here(&a, &ann, false) && elsewhere.members.is_empty());
+        assert_eq!(elsewhere.note_here(&a, &ann, false), Some(true));
+        assert!(elsewhere.members.is_empty());
     }
 
     #[test]

@@ -153,14 +153,15 @@ impl Room {
         self.people.get(&conn).is_some_and(|person| person.whole_room.is_some())
     }
 
-    /// Forgets a client that no channel lists and that does not follow the room.
-    pub fn forget_stranger(&mut self, conn: ConnRef) {
-        let is_stranger =
-            |person: &Person| person.channels.is_empty() && person.whole_room.is_none();
-        if self.people.get(&conn).is_some_and(is_stranger) {
-            self.people.remove(&conn);
-            self.spread.remove(conn.shard, false);
+    /// Forgets a client that no channel lists and that does not follow the room; gives who it was.
+    pub fn forget_stranger(&mut self, conn: ConnRef) -> Option<Arc<ClientCard>> {
+        let person = self.people.get(&conn)?;
+        if !person.channels.is_empty() || person.whole_room.is_some() {
+            return None;
         }
+        let person = self.people.remove(&conn)?;
+        self.spread.remove(conn.shard, false);
+        Some(person.client)
     }
 }
 

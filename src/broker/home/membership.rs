@@ -40,8 +40,8 @@ impl Home {
 
     /// Joins what is known.
     pub(super) fn join_now(&mut self, now: Now, ask: JoinAsk, told: &mut Told) {
-        self.end_earlier(now, &ask, told);
-        let was_joined = self.is_joined(&ask.join.address, ask.conn);
+        let was_joined = self.is_joined(&ask.join.address, ask.conn)
+            || self.is_joined_by_another(&ask.join.address, ask.conn, &ask.client);
         let result = if ask.join.address.channel.is_every() {
             self.join_room(now, &ask, told)
         } else {
@@ -84,7 +84,9 @@ impl Home {
             self.untie(now, id, conn, (true, false), told);
         }
         self.settle(now, &address.room, conn, told);
-        if let Some(client) = client {
+        if let Some(client) = client
+            && !self.is_joined_by_another(&address, conn, &client)
+        {
             let place = self.place(&address);
             told.telemetry.push(Event::Left { client_id: place.known(&client.client_id), place });
         }
@@ -98,53 +100,18 @@ impl Home {
     /// is in many rooms the last are left later.
     pub(super) fn gone(&mut self, now: Now, conn: ConnRef, told: &mut Told) {
         self.forget_parked(conn, told);
-        let client_id = self.client_id_of(conn);
-        if let Some(client_id) = &client_id {
-            self.leaving_of.entry(client_id.clone()).or_default().push(conn);
-        }
-        self.leaving.push_back((conn, client_id));
+        self.leaving.push_back(conn);
         self.go_on_leaving(now, told);
-    }
-
-    /// Drops the first deferred connection, which has left all of its rooms.
-    fn drop_first_leaving(&mut self) {
-        let Some((conn, client_id)) = self.leaving.pop_front() else { return };
-        self.handed_over.remove(&conn);
-        if let Some(client_id) = client_id
-            && let Some(connections) = self.leaving_of.get_mut(&client_id)
-        {
-            connections.retain(|other| *other != conn);
-            if connections.is_empty() {
-                self.leaving_of.remove(&client_id);
-            }
-        }
-    }
-
-    /// Removes earlier connections of the client, whose leaves are deferred, from the room that it joins.
-    /// Otherwise the deferred leave would announce `left` after the client has returned.
-    fn end_earlier(&mut self, now: Now, ask: &JoinAsk, told: &mut Told) {
-        let Some(earlier) = self.leaving_of.get(&ask.client.client_id) else { return };
-        for conn in earlier.clone() {
-            let room = &ask.join.address.room;
-            if self.presence.get(&conn).is_some_and(|rooms| rooms.contains(room)) {
-                let taken = self.leave_room(now, room, conn, told);
-                told.work.charge(2 * work::MEMBER * taken as u64);
-            }
-        }
-    }
-
-    fn client_id_of(&self, conn: ConnRef) -> Option<Name> {
-        let room = self.presence.get(&conn)?.first()?;
-        Some(self.client_of(room, conn)?.client_id.clone())
     }
 
     /// Goes on with the leaves of connections that are gone, as far as this turn has time for it.
     pub fn go_on_leaving(&mut self, now: Now, told: &mut Told) {
         let mut steps = 0;
-        while let Some(&(conn, _)) = self.leaving.front() {
+        while let Some(&conn) = self.leaving.front() {
             let next = self.presence.get(&conn).and_then(|rooms| rooms.last().cloned());
             let Some(room) = next else {
-                self.drop_first_leaving();
+                self.leaving.pop_front();
+                self.handed_over.remove(&conn);
                 continue;
             };
             if steps >= LEAVES_AT_A_TIME || steps > 0 && told.work.is_spent() {
@@ -165,24 +132,31 @@ impl Home {
     fn leave_room(&mut self, now: Now, name: &Name, conn: ConnRef, told: &mut Told) -> usize {
         let person = self.rooms.get(name).and_then(|room| room.people.get(&conn));
         let Some(person) = person else {
+            debug_assert!(false, "who is noted for a room is in it");
             self.presence.remove(&conn);
             return 1;
         };
-        let (client_id, channels) = (person.client.client_id.clone(), person.channels.clone());
+        let (client, channels) = (person.client.clone(), person.channels.clone());
         let mut steps = 1 + channels.len();
         for id in channels {
             let Some(channel) = self.channels.get(&id) else { continue };
-            if channel.listed(conn).is_some_and(|member| member.ties.named.is_some()) {
+            if channel.listed(conn).is_some_and(|member| member.ties.named.is_some())
+                && !self.is_joined_by_another(&channel.address, conn, &client)
+            {
                 let place = channel.place();
-                told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
+                let client_id = place.known(&client.client_id);
+                told.telemetry.push(Event::Left { client_id, place });
             }
             self.untie(now, id, conn, (true, true), told);
         }
         if self.rooms.get(name).is_some_and(|room| room.is_followed_by(conn)) {
             steps += self.unfollow_room(now, name, conn, told);
             let every = Address { room: name.clone(), channel: Name::every() };
-            let place = Place::Open(every);
-            told.telemetry.push(Event::Left { client_id: place.known(&client_id), place });
+            if !self.is_joined_by_another(&every, conn, &client) {
+                let place = Place::Open(every);
+                let client_id = place.known(&client.client_id);
+                told.telemetry.push(Event::Left { client_id, place });
+            }
         }
         self.settle(now, name, conn, told);
         steps
@@ -516,10 +490,11 @@ impl Home {
         }
         let (address, whole_room) = (channel.address.clone(), room.id);
         let is_private = !channel.is_open_to_room();
-        self.note_presence(&address.room, conn);
+        self.note_presence(&address.room, conn, &client.client_id);
         let is_news =
             self.tell_peers_of_member(now, &address, (client, conn), true, is_private, told);
-        if is_news && !was_member {
+        let is_news = is_news && !was_member && !self.is_member_by_another(id, conn, client);
+        if is_news {
             let subject = (client, Some(conn));
             self.note_presence_change(now, id, subject, Change::Joined, Watchers::All);
         }
@@ -552,9 +527,9 @@ impl Home {
         room.leave(conn, id);
         on_node.memberships.give_back();
         let (address, is_private) = (channel.address.clone(), !channel.is_open_to_room());
-        if self.tell_peers_of_member(now, &address, (&client, conn), false, is_private, told)
-            && !stays
-        {
+        let is_news =
+            self.tell_peers_of_member(now, &address, (&client, conn), false, is_private, told);
+        if is_news && !stays && !self.is_member_by_another(id, conn, &client) {
             let subject = (&client, Some(conn));
             self.note_presence_change(now, id, subject, Change::Left, Watchers::All);
         }
@@ -566,13 +541,13 @@ impl Home {
     /// Forgets a client that has left a room, and the room if that was all that kept it.
     pub(super) fn settle(&mut self, now: Now, name: &Name, conn: ConnRef, told: &mut Told) {
         let Some(room) = self.rooms.get_mut(name) else { return };
-        room.forget_stranger(conn);
-        if !room.people.contains_key(&conn)
+        if let Some(client) = room.forget_stranger(conn)
             && let Some(rooms) = self.presence.get_mut(&conn)
         {
             rooms.retain(|room| room != name);
             if rooms.is_empty() {
                 self.presence.remove(&conn);
+                self.forget_connection(conn, &client.client_id);
             }
         }
         if self.is_abandoned(name) {
@@ -582,13 +557,52 @@ impl Home {
         }
     }
 
-    pub(super) fn note_presence(&mut self, room: &Name, conn: ConnRef) {
+    pub(super) fn note_presence(&mut self, room: &Name, conn: ConnRef, client_id: &Name) {
         let rooms = self.presence.entry(conn).or_default();
+        if rooms.is_empty() {
+            self.connections_of.entry(client_id.clone()).or_default().push(conn);
+        }
         if !rooms.contains(room) {
             // Most are in one room or a few: room for just one more at a time.
             rooms.reserve_exact(1);
             rooms.push(room.clone());
         }
+    }
+
+    fn forget_connection(&mut self, conn: ConnRef, client_id: &Name) {
+        if let Some(connections) = self.connections_of.get_mut(client_id) {
+            connections.retain(|other| *other != conn);
+            if connections.is_empty() {
+                self.connections_of.remove(client_id);
+            }
+        }
+    }
+
+    /// The other connections by which a client is in rooms.
+    pub(super) fn others_of(
+        &self,
+        conn: ConnRef,
+        client: &ClientCard,
+    ) -> impl Iterator<Item = ConnRef> {
+        let connections = self.connections_of.get(&client.client_id).into_iter().flatten();
+        connections.copied().filter(move |other| *other != conn)
+    }
+
+    /// Whether a client has joined an address by another connection.
+    fn is_joined_by_another(&self, address: &Address, conn: ConnRef, client: &ClientCard) -> bool {
+        self.others_of(conn, client).any(|other| self.is_joined(address, other))
+    }
+
+    /// Whether a client is a member of a channel by another connection, so that it neither comes nor goes
+    /// by this one.
+    pub(super) fn is_member_by_another(
+        &self,
+        id: ChannelId,
+        conn: ConnRef,
+        client: &ClientCard,
+    ) -> bool {
+        let Some(channel) = self.channels.get(&id) else { return false };
+        self.others_of(conn, client).any(|other| self.is_member(channel, other))
     }
 
     /// What telemetry may tell of an address: no channel is private that is not there.

@@ -62,6 +62,7 @@ use crate::protocol::views::{RoomRow, RoomView, Time};
 use ahash::RandomState;
 use presence::Watch;
 use shared::Shared;
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -136,10 +137,11 @@ pub struct Home {
     whole_rooms: Map<ChannelId, Name>,
     /// The rooms that a connection is in.
     presence: Map<ConnRef, Vec<Name>>,
-    /// Connections that are gone and have not left all of their rooms, with their client ids.
-    leaving: VecDeque<(ConnRef, Option<Name>)>,
-    /// The same connections by client id, for clients that return before their leaves are done.
-    leaving_of: Map<Name, Vec<ConnRef>>,
+    /// The connections by which a client is in rooms. There are several while a client comes back on
+    /// another shard and its earlier connection has not left yet.
+    connections_of: Map<Name, SmallVec<[ConnRef; 1]>>,
+    /// Connections that are gone and have not left all of their rooms.
+    leaving: VecDeque<ConnRef>,
     /// Those of them whose clients go on by other connections.
     handed_over: Map<ConnRef, ()>,
     /// Changes of presence that watchers are to be told.
@@ -196,7 +198,7 @@ impl Home {
             whole_rooms: Map::with_hasher(hasher.clone()),
             presence: Map::with_hasher(hasher.clone()),
             leaving: VecDeque::new(),
-            leaving_of: Map::with_hasher(hasher.clone()),
+            connections_of: Map::with_hasher(hasher.clone()),
             handed_over: Map::with_hasher(hasher.clone()),
             watch: Watch::default(),
             directory: Directory::new(hasher.clone()),
@@ -448,6 +450,17 @@ impl Home {
         for (conn, rooms) in &self.presence {
             assert!(!rooms.is_empty());
             assert!(rooms.iter().all(|room| self.rooms[room].people.contains_key(conn)));
+        }
+        let connections = self
+            .connections_of
+            .iter()
+            .flat_map(|(id, conns)| conns.iter().map(move |conn| (conn, id)));
+        let connections: BTreeMap<ConnRef, &Name> =
+            connections.map(|(conn, id)| (*conn, id)).collect();
+        assert_eq!(connections.len(), self.presence.len());
+        for (conn, rooms) in &self.presence {
+            let client = &self.rooms[&rooms[0]].people[conn].client;
+            assert_eq!(connections.get(conn), Some(&&client.client_id));
         }
     }
 

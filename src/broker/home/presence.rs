@@ -11,7 +11,6 @@ use crate::base::limits::{
 };
 use crate::base::time::Now;
 use crate::base::work;
-use crate::broker::channel::Channel;
 use crate::broker::home::{Home, Told, address_of};
 use crate::broker::lane::{PresenceNotice, PresenceTell, Tell};
 use crate::broker::policy::ClientCard;
@@ -155,14 +154,15 @@ impl Home {
         for news in &news {
             for (change, to) in news.notices() {
                 let frame = self.presence_frame(now, &address, &news.client, change);
-                notices.push(PresenceNotice { frame, to, subject: news.from });
+                notices.push(PresenceNotice { frame, to, within: None, subject: news.from });
                 if !address.channel.is_every() || change == Change::Joined {
                     continue;
                 }
                 // Who left all of the room may be in some of its channels by name.
-                for address in self.open_channels_of(&address.room, news) {
+                for (address, channel) in self.open_channels_of(&address.room, news) {
                     let frame = self.presence_frame(now, &address, &news.client, Change::Joined);
-                    notices.push(PresenceNotice { frame, to, subject: news.from });
+                    let (within, subject) = (Some(channel), news.from);
+                    notices.push(PresenceNotice { frame, to, within, subject });
                 }
             }
         }
@@ -186,26 +186,29 @@ impl Home {
     }
 
     /// The channels of a room that a client joined by name, on any node, in the order of their names.
-    fn open_channels_of(&self, room: &Name, news: &News) -> Vec<Arc<Address>> {
+    fn open_channels_of(&self, room: &Name, news: &News) -> Vec<(Arc<Address>, ChannelId)> {
         let Some(room) = self.rooms.get(room) else { return Vec::new() };
-        let mut addresses = match &self.shared {
+        let addresses = match &self.shared {
             Some(shared) if room.history.is_shared() => {
                 shared.elsewhere.channels_of(room.name(), &news.client.client_id)
             }
             _ => {
-                let person = news.from.and_then(|conn| room.people.get(&conn)).into_iter();
-                let channels = person.flat_map(|person| &person.channels);
+                let connections = self.connections_of.get(&news.client.client_id);
+                let people = connections.into_iter().flatten();
+                let people = people.filter_map(|conn| room.people.get(conn));
+                let channels = people.flat_map(|person| &person.channels);
                 let channels = channels.filter_map(|id| self.channels.get(id));
                 channels.map(|channel| channel.address.clone()).collect()
             }
         };
-        let is_open = |address: &Arc<Address>| {
-            let channel = room.channels.get(&address.channel).and_then(|id| self.channels.get(id));
-            channel.is_some_and(Channel::is_open_to_room)
-        };
-        addresses.retain(is_open);
-        addresses.sort_unstable();
-        addresses
+        let open = addresses.into_iter().filter_map(|address| {
+            let id = *room.channels.get(&address.channel)?;
+            self.channels[&id].is_open_to_room().then_some((address, id))
+        });
+        let mut open: Vec<_> = open.collect();
+        open.sort_unstable();
+        open.dedup();
+        open
     }
 
     fn presence_frame(

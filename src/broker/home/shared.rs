@@ -244,6 +244,8 @@ impl Home {
         let is_for_peers = self.is_for_peers(&address.room);
         let Some(shared) = self.shared.as_mut().filter(|_| is_for_peers) else { return true };
         let is_new = shared.elsewhere.note_here(address, client, is_member);
+        // Peers are told of clients, not of connections.
+        let Some(is_new) = is_new else { return false };
         let is_member_anyway = !is_private
             && !address.channel.is_every()
             && shared.elsewhere.follows(&address.room, &client.client_id);

@@ -113,7 +113,7 @@ impl Home {
         let before = room.follow(conn, Some(options));
         let (id, every) = (room.id, room.every.clone());
         let has_new_follows = follows != room.followers.follows(conn.shard);
-        self.note_presence(name, conn);
+        self.note_presence(name, conn, &client.client_id);
         if has_new_follows {
             self.set_follows(now, name, conn.shard, told);
         }
@@ -124,12 +124,12 @@ impl Home {
         self.on_node.memberships.take_anyway();
         self.count_following(name, conn, true);
         let subject = (client, Some(conn));
-        if self.tell_peers_of_member(now, &every, (client, conn), true, false, told) {
+        let is_news = self.tell_peers_of_member(now, &every, (client, conn), true, false, told);
+        if is_news && !self.follows_by_another(name, conn, client) {
             self.note_presence_change(now, id, subject, Change::Joined, Watchers::All);
         }
         for id in self.watched_channels(name) {
-            let is_news = self.is_followers_news(id, conn, &client.client_id);
-            if is_news {
+            if self.is_followers_news(id, conn, client) {
                 self.note_presence_change(now, id, subject, Change::Joined, Watchers::Listed);
             }
         }
@@ -157,12 +157,12 @@ impl Home {
         self.on_node.memberships.give_back();
         let mut steps = 1 + listed.len();
         let subject = (&client, Some(conn));
-        if self.tell_peers_of_member(now, &every, (&client, conn), false, false, told) {
+        let is_news = self.tell_peers_of_member(now, &every, (&client, conn), false, false, told);
+        if is_news && !self.follows_by_another(name, conn, &client) {
             self.note_presence_change(now, id, subject, Change::Left, Watchers::All);
         }
         for id in self.watched_channels(name) {
-            let is_news = self.is_followers_news(id, conn, &client.client_id);
-            if is_news {
+            if self.is_followers_news(id, conn, &client) {
                 self.note_presence_change(now, id, subject, Change::Left, Watchers::Listed);
             }
         }
@@ -301,11 +301,18 @@ impl Home {
 
     /// Whether it changes something for a channel that a client joins or leaves the whole room: it is
     /// open to the room, and the client is no member of it otherwise.
-    fn is_followers_news(&self, id: ChannelId, conn: ConnRef, client_id: &Name) -> bool {
+    fn is_followers_news(&self, id: ChannelId, conn: ConnRef, client: &ClientCard) -> bool {
         let Some(channel) = self.channels.get(&id) else { return false };
         channel.is_open_to_room()
             && channel.listed(conn).is_none()
-            && !self.is_member_elsewhere(channel, client_id)
+            && !self.is_member_elsewhere(channel, &client.client_id)
+            && !self.is_member_by_another(id, conn, client)
+    }
+
+    /// Whether a client follows a room by another connection.
+    fn follows_by_another(&self, name: &Name, conn: ConnRef, client: &ClientCard) -> bool {
+        let Some(room) = self.rooms.get(name) else { return false };
+        self.others_of(conn, client).any(|other| room.is_followed_by(other))
     }
 
     /// Whether every channel of the room, present and future, can take one more member.

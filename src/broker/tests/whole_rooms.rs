@@ -156,6 +156,75 @@ fn who_comes_back_before_it_has_left_is_not_told_as_left_at_the_end() {
 }
 
 #[test]
+fn who_comes_back_sooner_than_it_is_gone_was_never_away() {
+    let mut bus = free();
+    let [ann, bob, cat] =
+        [(0, "ann"), (1, "bob"), (2, "cat")].map(|(at, name)| bus.connect(at, name));
+    bus.done(&ann, "join_channel", "r:c", json!({"presence": true}));
+    bus.done(&cat, "join_channel", "r:*", json!({"presence": true}));
+    bus.join(&bob, "r:c");
+    bus.join(&bob, "r:*");
+    let home = bus.placement.of_room("r");
+    let card = ClientCard {
+        client_id: Name::fixed("bob"),
+        client_type: ClientType::Human,
+        screen_name: None,
+        role: Role::User,
+    };
+    let client = Arc::new(card);
+    let back = |at: u16| crate::base::ids::ConnRef {
+        shard: ShardId(at),
+        conn: ConnId { slot: 100, generation: 0 },
+    };
+    let join = |at: u16, channel: &'static str| {
+        let channel = if channel == "*" { Name::every() } else { Name::fixed(channel) };
+        let address = Address { room: Name::fixed("r"), channel };
+        Ask::Join(Box::new(JoinAsk {
+            conn: back(at),
+            client: client.clone(),
+            join: Join { address, echo: true, presence: false, recover: None },
+            question: None,
+            has_returned: false,
+            joins_left: 100,
+        }))
+    };
+    let told_to = |bus: &mut Bus, client: &Client| {
+        bus.pass(10_000);
+        let heard = bus.heard(client).into_iter();
+        let words = heard.map(|message| (message["payload"]["event"].clone(), message));
+        let words = words.filter(|(event, _)| *event == "joined" || *event == "left");
+        words.map(|(event, message)| format!("{event} {}", message["channel"])).collect::<Vec<_>>()
+    };
+    for watcher in [&ann, &cat] {
+        told_to(&mut bus, watcher);
+    }
+    bus.telemetry();
+    // By its new connections, on other shards, it is in the channel and then in all of the room, before
+    // the home hears that the first one is gone.
+    bus.ask(home, join(2, "c"));
+    bus.ask(home, join(0, "*"));
+    let gone = crate::base::ids::ConnRef { shard: bob.shard, conn: bob.conn };
+    bus.ask(home, Ask::Gone(gone));
+    bus.settle();
+    for watcher in [&ann, &cat] {
+        assert!(told_to(&mut bus, watcher).is_empty(), "nobody has come or gone");
+    }
+    let telemetry = bus.telemetry();
+    assert!(!telemetry.contains("Joined") && !telemetry.contains("Left"), "{telemetry}");
+    // Who goes on in the channel alone is said to be there still.
+    bus.ask(home, Ask::Gone(back(0)));
+    bus.settle();
+    assert!(told_to(&mut bus, &ann).is_empty());
+    assert_eq!(told_to(&mut bus, &cat), ["\"left\" \"*\"", "\"joined\" \"c\""]);
+    // The last one that goes is told.
+    bus.ask(home, Ask::Gone(back(2)));
+    bus.settle();
+    for watcher in [&ann, &cat] {
+        assert_eq!(told_to(&mut bus, watcher), ["\"left\" \"c\""]);
+    }
+}
+
+#[test]
 fn memberships_are_bounded_for_the_node_and_given_back() {
     let limits = Limits { max_memberships: 3, ..Limits::default() };
     let mut bus = Bus::new(limits, PublishAnywhere::default());
