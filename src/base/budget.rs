@@ -33,6 +33,10 @@ pub const TELEMETRY_EVENT_BYTES: u64 = 256;
 /// A request that waits for something: an ack for the storage, a join for a channel's state.
 pub const REQUEST_BYTES: u64 = 384;
 
+/// An event that waits for Redis, beside the bytes of its message: its record, its message's header and its
+/// place in the queue; on several nodes its place at its home, too.
+pub const PENDING_EVENT_BYTES: u64 = 384;
+
 /// What one item weighs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
@@ -243,6 +247,16 @@ pub static BUDGET: &[Row] = &[
         node: Key("history_bytes_total", "bytes of Redis, for all nodes"),
         at_bound: "the oldest messages are deleted, of the largest channel first",
         counters: &["arqonbus_storage_trimmed_total"],
+    },
+    Row {
+        thing: "message that waits for Redis",
+        weight: Weight::BytesAndOwn(PENDING_EVENT_BYTES),
+        client: By("messages per second"),
+        address: Bound::None,
+        room: Bound::None,
+        node: By("`persistence.backlog_bytes`, 268,435,456 bytes if it is not set"),
+        at_bound: "not stored: 503 `STORAGE_UNAVAILABLE` to who asked for an ack; counted",
+        counters: &["arqonbus_storage_pending_bytes", "arqonbus_storage_lost_total"],
     },
     Row {
         thing: "request that waits for the storage",

@@ -7,12 +7,17 @@
 //! *Invariants*: the steps of a lane are in the order in which their records came; a lane has at
 //! most one step under way, and what follows it waits; the events of one step are of one epoch;
 //! an event that is taken in is written or counted as lost, and once a channel has lost one it
-//! loses all that follow until half of the backlog is free, so that what is written after a hole
+//! loses all that follow until half of what it may have is free, so that what is written after a hole
 //! is a run again. Only events are bounded: the other records of a channel replace each other.
+//!
+//! A channel may have [`LANE_SHARE`] times as many bytes as are free (the dynamic threshold of
+//! Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998). So
+//! one alone has most of the backlog, and those that fill it leave room for the others.
 //!
 //! *Not here*: Redis, clocks.
 
-use crate::base::hash::{Map, Set, seeded};
+use crate::base::budget::PENDING_EVENT_BYTES;
+use crate::base::hash::{Map, seeded};
 use crate::base::ids::ChannelId;
 use crate::broker::record::{ChannelRecord, EventRecord, Record, RoomRecord};
 use crate::protocol::command::Address;
@@ -31,6 +36,9 @@ const ROUND_STEPS_MAX: usize = 1_024;
 /// The bytes of the events of one round.
 const ROUND_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// How many times the free bytes a channel may have waiting.
+const LANE_SHARE: u64 = 4;
+
 /// How long a channel is left alone in whose place something foreign stands.
 const REST: Duration = Duration::from_secs(1);
 
@@ -45,6 +53,8 @@ pub(super) trait Pending: Debug {
     /// Its number among those of its channel, by which it is told as lost.
     fn number(&self) -> u64;
     fn bytes(&self) -> u64;
+    /// When it was received, in microseconds since 1970.
+    fn received_us(&self) -> u64;
     /// What is done for a channel in quarantine before anything else, or, if `is_idle`, though nothing
     /// else is to be done: it looks whether the channel can be used again.
     fn probe(is_idle: bool) -> Option<Self::Task>
@@ -80,7 +90,11 @@ impl Pending for EventRecord {
     }
 
     fn bytes(&self) -> u64 {
-        self.frame.memory_bytes() as u64
+        PENDING_EVENT_BYTES + self.frame.wire().len() as u64
+    }
+
+    fn received_us(&self) -> u64 {
+        self.frame.timestamp_us
     }
 
     fn probe(_is_idle: bool) -> Option<Probe> {
@@ -126,8 +140,6 @@ pub(super) struct Backlog<E: Pending> {
     due: VecDeque<Arc<Address>>,
     /// The lanes that are left alone, and until when; the first ends first.
     resting: VecDeque<(Instant, Arc<Address>)>,
-    /// The channels that lose what comes until there is room.
-    losing: Set<Arc<Address>>,
     losses: BTreeMap<ChannelId, Vec<Loss>>,
     events: u64,
     bytes: u64,
@@ -137,6 +149,10 @@ pub(super) struct Backlog<E: Pending> {
 #[derive(Debug)]
 struct Lane<E: Pending> {
     steps: VecDeque<Step<E>>,
+    /// Those of the events that wait, without a step that is under way.
+    bytes: u64,
+    /// Whether it loses what comes until there is room.
+    is_losing: bool,
     state: LaneState,
     /// Whether its last step found something foreign in its place.
     is_spoilt: bool,
@@ -144,7 +160,13 @@ struct Lane<E: Pending> {
 
 impl<E: Pending> Default for Lane<E> {
     fn default() -> Lane<E> {
-        Lane { steps: VecDeque::new(), state: LaneState::Idle, is_spoilt: false }
+        Lane {
+            steps: VecDeque::new(),
+            bytes: 0,
+            is_losing: false,
+            state: LaneState::Idle,
+            is_spoilt: false,
+        }
     }
 }
 
@@ -170,12 +192,10 @@ impl Backlog<EventRecord> {
 
 impl<E: Pending> Backlog<E> {
     pub(super) fn new(bytes_max: u64) -> Backlog<E> {
-        let hasher = seeded(fastrand::u64(..));
         Backlog {
-            lanes: Map::with_hasher(hasher.clone()),
+            lanes: Map::with_hasher(seeded(fastrand::u64(..))),
             due: VecDeque::new(),
             resting: VecDeque::new(),
-            losing: Set::with_hasher(hasher),
             losses: BTreeMap::new(),
             events: 0,
             bytes: 0,
@@ -196,6 +216,14 @@ impl<E: Pending> Backlog<E> {
     /// Whether a round would find something.
     pub(super) fn has_due(&self) -> bool {
         !self.due.is_empty()
+    }
+
+    /// Whether an event waits that was received before that time, in microseconds since 1970.
+    pub(super) fn has_waited_since(&self, us: u64) -> bool {
+        let lanes = self.lanes.values().filter(|lane| lane.state != LaneState::Resting);
+        lanes
+            .flat_map(|lane| lane.steps.iter().find_map(Step::first_event))
+            .any(|event| event.received_us() < us)
     }
 
     /// When the first lane that is left alone may be tried again.
@@ -226,21 +254,19 @@ impl<E: Pending> Backlog<E> {
 
     pub(super) fn push_event(&mut self, event: E) {
         let bytes = event.bytes();
-        if self.bytes <= self.bytes_max / 2 {
-            self.losing.clear();
-        }
         let address = Arc::clone(event.address());
         let lane = self.lanes.entry(Arc::clone(&address)).or_default();
-        if lane.state == LaneState::Resting || self.losing.contains(&address) {
-            return self.lose(&event);
-        }
+        let free = self.bytes_max.saturating_sub(self.bytes);
+        let lane_max = LANE_SHARE * free;
+        lane.is_losing &= lane.bytes > lane_max / 2;
         // However large it is, it fits when it is alone.
-        if self.bytes > 0 && self.bytes + bytes > self.bytes_max {
-            self.losing.insert(address);
-            return self.lose(&event);
+        lane.is_losing |= self.bytes > 0 && (bytes > free || lane.bytes + bytes > lane_max);
+        if lane.state == LaneState::Resting || lane.is_losing {
+            self.lose(&event);
+            return self.settle(&address);
         }
         self.events += 1;
-        self.bytes += bytes;
+        (self.bytes, lane.bytes) = (self.bytes + bytes, lane.bytes + bytes);
         match lane.steps.back_mut() {
             Some(Step::Events(events)) if events[0].life() == event.life() => {
                 events.push_back(event);
@@ -376,7 +402,7 @@ impl<E: Pending> Backlog<E> {
         {
             kept.push_front(Step::Task(probe));
         }
-        lane.steps = kept;
+        (lane.steps, lane.bytes) = (kept, 0);
         self.lose_all(lost);
         self.resting.push_back((now + REST, Arc::clone(&batch.address)));
         self.release(&batch.address, LaneState::Resting);
@@ -461,6 +487,13 @@ impl<E: Pending> Backlog<E> {
         }
         assert_eq!(events.len() as u64, self.events, "events are counted right");
         assert_eq!(events.iter().map(|event| event.bytes()).sum::<u64>(), self.bytes);
+        for lane in self.lanes.values() {
+            let waiting = lane.steps.iter().filter_map(|step| match step {
+                Step::Events(events) => Some(events),
+                _ => None,
+            });
+            assert_eq!(waiting.flatten().map(E::bytes).sum::<u64>(), lane.bytes);
+        }
     }
 }
 
@@ -473,13 +506,14 @@ impl<E: Pending> Lane<E> {
         };
         let (mut count, mut step_bytes) = (0, 0);
         for event in events.iter().take(STEP_EVENTS_MAX) {
-            step_bytes += event.bytes();
-            if count > 0 && step_bytes > STEP_BYTES_MAX {
+            let event_bytes = event.bytes();
+            if count > 0 && step_bytes + event_bytes > STEP_BYTES_MAX {
                 break;
             }
-            count += 1;
+            (count, step_bytes) = (count + 1, step_bytes + event_bytes);
         }
         *bytes += step_bytes;
+        self.bytes -= step_bytes;
         if count == events.len() {
             return self.steps.pop_front();
         }
@@ -489,6 +523,9 @@ impl<E: Pending> Lane<E> {
 
     /// Puts a step back that was taken.
     fn put_first(&mut self, step: Step<E>) {
+        if let Step::Events(events) = &step {
+            self.bytes += events.iter().map(E::bytes).sum::<u64>();
+        }
         match (step, self.steps.front_mut()) {
             (Step::Events(taken), Some(Step::Events(events)))
                 if taken[0].life() == events[0].life() =>
@@ -501,6 +538,13 @@ impl<E: Pending> Lane<E> {
 }
 
 impl<E: Pending> Step<E> {
+    fn first_event(&self) -> Option<&E> {
+        match self {
+            Step::Events(events) => events.front(),
+            _ => None,
+        }
+    }
+
     /// Whether nothing is left to do of `old` when this follows it.
     fn replaces(&self, old: &Step<E>) -> bool {
         match (self, old) {

@@ -134,6 +134,8 @@ struct Bond {
     link: Link,
     generation: u64,
     renew_at: Instant,
+    /// When it was made, in microseconds since 1970.
+    since_us: u64,
 }
 
 impl Keeper {
@@ -366,19 +368,25 @@ impl Keeper {
         for (shard, channels) in stored {
             (self.tell)(To::Shard(shard), StorageNews::Stored(channels));
         }
-        if let Some((first, last)) = changes.get() {
-            is_all &= !self.note_changes(first.saturating_sub(1), last);
-        }
+        let is_changed = changes
+            .get()
+            .is_some_and(|(first, last)| self.note_changes(first.saturating_sub(1), last));
         self.trimming.squeeze(self.meters.stored_bytes_max.load(Relaxed));
         self.tell_losses();
         if trouble.is_none() {
             self.meters.count_commit(started.elapsed());
             self.health.tries = 0;
-            if is_all {
+            // Who says more than can be stored keeps nobody else from having it stored.
+            if !is_changed && (is_all || self.is_restored(bond.since_us)) {
                 self.recover();
             }
         }
         self.on_trouble(trouble);
+    }
+
+    /// Whether all that had waited for this connection is stored, though more has come since.
+    fn is_restored(&self, since_us: u64) -> bool {
+        self.health.is_degraded() && !self.backlog.has_waited_since(since_us)
     }
 
     /// What a round met that concerns all channels.

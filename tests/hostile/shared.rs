@@ -4,6 +4,7 @@ use crate::attack::{Target, named};
 use crate::common::raw::{TEXT, frame};
 use crate::common::{Client, Daemon, envelope, eventually};
 use crate::enemy::{Enemy, handshake};
+use crate::gauge::resident_mib;
 use crate::ordinary::Pair;
 use crate::pace::Pace;
 use crate::redis::Redis;
@@ -248,4 +249,32 @@ fn clients_come_and_go_on_two_nodes() {
     pair.finish();
     one.stop();
     two.stop();
+}
+
+/// What waits for Redis takes no more memory than it is counted with, so `backlog_bytes` bounds it.
+#[test]
+fn what_waits_for_redis_weighs_what_is_counted() {
+    for more in [&[][..], &MANY] {
+        let mut redis = Redis::start();
+        let bounds = ["--backlog-bytes", "67108864", "--history-bytes-total", "1048576"];
+        let daemon = node(&redis, "one", &[&bounds[..], more].concat()).expect_errors();
+        let mut ann = daemon.client("ann");
+        ann.join("lab:a");
+        redis.kill();
+        let before = resident_mib(daemon.pid());
+        let text = "x".repeat(100);
+        let counted = || daemon.metric("arqonbus_storage_pending_bytes", "");
+        let lost = || daemon.metric("arqonbus_storage_lost_total", "");
+        eventually("the backlog to be full", || {
+            for _ in 0..20_000 {
+                ann.publish("lab:a", json!({"text": text}));
+            }
+            (lost() > 0.0).then_some(())
+        });
+        let grown = resident_mib(daemon.pid()).saturating_sub(before);
+        println!("{more:?}: {grown} MiB for {} counted", counted() / 1_048_576.0);
+        assert!(counted() > 60e6, "{} bytes are counted", counted());
+        assert!(grown <= 64 + 24, "{grown} MiB for 64 MiB that are counted");
+        daemon.kill();
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! *Invariant*: nothing of the backlog was under way before.
 
-use super::{Backlog, LaneState, Loss, Step, order_of};
+use super::{Backlog, LaneState, Loss, Pending, Step, order_of};
 use crate::broker::late::{Merged, MergedChannel, Renumbering};
 use crate::broker::record::EventRecord;
 use crate::protocol::timestamp::Writer;
@@ -35,15 +35,15 @@ impl Backlog<EventRecord> {
         for step in std::mem::take(&mut lane.steps) {
             let Step::Events(waiting) = step else { continue };
             self.events -= waiting.len() as u64;
-            self.bytes -=
-                waiting.iter().map(|event| event.frame.memory_bytes() as u64).sum::<u64>();
+            self.bytes -= waiting.iter().map(EventRecord::bytes).sum::<u64>();
             if let Some(said) = said.as_ref().filter(|said| said.from == waiting[0].epoch) {
                 let moved = waiting.into_iter().filter_map(|event| said.of_event(event, times));
                 events.extend(moved);
             }
         }
         self.events += events.len() as u64;
-        self.bytes += events.iter().map(|event| event.frame.memory_bytes() as u64).sum::<u64>();
+        lane.bytes = events.iter().map(EventRecord::bytes).sum();
+        self.bytes += lane.bytes;
         lane.steps.extend(record.map(|record| Step::Channel(Box::new(record))));
         lane.steps.extend((!events.is_empty()).then_some(Step::Events(events)));
         self.settle(&address);

@@ -121,28 +121,49 @@ fn what_is_not_needed_is_dropped_and_what_follows_it_is_done() {
 }
 
 #[test]
-fn a_full_backlog_loses_until_half_of_it_is_free() {
+fn a_full_lane_loses_until_half_of_it_is_free() {
     let size = EventRecord::bytes(&event(0, 1, 0));
     let mut backlog = Backlog::new(size * 10);
-    for sequence in 1..=12 {
+    for sequence in 1..=10 {
         backlog.push(Record::Event(event(0, sequence, 0)));
     }
     let id = |number: u64| ChannelId::new(ShardId(0), number);
-    assert_eq!(backlog.take_losses(), [Loss { channel: id(0), first: 11, last: 12 }]);
-    let (mut round, _) = backlog.take_round(Instant::now());
-    let batch = round.remove(0);
-    backlog.push(Record::Event(event(0, 13, 0)));
+    assert_eq!(backlog.take_losses(), [Loss { channel: id(0), first: 9, last: 10 }]);
+    // One channel leaves room for the others, and for each of them less than for the one before.
     backlog.push(Record::Event(event(1, 1, 0)));
-    backlog.done(batch);
-    backlog.push(Record::Event(event(0, 14, 0)));
-    let losses = backlog.take_losses();
-    assert_eq!(losses[0], Loss { channel: id(0), first: 13, last: 13 });
-    assert_eq!(losses[1], Loss { channel: id(1), first: 1, last: 1 });
+    assert!(backlog.take_losses().is_empty());
+    backlog.push(Record::Event(event(1, 2, 0)));
+    backlog.push(Record::Event(event(2, 1, 0)));
+    let lost: Vec<ChannelId> = backlog.take_losses().iter().map(|loss| loss.channel).collect();
+    assert_eq!((lost, backlog.bytes()), (vec![id(2)], size * 10));
+    let (mut round, _) = backlog.take_round(Instant::now());
+    backlog.push(Record::Event(event(0, 11, 0)));
+    assert_eq!(backlog.take_losses(), [Loss { channel: id(0), first: 11, last: 11 }]);
+    while let Some(batch) = round.pop() {
+        backlog.done(batch);
+    }
+    backlog.push(Record::Event(event(0, 12, 0)));
+    assert!(backlog.take_losses().is_empty());
     assert_eq!(story(&mut backlog), ["1 events"]);
     // However large one is, it is taken when nothing else waits.
-    backlog.push(Record::Event(event(2, 1, 5_000)));
+    backlog.push(Record::Event(event(2, 2, 5_000)));
     assert_eq!(story(&mut backlog), ["1 events"]);
     assert!(backlog.take_losses().is_empty());
+}
+
+#[test]
+fn what_came_later_does_not_count_as_having_waited() {
+    let mut backlog = Backlog::new(1 << 20);
+    (1..=3).for_each(|sequence| backlog.push(Record::Event(event(0, sequence, 0))));
+    backlog.push(channel("e"));
+    let received_us = event(0, 1, 0).frame.timestamp_us;
+    assert!(!backlog.has_waited_since(received_us));
+    assert!(backlog.has_waited_since(received_us + 1));
+    // What is under way has not failed yet, and what has failed waits again.
+    let (mut round, _) = backlog.take_round(Instant::now());
+    assert!(!backlog.has_waited_since(received_us + 1));
+    backlog.give_back(round.remove(0));
+    assert!(backlog.has_waited_since(received_us + 1));
 }
 
 #[test]

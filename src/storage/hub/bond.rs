@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 /// The names that are subscribed to with one command.
 const SUBSCRIBE_AT_A_TIME: usize = 512;
-/// How long this node may not hear itself.
+/// How long this node may hear nothing; it tells itself something each time that it renews its lease.
 const SILENCE: Duration = Duration::from_millis(LEASE_MS);
 /// How often all that is followed is looked through, though nothing is known to be missing: in a
 /// cluster a push may be lost between two servers.
@@ -43,6 +43,8 @@ pub(super) struct Bond {
     pub(super) ears: PubSubSink,
     pub(super) generation: u64,
     pub(super) renew_at: Instant,
+    /// When they were made, in microseconds since 1970.
+    pub(super) since_us: u64,
 }
 
 /// What was agreed upon.
@@ -107,7 +109,8 @@ impl Hub {
         self.rejoin(&link).await?;
         let generation = agreed.generation;
         let renew_at = Instant::now() + RENEW;
-        self.state.bond = Some(Bond { link, ears, generation, renew_at });
+        let since_us = self.now().wall_us;
+        self.state.bond = Some(Bond { link, ears, generation, renew_at, since_us });
         Ok(())
     }
 
@@ -328,11 +331,18 @@ impl Hub {
             None => {
                 self.meters.count_commit(started.elapsed());
                 self.health.tries = 0;
-                if is_all && !self.backlog.has_due() {
+                // Who says more than can be stored keeps nobody else from having it stored.
+                let is_done = is_all && !self.backlog.has_due();
+                if is_done || self.is_restored(bond.since_us) {
                     self.recover();
                 }
             }
         }
+    }
+
+    /// Whether all that had waited for these connections is stored, though more has come since.
+    fn is_restored(&self, since_us: u64) -> bool {
+        self.health.is_degraded() && !self.backlog.has_waited_since(since_us)
     }
 
     /// Gives the connections up; says that nothing can be stored until others are there, if that may

@@ -3,6 +3,7 @@
 use super::follower::{Follower, Next};
 use super::push::Mark;
 use super::recent::{Known, Recent};
+use crate::base::budget::PENDING_EVENT_BYTES;
 use crate::base::ids::ChannelId;
 use crate::base::time::Now;
 use crate::broker::peers::{Arrival, Attach, PeerNews, Submission};
@@ -55,7 +56,11 @@ impl Pending for Box<Submission> {
     }
 
     fn bytes(&self) -> u64 {
-        (size_of::<Submission>() + self.draft.length()) as u64
+        PENDING_EVENT_BYTES + self.draft.length() as u64
+    }
+
+    fn received_us(&self) -> u64 {
+        self.at_us
     }
 
     /// Who follows a channel reads it again; what else waits for it is tried itself.

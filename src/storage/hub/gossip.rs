@@ -115,15 +115,12 @@ impl Hub {
 
     /// Another node, or this one, said something to all or to this one.
     pub(super) fn on_gossip(&mut self, name: &str, message: &[u8]) {
-        match message == BEAT && name == self.keys.node(&self.token) {
-            true => self.state.heard_at = Some(Instant::now()),
-            false => {
-                let now = self.now();
-                match name == self.keys.node(&self.token) {
-                    true => self.gossip.census.on_direct(now, message),
-                    false => _ = self.gossip.census.on_message(now, message),
-                }
-            }
+        let (now, is_for_this_one) = (self.now(), name == self.keys.node(&self.token));
+        match is_for_this_one {
+            // That it was heard is noted with every message.
+            true if message == BEAT => {}
+            true => self.gossip.census.on_direct(now, message),
+            false => _ = self.gossip.census.on_message(now, message),
         }
     }
 

@@ -134,7 +134,7 @@ struct State {
     other_lives: bool,
     /// When all that is followed is looked through, in case a push was lost on its way.
     check_at: Option<Instant>,
-    /// When this node last heard itself.
+    /// When this node last heard anything.
     heard_at: Option<Instant>,
     /// Whether a channel is behind because its shard has not taken what waits for it.
     is_crowded: bool,
@@ -437,6 +437,9 @@ impl Hub {
 
     /// Hears a message and whatever else has come with it.
     fn hear(&mut self, message: Option<Msg>) {
+        // Whatever comes shows that the connection tells: behind many events this node's own beat may be
+        // late.
+        self.state.heard_at = Some(Instant::now());
         let (mut touched, mut bytes) = (Vec::new(), 0);
         let mut message = message;
         for _ in 0..HEAR_MAX {

@@ -53,7 +53,8 @@ impl Keeper {
                 self.state.is_rebinding = true;
                 self.look_at_clock(&link).await?;
                 let renew_at = Instant::now() + RENEW;
-                self.state.bond = Some(Bond { link, generation, renew_at });
+                let since_us = self.now().wall_us;
+                self.state.bond = Some(Bond { link, generation, renew_at, since_us });
                 Ok(())
             }
             Hold::Other { wrong, left_ms } => {
