@@ -108,9 +108,6 @@ pub const TELEMETRY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// What a shard asks of itself is handled before it goes on with what its sockets gave once it is so much:
 /// the messages are in the processor's caches then.
 pub const OWN_ASKS_AT_A_TIME: usize = 64;
-/// A channel with more local members than this is written to after all others, over several turns if
-/// need be.
-pub const FEW_MEMBERS_MAX: usize = 64;
 /// How much of `history_bytes_total` a shard borrows at a time, beyond what is its own.
 pub const HISTORY_LOAN_BYTES: u64 = 256 * 1024;
 /// How often the memory of the process is looked at.

@@ -234,15 +234,7 @@ impl Audiences {
     }
 
     /// Appends those who watch who comes and goes in a channel, or who joins and leaves `*` of a room.
-    /// Where they are told of a channel `within` the room, those who asked for no notices in it by its
-    /// name are left out.
-    pub fn watchers(
-        &self,
-        channel: ChannelId,
-        to: Watchers,
-        within: Option<ChannelId>,
-        receivers: &mut Vec<ConnId>,
-    ) {
+    pub fn watchers(&self, channel: ChannelId, to: Watchers, receivers: &mut Vec<ConnId>) {
         let audience = self.of_channel.get(&channel);
         // The seats of a room's `*` are not those of its followers, who alone may watch it.
         let followers = self.followers(channel);
@@ -260,13 +252,7 @@ impl Audiences {
             Some(own) => to == Watchers::Followers && own.options.presence || room.is_none(),
             None => true,
         };
-        let within = within.and_then(|channel| self.of_channel.get(&channel));
-        let refuses = |seat: &&Seat| {
-            let own = within.and_then(|audience| audience.seat_of(seat.conn));
-            own.is_some_and(|own| !own.options.presence)
-        };
-        let told = watching.filter(is_told).filter(|seat| !refuses(seat));
-        receivers.extend(told.map(|seat| seat.conn));
+        receivers.extend(watching.filter(is_told).map(|seat| seat.conn));
     }
 
     /// What a connection asked for, if it has a seat; for the simulator.
@@ -435,7 +421,7 @@ mod tests {
         }
         let watchers = |audiences: &Audiences, to| {
             let mut receivers = Vec::new();
-            audiences.watchers(channel, to, None, &mut receivers);
+            audiences.watchers(channel, to, &mut receivers);
             receivers.iter().map(|conn| conn.slot).collect::<Vec<_>>()
         };
         assert_eq!(watchers(&audiences, Watchers::All), [4]);
@@ -508,7 +494,7 @@ mod tests {
         assert_eq!(audiences.sender_in(a, room, conn(1)), (true, false));
         let watchers = |audiences: &Audiences, channel, to| {
             let mut receivers = Vec::new();
-            audiences.watchers(channel, to, None, &mut receivers);
+            audiences.watchers(channel, to, &mut receivers);
             receivers.iter().map(|conn| conn.slot).collect::<Vec<_>>()
         };
         assert_eq!(watchers(&audiences, room, Watchers::All), [2, 3]);
@@ -519,9 +505,6 @@ mod tests {
             "by name the other one did not ask"
         );
         assert_eq!(watchers(&audiences, a, Watchers::Listed), [] as [u32; 0]);
-        let mut receivers = Vec::new();
-        audiences.watchers(room, Watchers::Followers, Some(b), &mut receivers);
-        assert_eq!(receivers, [conn(2)], "nobody is told of one channel that asked for none in it");
         // A channel may become private, and open again.
         audiences.make_private(b);
         audiences.check();

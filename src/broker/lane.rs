@@ -415,9 +415,6 @@ pub struct PresenceNotice {
     pub frame: Arc<Frame>,
     /// Which watchers get it.
     pub to: Watchers,
-    /// The channel that it names, where watchers of `*` are told of one channel. Who asked for no notices
-    /// in it by its name does not get it.
-    pub within: Option<ChannelId>,
     /// The connection that it is about, which does not get it.
     pub subject: Option<ConnRef>,
 }

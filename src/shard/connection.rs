@@ -52,8 +52,8 @@ pub struct Connection {
     pub peer: Option<IpAddr>,
     /// Why it is turned away after its handshake, if it is.
     pub turned_away: Option<CloseReason>,
-    /// What its last message to many members cost, so that its next one is taken for as much.
-    pub fan_out_units: u32,
+    /// Whether its last message to a channel was one that is written late.
+    pub fans_out_late: bool,
 }
 
 const _: () = assert!(offset_of!(Connection, outbox) <= 64);
@@ -144,7 +144,7 @@ impl Connection {
             timer_ms: u64::MAX,
             is_dirty: false,
             is_late: false,
-            fan_out_units: 0,
+            fans_out_late: false,
             is_blocked: false,
             is_held: false,
         }

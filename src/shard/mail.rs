@@ -38,6 +38,8 @@ pub struct Mail {
     /// them were late.
     counted: usize,
     has_late: bool,
+    /// Whether somebody has letters of this turn that is written to later.
+    is_put_off: bool,
     /// Counts turns, and whatever else ends all batches; a mark of 0 stands for none of them.
     epoch: u64,
 }
@@ -86,7 +88,16 @@ impl Letter {
 impl Default for Mail {
     fn default() -> Mail {
         let (letters, batches, batch_count, bytes) = (Vec::new(), Vec::new(), 0, 0);
-        Mail { letters, batches, batch_count, bytes, counted: 0, has_late: false, epoch: 1 }
+        Mail {
+            letters,
+            batches,
+            batch_count,
+            bytes,
+            counted: 0,
+            has_late: false,
+            is_put_off: false,
+            epoch: 1,
+        }
     }
 }
 
@@ -101,17 +112,23 @@ impl Mail {
     /// Calls `count` for each letter that is written to all its receivers by the end of this turn and was
     /// not counted before; `is_all` says that this is true of every letter.
     pub fn count_written(&mut self, is_all: bool, mut count: impl FnMut(&Letter)) {
-        let (old, new) = self.letters.split_at(self.counted);
+        let (old, new) = self.letters.split_at_mut(self.counted);
         if is_all && self.has_late {
             old.iter().filter(|letter| letter.is_late).for_each(&mut count);
         }
         for letter in new {
+            letter.is_late |= self.is_put_off;
             self.has_late |= letter.is_late;
             if is_all || !letter.is_late {
                 count(letter);
             }
         }
-        self.counted = self.letters.len();
+        (self.counted, self.is_put_off) = (self.letters.len(), false);
+    }
+
+    /// Somebody who has letters of this turn is written to later: all of them count as late.
+    pub fn put_off(&mut self) {
+        self.is_put_off = true;
     }
 
     /// The letters of this turn.

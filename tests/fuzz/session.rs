@@ -1,9 +1,7 @@
-//! Whole sessions against two shards: the input is a script, each byte of which chooses what a client
-//! does next. Clients shake hands in many ways, send commands with odd values, cut messages, break
+//! Whole sessions: the input is a script, each byte of which chooses what a client does next. Clients shake hands in many ways, send commands with odd values, cut messages, break
 //! frames, stop reading, hang up, come back; time passes; limits change; the bus drains.
 //!
-//! After every step each engine's own checks hold, the first bytes of every connection are HTTP, and
-//! nothing follows a refused handshake; in the end, when everybody has hung up, nothing is left.
+//! A script is played on a bus of two shards without sockets ([`session`]), and on real daemons (`nodes`).
 
 use crate::world::World;
 use arqonbus::base::limits::Limits;
@@ -102,19 +100,77 @@ const METADATA: &[&str] = &[
     r#""ack":"yes""#,
 ];
 
-/// Plays a script.
-pub(crate) fn session(input: &[u8]) {
-    let mut script = Script { bytes: input };
-    let mut world = World::new(2);
-    for _ in 0..STEPS_MAX {
-        let Some(choice) = script.next() else { break };
-        step(&mut world, &mut script, choice);
-        world.turn();
+/// A bus that a script is played on, with its clients, which are known by number.
+pub(crate) trait Stage {
+    /// A new connection; its number.
+    fn open(&mut self) -> usize;
+
+    /// How many connections were opened.
+    fn count(&self) -> usize;
+
+    /// The first bytes that a client has read, 2 KiB at least if there are so many.
+    fn greeting(&self, peer: usize) -> &[u8];
+
+    /// A client sends something.
+    fn send(&mut self, peer: usize, bytes: &[u8]);
+
+    /// A client reads no more, or again.
+    fn toggle_reading(&mut self, peer: usize);
+
+    /// A client's socket ends.
+    fn hang_up(&mut self, peer: usize);
+
+    /// Time passes.
+    fn pass_ms(&mut self, ms: u64);
+
+    /// Other limits are in force.
+    fn reconfigure(&mut self, limits: Limits);
+
+    /// Something happens to the bus that no client does: the great thing (0) or another one (1 to 3).
+    fn disturb(&mut self, what: u8, how: u8);
+
+    /// A client sends many pings at once.
+    fn flood(&mut self, peer: usize);
+
+    /// Everybody has time to do something.
+    fn turn(&mut self);
+
+    /// One of the latest connections, or the first if there is none yet.
+    fn pick(&mut self, choice: u8) -> usize {
+        match self.count() {
+            0 => self.open(),
+            count => count - 1 - usize::from(choice) % count.min(8),
+        }
     }
+
+    /// The id that a client was given, as far as it has read it.
+    fn client_id(&self, peer: usize) -> String {
+        let text = String::from_utf8_lossy(self.greeting(peer));
+        let id = text.split_once(r#""client_id":""#).and_then(|(_, rest)| rest.split_once('"'));
+        id.map_or("nobody", |(id, _)| id).to_owned()
+    }
+}
+
+/// Plays a script on a bus of two shards without sockets. After every step each engine's own checks hold,
+/// and the first bytes of every connection are HTTP; in the end, when everybody has hung up, nothing is
+/// left.
+pub(crate) fn session(input: &[u8]) {
+    let mut world = World::new(2);
+    play(&mut world, input);
     world.end();
 }
 
-fn step(world: &mut World, script: &mut Script<'_>, choice: u8) {
+/// Plays a script.
+pub(crate) fn play(stage: &mut impl Stage, input: &[u8]) {
+    let mut script = Script { bytes: input };
+    for _ in 0..STEPS_MAX {
+        let Some(choice) = script.next() else { break };
+        step(stage, &mut script, choice);
+        stage.turn();
+    }
+}
+
+fn step(world: &mut impl Stage, script: &mut Script<'_>, choice: u8) {
     match choice % 16 {
         0 | 1 => {
             let peer = world.open();
@@ -152,9 +208,12 @@ fn step(world: &mut World, script: &mut Script<'_>, choice: u8) {
             world.reconfigure(Limits { outbox_bytes, ..limits() });
         }
         _ => match script.byte() % 8 {
-            0 => world.drain(),
-            1..=3 => world.shed(u64::from(script.byte()) << 8),
-            _ => world.flood(script.byte()),
+            0 => world.disturb(0, 0),
+            what @ 1..=3 => world.disturb(what, script.byte()),
+            _ => {
+                let peer = world.pick(script.byte());
+                world.flood(peer);
+            }
         },
     }
 }
@@ -240,7 +299,7 @@ struct Text {
 }
 
 /// Has some client send a message: whole, in fragments, cut short or as another kind of frame.
-fn speak(world: &mut World, script: &mut Script<'_>, text: &Text) {
+fn speak(world: &mut impl Stage, script: &mut Script<'_>, text: &Text) {
     let peer = world.pick(script.byte());
     let from = match script.byte() % 16 {
         0 => "ann".to_owned(),

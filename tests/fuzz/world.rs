@@ -3,7 +3,7 @@
 //!
 //! *Invariant*: the same calls do the same, every time.
 
-use crate::session::{frame, limits};
+use crate::session::{Stage, frame, limits};
 use arqonbus::base::hash::Placement;
 use arqonbus::base::ids::{ConnId, ShardId};
 use arqonbus::base::limits::{LANE_SLOTS, Limits};
@@ -82,98 +82,6 @@ impl World {
         World { shards, lanes, peers: Vec::new(), now }
     }
 
-    /// A new connection; its number.
-    pub(crate) fn open(&mut self) -> usize {
-        let shard = self.peers.len() % self.shards.len();
-        let conn = self.shards[shard].engine.open(self.now, None, None);
-        self.peers.push(Peer {
-            shard,
-            conn,
-            unread: Vec::new(),
-            greeting: Vec::new(),
-            received: 0,
-            reads: true,
-            is_over: false,
-        });
-        self.peers.len() - 1
-    }
-
-    /// One of the connections, or the first if there is none yet.
-    pub(crate) fn pick(&mut self, choice: u8) -> usize {
-        match self.peers.len() {
-            0 => self.open(),
-            count => count - 1 - usize::from(choice) % count.min(8),
-        }
-    }
-
-    /// The id that a client was given, as far as it has read it.
-    pub(crate) fn client_id(&self, peer: usize) -> String {
-        let text = String::from_utf8_lossy(&self.peers[peer].greeting);
-        let id = text.split_once(r#""client_id":""#).and_then(|(_, rest)| rest.split_once('"'));
-        id.map_or("nobody", |(id, _)| id).to_owned()
-    }
-
-    /// A client sends something.
-    pub(crate) fn send(&mut self, peer: usize, bytes: &[u8]) {
-        let peer = &mut self.peers[peer];
-        if !peer.is_over {
-            peer.unread.extend_from_slice(bytes);
-        }
-    }
-
-    /// A client reads no more, or again.
-    pub(crate) fn toggle_reading(&mut self, peer: usize) {
-        let Peer { shard, conn, reads, .. } = &mut self.peers[peer];
-        *reads = !*reads;
-        if *reads {
-            self.shards[*shard].engine.writable(*conn);
-        }
-    }
-
-    /// A client's socket ends.
-    pub(crate) fn hang_up(&mut self, peer: usize) {
-        let Peer { shard, conn, is_over, .. } = &mut self.peers[peer];
-        if !std::mem::replace(is_over, true) {
-            self.shards[*shard].engine.lost(self.now, *conn);
-        }
-    }
-
-    /// Time passes.
-    pub(crate) fn pass_ms(&mut self, ms: u64) {
-        self.now = self.now.after(Duration::from_millis(ms));
-    }
-
-    /// Other limits are in force.
-    pub(crate) fn reconfigure(&mut self, limits: Limits) {
-        let limits = Arc::new(limits);
-        self.ask_all(|| Ask::Reconfigure(limits.clone()));
-    }
-
-    /// The bus goes away.
-    pub(crate) fn drain(&mut self) {
-        self.ask_all(|| Ask::Drain { window_ms: 500 });
-    }
-
-    /// Memory is short.
-    pub(crate) fn shed(&mut self, bytes: u64) {
-        self.ask_all(|| Ask::Shed { history_bytes: bytes, client_bytes: bytes });
-    }
-
-    /// A client sends many pings at once.
-    pub(crate) fn flood(&mut self, choice: u8) {
-        let peer = self.pick(choice);
-        let pings = frame(0x89, b"").repeat(200);
-        self.send(peer, &pings);
-    }
-
-    /// One turn of every shard.
-    pub(crate) fn turn(&mut self) {
-        self.now = self.now.after(Duration::from_millis(1));
-        for number in 0..self.shards.len() {
-            self.turn_of(number);
-        }
-    }
-
     /// Everybody hangs up; what they had must go.
     pub(crate) fn end(mut self) {
         for peer in 0..self.peers.len() {
@@ -233,6 +141,84 @@ impl World {
         }
         engine.take_telemetry().for_each(drop);
         engine.check();
+    }
+}
+
+impl Stage for World {
+    fn open(&mut self) -> usize {
+        let shard = self.peers.len() % self.shards.len();
+        let conn = self.shards[shard].engine.open(self.now, None, None);
+        self.peers.push(Peer {
+            shard,
+            conn,
+            unread: Vec::new(),
+            greeting: Vec::new(),
+            received: 0,
+            reads: true,
+            is_over: false,
+        });
+        self.peers.len() - 1
+    }
+
+    fn count(&self) -> usize {
+        self.peers.len()
+    }
+
+    fn greeting(&self, peer: usize) -> &[u8] {
+        &self.peers[peer].greeting
+    }
+
+    fn send(&mut self, peer: usize, bytes: &[u8]) {
+        let peer = &mut self.peers[peer];
+        if !peer.is_over {
+            peer.unread.extend_from_slice(bytes);
+        }
+    }
+
+    fn toggle_reading(&mut self, peer: usize) {
+        let Peer { shard, conn, reads, .. } = &mut self.peers[peer];
+        *reads = !*reads;
+        if *reads {
+            self.shards[*shard].engine.writable(*conn);
+        }
+    }
+
+    fn hang_up(&mut self, peer: usize) {
+        let Peer { shard, conn, is_over, .. } = &mut self.peers[peer];
+        if !std::mem::replace(is_over, true) {
+            self.shards[*shard].engine.lost(self.now, *conn);
+        }
+    }
+
+    fn pass_ms(&mut self, ms: u64) {
+        self.now = self.now.after(Duration::from_millis(ms));
+    }
+
+    fn reconfigure(&mut self, limits: Limits) {
+        let limits = Arc::new(limits);
+        self.ask_all(|| Ask::Reconfigure(limits.clone()));
+    }
+
+    /// The bus goes away, or memory is short.
+    fn disturb(&mut self, what: u8, how: u8) {
+        let bytes = u64::from(how) << 8;
+        self.ask_all(|| match what {
+            0 => Ask::Drain { window_ms: 500 },
+            _ => Ask::Shed { history_bytes: bytes, client_bytes: bytes },
+        });
+    }
+
+    fn flood(&mut self, peer: usize) {
+        let pings = frame(0x89, b"").repeat(200);
+        self.send(peer, &pings);
+    }
+
+    /// One turn of every shard.
+    fn turn(&mut self) {
+        self.now = self.now.after(Duration::from_millis(1));
+        for number in 0..self.shards.len() {
+            self.turn_of(number);
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use crate::sabotage::Sabotage;
 use crate::setup::Setup;
 use crate::trace::Trace;
 use crate::world::World;
-use arqonbus::base::limits::{FEW_MEMBERS_MAX, Limits};
+use arqonbus::base::limits::Limits;
+use arqonbus::base::work::FAN_OUT_UNITS_MAX;
 use arqonbus::base::work::TURN_UNITS;
 use arqonbus::broker::policy::{PublishAnywhere, Role};
 use arqonbus::daemon::scaling::{Crossings, crossings, zipf};
@@ -40,7 +41,7 @@ fn calm(shards: u16) -> Setup {
         staged_max: 1_024,
         lane_budget: 1_024,
         turn_units: TURN_UNITS,
-        few_members_max: FEW_MEMBERS_MAX,
+        fan_out_units_max: FAN_OUT_UNITS_MAX,
         read_bytes: 64 * 1_024,
         socket_bytes: 1 << 24,
         roles: vec![Role::User; usize::from(shards)],

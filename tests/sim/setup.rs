@@ -2,8 +2,9 @@
 //! buffers, how patient the server.
 
 use crate::storage::Habits;
-use arqonbus::base::limits::{FEW_MEMBERS_MAX, Limits};
+use arqonbus::base::limits::Limits;
 use arqonbus::base::work::TURN_UNITS;
+use arqonbus::base::work::{FAN_OUT_UNITS_MAX, WRITE};
 use arqonbus::broker::durable::Durability;
 use arqonbus::broker::home::Bootstrap;
 use arqonbus::broker::policy::{PublishAnywhere, Role};
@@ -52,8 +53,8 @@ pub struct Setup {
     pub lane_budget: usize,
     /// The units of work of one turn.
     pub turn_units: u64,
-    /// The most members that a channel has without being written to late.
-    pub few_members_max: usize,
+    /// What writing a message may cost without being late.
+    pub fan_out_units_max: u64,
     /// How many bytes are read from one socket in one turn.
     pub read_bytes: usize,
     /// How many bytes a socket takes that the client has not read.
@@ -126,7 +127,7 @@ impl Setup {
             storage: None,
             // Behind all else, so that the seeds that were found before still do what they did.
             turn_units: pick(rng, &[4_000, 40_000, TURN_UNITS]),
-            few_members_max: pick(rng, &[0, 2, FEW_MEMBERS_MAX]),
+            fan_out_units_max: pick(rng, &[0, 3 * WRITE, FAN_OUT_UNITS_MAX]),
             share: None,
         }
     }

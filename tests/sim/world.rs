@@ -191,7 +191,7 @@ impl World {
             let mut engine = Engine::new(plan, now);
             engine.set_staged_max(self.setup.staged_max);
             engine.set_turn_units(self.setup.turn_units);
-            engine.set_few_members_max(self.setup.few_members_max);
+            engine.set_fan_out_units_max(self.setup.fan_out_units_max);
             if let Some(storage) = &self.storage {
                 engine.begin_with(now, storage.habits.durability.clone(), part);
                 engine.records().edit(|records| {

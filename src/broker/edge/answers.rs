@@ -82,10 +82,9 @@ impl Edge {
 
     /// Notices for the same watchers go together.
     fn on_presence(&mut self, tell: &PresenceTell, out: &mut Deliveries) {
-        for notices in tell.notices.chunk_by(|a, b| (a.to, a.within) == (b.to, b.within)) {
+        for notices in tell.notices.chunk_by(|a, b| a.to == b.to) {
             let before = out.receivers.len();
-            let (to, within) = (notices[0].to, notices[0].within);
-            self.audiences.watchers(tell.channel, to, within, &mut out.receivers);
+            self.audiences.watchers(tell.channel, notices[0].to, &mut out.receivers);
             let receivers = out.receivers.len() - before;
             let frames = notices.iter().map(|known| (known.frame.clone(), self.own(known.subject)));
             let frames = frames.collect();

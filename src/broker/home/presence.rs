@@ -154,15 +154,14 @@ impl Home {
         for news in &news {
             for (change, to) in news.notices() {
                 let frame = self.presence_frame(now, &address, &news.client, change);
-                notices.push(PresenceNotice { frame, to, within: None, subject: news.from });
+                notices.push(PresenceNotice { frame, to, subject: news.from });
                 if !address.channel.is_every() || change == Change::Joined {
                     continue;
                 }
                 // Who left all of the room may be in some of its channels by name.
-                for (address, channel) in self.open_channels_of(&address.room, news) {
+                for address in self.open_channels_of(&address.room, news) {
                     let frame = self.presence_frame(now, &address, &news.client, Change::Joined);
-                    let (within, subject) = (Some(channel), news.from);
-                    notices.push(PresenceNotice { frame, to, within, subject });
+                    notices.push(PresenceNotice { frame, to, subject: news.from });
                 }
             }
         }
@@ -186,9 +185,9 @@ impl Home {
     }
 
     /// The channels of a room that a client joined by name, on any node, in the order of their names.
-    fn open_channels_of(&self, room: &Name, news: &News) -> Vec<(Arc<Address>, ChannelId)> {
+    fn open_channels_of(&self, room: &Name, news: &News) -> Vec<Arc<Address>> {
         let Some(room) = self.rooms.get(room) else { return Vec::new() };
-        let addresses = match &self.shared {
+        let mut addresses = match &self.shared {
             Some(shared) if room.history.is_shared() => {
                 shared.elsewhere.channels_of(room.name(), &news.client.client_id)
             }
@@ -201,14 +200,13 @@ impl Home {
                 channels.map(|channel| channel.address.clone()).collect()
             }
         };
-        let open = addresses.into_iter().filter_map(|address| {
-            let id = *room.channels.get(&address.channel)?;
-            self.channels[&id].is_open_to_room().then_some((address, id))
+        addresses.retain(|address| {
+            let id = room.channels.get(&address.channel);
+            id.is_some_and(|id| self.channels[id].is_open_to_room())
         });
-        let mut open: Vec<_> = open.collect();
-        open.sort_unstable();
-        open.dedup();
-        open
+        addresses.sort_unstable();
+        addresses.dedup();
+        addresses
     }
 
     fn presence_frame(

@@ -1,15 +1,18 @@
 //! From one event to all local members of its channel.
 //!
-//! A member costs little to note and much to write to. A channel with few members is written to at the
-//! end of the turn, like everything else; one with many is written to *late*: after all other connections,
-//! for half of the turn at most, and in the next turns where that is not enough. So a room in which much is
-//! said to many does not hold up the others. What is said there meanwhile joins what waits, and a
-//! member that is reached takes all of it with one write. Who says it is not read while too much waits.
+//! A member costs little to note and much to write to. A message that costs little to write to all its
+//! members is written at the end of the turn, like everything else; one that costs more is written *late*:
+//! after all other connections, for half of the turn at most, and in the next turns where that is not
+//! enough. So a room in which much is said to many does not hold up the others. What is said there
+//! meanwhile joins what waits, and a member that is reached takes all of it with one write. Who says it is
+//! not read while too much waits. Where all that is not late costs more than a turn, the rest of it is
+//! late, too.
 //!
 //! *Invariants*: letters of a connection go out in the order of their numbers, late or not; while somebody
 //! is late the mail of these turns stays.
 
 use crate::base::ids::{ChannelId, ConnId};
+use crate::base::time::Now;
 use crate::base::work::{self, Work};
 use crate::broker::audience::Audience;
 use crate::protocol::frame::Frame;
@@ -39,7 +42,7 @@ impl Engine {
         if let Some(room) = audience.room() {
             return self.fan_out_in_room(frame, channel, room, sender);
         }
-        let is_late = audience.seats().len() > self.few_members_max;
+        let is_late = write_units(audience.seats().len(), &frame) > self.fan_out_units_max;
         let publisher = sender.filter(|_| is_late);
         let list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
         let sender = sender.filter(|&sender| audience.is_deaf_to_itself(sender));
@@ -58,7 +61,7 @@ impl Engine {
         room: ChannelId,
         sender: Option<ConnId>,
     ) -> u32 {
-        let few = self.few_members_max;
+        let units_max = self.fan_out_units_max;
         let publisher = sender;
         let (own, follower) = match sender.map(|sender| self.edge.sender_in(channel, room, sender))
         {
@@ -74,7 +77,7 @@ impl Engine {
                 Some(room) => edge.followers(room),
             };
             let Some(audience) = audience else { continue };
-            let is_late = audience.seats().len() > few;
+            let is_late = write_units(audience.seats().len(), &frame) > units_max;
             let list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
             let (work, to) = (&mut told.work, (connections, mail, tally));
             let (count, units) = give((frame.clone(), channel, sender), audience, list, to, work);
@@ -91,7 +94,7 @@ impl Engine {
             false => self.told.work.charge(units),
         }
         if let Some(connection) = publisher.and_then(|conn| open(&mut self.connections, conn)) {
-            connection.fan_out_units = units.try_into().unwrap_or(u32::MAX);
+            connection.fans_out_late = true;
         }
         self.note_pressure();
     }
@@ -102,7 +105,8 @@ impl Engine {
         frames: Vec<(Arc<Frame>, Option<ConnId>)>,
         receivers: Range<usize>,
     ) {
-        let is_late = receivers.len() > self.few_members_max;
+        let each: u64 = frames.iter().map(|(frame, _)| work::bytes(frame.wire().len())).sum();
+        let is_late = receivers.len() as u64 * (work::WRITE + each) > self.fan_out_units_max;
         let Engine { connections, deliveries, mail, dirty, late, tally, told, .. } = self;
         let mut list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
         let subjects: Vec<ConnId> = frames.iter().filter_map(|(_, about)| *about).collect();
@@ -140,6 +144,33 @@ impl Engine {
             tally.add(Counter::MessagesSent, u64::from(letter.receivers));
         }
         self.note_fan_out(None, units, is_late);
+    }
+
+    /// Whether a connection is written to later in this turn or in the next ones, though it has frames of
+    /// this turn: a backlog is written behind all others, and so is what this turn has no units for.
+    pub(super) fn is_put_off(&mut self, now: Now, conn: ConnId) -> bool {
+        let is_spent = self.dirty_left == 0;
+        let keeps_pace = self.keeps_pace == Some(conn);
+        let Engine { connections, late, .. } = self;
+        let Some(connection) = open(connections, conn) else { return false };
+        if connection.is_held || connection.is_blocked || keeps_pace {
+            return false;
+        }
+        if connection.outbox.bytes() > 0 {
+            connection.is_dirty = false;
+            self.settle_now(now, conn);
+            self.catch_up(conn);
+            return true;
+        }
+        if !is_spent || !connection.outbox.has_fresh() {
+            return false;
+        }
+        connection.is_dirty = false;
+        if !mem::replace(&mut connection.is_late, true) {
+            late.push_back(conn);
+        }
+        self.mail.put_off();
+        true
     }
 
     /// Takes some of those that are written to after all others, within the work of a turn.
@@ -185,6 +216,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// What it costs to write a frame to so many.
+fn write_units(members: usize, frame: &Frame) -> u64 {
+    members as u64 * (work::WRITE + work::bytes(frame.wire().len()))
 }
 
 /// Puts a frame into the open batch of an audience, or into a new one; how many get it, and what the bytes

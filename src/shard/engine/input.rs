@@ -240,9 +240,6 @@ impl Engine {
     ) -> usize {
         let bytes_max = self.limits.max_message_bytes as usize;
         let until = self.told.work.spent() + self.told.work.connection_units();
-        // What it publishes is taken to cost as much as the last time.
-        let fan_out_units =
-            self.connection(conn).map_or(0, |connection| u64::from(connection.fan_out_units));
         let mut used = 0;
         while self.connection(conn).is_some_and(|known| known.is_open() && known.paused.is_none()) {
             if used < input.len() && !self.has_turn_for(conn, until) {
@@ -252,7 +249,7 @@ impl Engine {
                 Step::Need { .. } => break,
                 Step::Event { used: count, event } => {
                     used += count;
-                    self.told.work.charge(work::FRAME + work::bytes(count) + fan_out_units);
+                    self.told.work.charge(work::FRAME + work::bytes(count));
                     self.on_event(now, conn, event);
                 }
                 Step::Fail(reason) => {
@@ -273,7 +270,7 @@ impl Engine {
     /// and what it published to many is written but for a bounded rest.
     fn has_turn_for(&mut self, conn: ConnId, until: u64) -> bool {
         if self.late_units > LATE_UNITS_MAX
-            && self.connection(conn).is_some_and(|connection| connection.fan_out_units > 0)
+            && self.connection(conn).is_some_and(|connection| connection.fans_out_late)
         {
             self.pause(conn, PausedBy::FanOut);
             self.fanning.push(conn);

@@ -32,12 +32,12 @@ pub use ahead::AHEAD;
 use crate::base::hash::{Placement, seeded};
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::limits::{
-    FEW_MEMBERS_MAX, GAP_NOTICES_PER_TURN, LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME,
-    RECORDS_STAGED_BYTES_MAX, SESSIONS_STAGED_BYTES_MAX,
+    GAP_NOTICES_PER_TURN, LANE_STAGED_MAX, Limits, OWN_ASKS_AT_A_TIME, RECORDS_STAGED_BYTES_MAX,
+    SESSIONS_STAGED_BYTES_MAX,
 };
 use crate::base::quota::NodeQuotas;
 use crate::base::time::Now;
-use crate::base::work::{self, TURN_UNITS, Work};
+use crate::base::work::{self, FAN_OUT_UNITS_MAX, TURN_UNITS, Work};
 use crate::broker::delivery::Deliveries;
 use crate::broker::durable::Durability;
 use crate::broker::edge::{Edge, Facts, ReturnCounts};
@@ -114,7 +114,9 @@ pub struct Engine {
     dirty: Vec<ConnId>,
     /// Connections that have something of a channel with many members to be written, after all others.
     late: VecDeque<ConnId>,
-    /// The units that writing to them may still spend in this turn.
+    /// The units that writing to connections with frames of this turn may still spend, and those that
+    /// writing to late ones may.
+    dirty_left: u64,
     late_left: u64,
     /// Which connections are written to now.
     phase: Phase,
@@ -126,8 +128,8 @@ pub struct Engine {
     keeps_pace: Option<ConnId>,
     /// What the bytes for them cost that were queued since none waited.
     late_units: u64,
-    /// The most members that a channel has without being written late.
-    few_members_max: usize,
+    /// What writing a message may cost without being late.
+    fan_out_units_max: u64,
     /// The gap notices that may still be sent in this turn, and the connections that are owed some in the
     /// next one.
     gap_notices_left: usize,
@@ -225,13 +227,14 @@ impl Engine {
             numbers: Vec::new(),
             dirty: Vec::new(),
             late: VecDeque::new(),
+            dirty_left: TURN_UNITS,
             late_left: TURN_UNITS / 2,
             phase: Phase::Dirty,
             catching_up: VecDeque::new(),
             catch_up_left: TURN_UNITS / 4,
             keeps_pace: None,
             late_units: 0,
-            few_members_max: FEW_MEMBERS_MAX,
+            fan_out_units_max: FAN_OUT_UNITS_MAX,
             gap_notices_left: GAP_NOTICES_PER_TURN,
             gapped: Vec::new(),
             fanning: Vec::new(),
@@ -546,14 +549,15 @@ impl Engine {
     /// Other turns than those of [`TURN_UNITS`]; for the simulator, whose turns shall end early often.
     pub fn set_turn_units(&mut self, units: u64) {
         self.told.work = Work::new(units);
+        self.dirty_left = self.told.work.dirty_units();
         self.late_left = self.told.work.late_units();
         self.catch_up_left = self.told.work.catch_up_units();
     }
 
-    /// Another bound than [`FEW_MEMBERS_MAX`] for a channel to be written to at once; for the simulator,
-    /// whose channels are all small.
-    pub fn set_few_members_max(&mut self, members_max: usize) {
-        self.few_members_max = members_max;
+    /// Another bound than [`FAN_OUT_UNITS_MAX`] for what is written at once; for the simulator, whose
+    /// channels are all small.
+    pub fn set_fan_out_units_max(&mut self, units: u64) {
+        self.fan_out_units_max = units;
     }
 
     /// The work of this turn so far, in units.

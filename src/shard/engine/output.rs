@@ -43,7 +43,10 @@ impl Engine {
     /// What is to be written to a connection now: at most 128 KiB, or the one batch that is all it gets;
     /// nothing if there is nothing, or the socket is known to be full.
     pub fn output(&mut self, now: Now, conn: ConnId) -> &[u8] {
-        if !self.gather_shared(conn) {
+        if self.phase == Phase::Dirty && self.is_put_off(now, conn) {
+            self.offer = Offer::Listed;
+            self.scratch.clear();
+        } else if !self.gather_shared(conn) {
             self.gather_own(now, conn);
         }
         &self.scratch
@@ -168,14 +171,12 @@ impl Engine {
     /// all be written. The rest of a backlog waits until all other connections are written to.
     pub fn wrote(&mut self, now: Now, conn: ConnId, count: usize, is_full: bool) -> bool {
         self.tally.add(Counter::BytesSent, count as u64);
-        let left = match self.phase {
-            Phase::Dirty => None,
-            Phase::Late => Some(&mut self.late_left),
-            Phase::CatchingUp => Some(&mut self.catch_up_left),
+        let (left, each) = match self.phase {
+            Phase::Dirty => (&mut self.dirty_left, work::WRITE),
+            Phase::Late => (&mut self.late_left, 0),
+            Phase::CatchingUp => (&mut self.catch_up_left, 0),
         };
-        if let Some(left) = left {
-            *left = left.saturating_sub(work::bytes(count));
-        }
+        *left = left.saturating_sub(each + work::bytes(count));
         let Some(Some(connection)) = self.connections.get_mut(conn.slot as usize) else {
             return false;
         };
@@ -275,7 +276,7 @@ impl Engine {
     }
 
     /// Queues a connection with a backlog, to be written to after all others.
-    fn catch_up(&mut self, conn: ConnId) {
+    pub(super) fn catch_up(&mut self, conn: ConnId) {
         if let Some(connection) = self.connection_mut(conn)
             && !mem::replace(&mut connection.outbox.is_catching_up, true)
         {
@@ -306,8 +307,9 @@ impl Engine {
         }
         self.told.work.begin_turn();
         self.offer = Offer::Listed;
-        (self.late_left, self.catch_up_left) =
-            (self.told.work.late_units(), self.told.work.catch_up_units());
+        let work = &self.told.work;
+        (self.dirty_left, self.late_left, self.catch_up_left) =
+            (work.dirty_units(), work.late_units(), work.catch_up_units());
         self.keeps_pace = None;
         if is_all {
             self.mail.clear();

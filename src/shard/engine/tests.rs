@@ -403,7 +403,7 @@ fn who_closes_half_of_the_socket_still_gets_its_answers() {
 #[test]
 fn many_members_are_written_to_over_turns_and_in_order() {
     let mut bus = Bus::new(Limits::default());
-    bus.engine.set_few_members_max(2);
+    bus.engine.set_fan_out_units_max(3 * work::WRITE);
     let names: Vec<&'static str> =
         (0..40).map(|number| &*Box::leak(format!("m{number}").into_boxed_str())).collect();
     let mut members: Vec<Client> = names.iter().map(|name| bus.connect(name)).collect();

@@ -345,12 +345,15 @@ impl Conn {
                 self.let_go(room, channel);
             }
             "joined" | "left" => {
-                // A channel that opened in a room joined as a whole may have no event yet.
+                // A channel that opened in a room joined as a whole may have no event yet. When somebody
+                // leaves all of a room, who watches that is told what it is still in.
                 let options = self.rooms.get(room).and_then(|known| {
                     let member = known.channels.get(channel);
                     member.map_or(known.whole, |member| member.named.or(member.whole))
                 });
-                let is_asked = options.is_some_and(|options| options.presence);
+                let whole = self.rooms.get(room).and_then(|known| known.whole);
+                let whole = whole.filter(|_| payload["event"] == "joined");
+                let is_asked = options.into_iter().chain(whole).any(|options| options.presence);
                 if !is_asked && self.arriving.is_empty() {
                     violation!("presence", "connection {} got {message}", self.number);
                 }
