@@ -1,4 +1,7 @@
 //! Limits that the shards of one process share: exact counts without a lock.
+//!
+//! *Panics*: giving back more than was taken means that the count is lost, and no limit would hold:
+//! the process ends. The edges and homes give back once what they took, whatever a client sends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

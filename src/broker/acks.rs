@@ -8,6 +8,9 @@
 //! *Invariants*: the acks of one channel stand in the order of their sequences; a channel that
 //! stands here has at least one; `count` is how many there are; none waits longer than its time but
 //! for a grain.
+//!
+//! *Panics*: `drain` gets two places of one sorted queue, for a run whose first sequence is not
+//! behind its last: the home checks that of a run that the storage names.
 
 use crate::base::ids::{ChannelId, ShardId};
 use crate::base::limits::{ACK_GRAIN_MS, ACKS_WAITING_MAX};

@@ -7,6 +7,9 @@
 //! *Invariants*: a connection has at most one seat in a channel, and `places` says where it is; a
 //! [`Mark`] does not outlive a change of the seats; the channels that name a room are those that the
 //! followed room knows; a seat says whether its connection follows the room that the channel names.
+//!
+//! *Panics*: a place is written and read here only, together with the seat that it is of. A place
+//! without its seat means that this state is lost, and the process ends.
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnId};

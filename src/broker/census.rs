@@ -1,5 +1,8 @@
 //! Answers about the whole bus, put together from what every shard says; of clients also from what
 //! every shard of the other nodes says.
+//!
+//! *Panics*: a page ends at a place that was just found in the same rows, and is never longer than
+//! they are.
 
 use crate::base::ids::ShardId;
 use crate::base::limits::{Limits, PAGE_OUTBOX_SHARE, PAGE_ROWS_MAX};

@@ -3,6 +3,8 @@
 //! Clients that joined `*` are **followers** of the room. A channel that is open to its room does not
 //! list them: the room does ([`Room::followers`](crate::broker::room::Room::followers)), and the channel
 //! only knows on which shards they are. A private channel lists the followers that it admits.
+//!
+//! *Panics*: an index is the place at which a row was just found or inserted.
 
 use crate::base::ids::{ChannelId, ConnRef, ShardId};
 use crate::base::prefetch::prefetch;

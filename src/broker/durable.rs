@@ -14,6 +14,9 @@
 //! *Invariants*: a history that is not kept has no [`Durable`]; nothing is safe beyond the last
 //! sequence given; the holes are apart from each other and in order; nobody is told of a term but
 //! the storage hears of it before it hears of an event of that term.
+//!
+//! *Panics*: an index is used after the length was checked; a home comes from the placement of this
+//! node.
 
 use crate::base::hash::Placement;
 use crate::base::limits::{HOLES_MAX, PAST_TERMS_MAX};

@@ -2,6 +2,11 @@
 //!
 //! *Invariants*: the log holds a run of sequences without a hole that ends with the last one
 //! given; the index finds exactly what is in the log; a sequence is given once.
+//!
+//! *Panics*: `restore` and `rename` are only called for histories without an event, and the homes
+//! read a channel again instead of calling `follow` with an event that is not the next one. So
+//! neither peers nor Redis can break these assertions. A log that does not end with the last
+//! sequence means that the order is lost, and the process ends.
 
 use crate::broker::durable::Durable;
 use crate::broker::history::Verdict::{Duplicate, Fresh};

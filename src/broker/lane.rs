@@ -2,6 +2,9 @@
 //!
 //! Messages of the hot path lie flat in their lane; all others are boxed, so that a slot of a lane
 //! stays small.
+//!
+//! *Panics*: a home comes from the placement, so it is a shard of this node, whatever a client
+//! names.
 
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::limits::{LANE_STAGED_MAX, Limits};

@@ -4,6 +4,8 @@
 //! and no hashing. A page of members begins behind any connection, however many there are.
 //!
 //! *Invariant*: the list is sorted and at most [`FEW_MEMBERS`] long.
+//!
+//! *Panics*: an index is the place at which a search in the same list just found the connection.
 
 use crate::base::ids::ConnRef;
 use crate::broker::channel::Member;

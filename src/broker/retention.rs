@@ -13,6 +13,9 @@
 //!
 //! *Invariants*: the totals are the sums over all histories; a history that holds anything stands
 //! in exactly one rank, the one it names.
+//!
+//! *Panics*: a rank is the number of bits of a `u64`, at most 64; a history that is replaced hands
+//! its rank on.
 
 use crate::base::hash::Map;
 use crate::base::ids::ChannelId;

@@ -1,4 +1,7 @@
 //! One client at its edge: who it is, what it joined, how fast it may talk.
+//!
+//! *Panics*: the places in the index of memberships change with the list, in this file only; a
+//! client's names are only looked up.
 
 use crate::base::ids::{ChannelId, ConnId, ShardId};
 use crate::base::limits::COMMAND_BURST_S;

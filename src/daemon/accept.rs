@@ -12,6 +12,8 @@
 //! *Invariants*: a socket is counted when it is given to a shard and uncounted when the shard says
 //! that it is gone; the addresses of one IPv6 network of 64 bits, which is what one customer has,
 //! count as one.
+//!
+//! *Panics*: a berth is that of a shard of this node, which the acceptor chose itself.
 
 use crate::base::hash::{Map, seeded};
 use crate::base::ids::ShardId;

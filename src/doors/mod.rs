@@ -12,6 +12,9 @@
 //! *Invariants*: bytes from a peer never panic; nothing is kept of a connection but the fragments
 //! of an unfinished message.
 //!
+//! *Panics*: a slice ends at a length that was just compared with the input, or at a character
+//! boundary that was just searched for.
+//!
 //! *Not here*: sockets, clocks, threads; who a client is and what it may do.
 
 pub mod control;

@@ -11,6 +11,9 @@
 //! every promise of its documentation; a sentence never repeats more than a few characters of what
 //! was sent.
 //!
+//! *Panics*: an index is the place of a known field, or the first of a list that is not empty; the
+//! braces that are cut off are those of an object that the scanner found.
+//!
 //! *Not here*: whether the sender may say it, and whether the room is there.
 
 mod usual;

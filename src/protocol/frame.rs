@@ -15,6 +15,9 @@
 //!
 //! *Invariants*: a head never reaches into the tail; a draft is as long as its allocation; a frame is one final, unmasked text
 //! frame (RFC 6455, section 5.2) whose text is one envelope.
+//!
+//! *Panics*: names and heads lie where this file wrote them, or where `Frame::restore` found them;
+//! a text from Redis that does not fit is an error of `restore` before anything is sliced.
 
 use crate::base::prefetch::prefetch_bytes;
 use crate::base::time::Now;

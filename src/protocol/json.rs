@@ -12,6 +12,10 @@
 //! and with few keys at once allocates nothing; every span begins and ends at an ASCII byte, so it
 //! can't split a character.
 //!
+//! *Panics*: positions only come from the scanner and never pass the end of the text, so no text
+//! can make a slice fail; the four digits of an escape are checked before what follows them is
+//! read.
+//!
 //! *Not here*: what the members mean; UTF-8, which a `&str` already is.
 
 mod keys;

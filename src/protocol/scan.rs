@@ -3,6 +3,9 @@
 //! Every byte of every message passes here, most of them in strings and names that are shorter
 //! than a block, so what counts is the cost of the first block: one load, a few comparisons, and
 //! one bit for each byte.
+//!
+//! *Panics*: a start beyond the end of the text panics; callers start at 0 or behind a byte that
+//! they have read.
 
 use wide::u8x16;
 

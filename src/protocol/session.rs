@@ -2,6 +2,9 @@
 //!
 //! *Invariants*: a token is shown to nobody but the client that it was made for: neither its `Debug`
 //! nor its key tells it.
+//!
+//! *Panics*: a digest of SHA-256 has 32 bytes, whatever the token is, so the copy into the key
+//! always fits.
 
 use ring::digest::{SHA256, digest};
 use std::fmt::{self, Write as _};

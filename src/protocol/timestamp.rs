@@ -5,6 +5,9 @@
 //!
 //! *Invariants*: what [`format()`] writes, [`check`] accepts and [`parse_us`] reads back.
 //!
+//! *Panics*: `TWO_DIGITS` has 100 entries; both writers limit a time to the year 9999 first, so
+//! each pair of digits is below 100.
+//!
 //! *Not here*: clocks; local time zones.
 
 use std::fmt;

@@ -14,6 +14,9 @@
 //! *Invariants*: nobody waits for a lane; a sleeping shard has nothing to do but to wait for its
 //! sockets, its bell and its next timer; whoever spun looks into its lanes once more, as if it
 //! had not, after it has said that it sleeps.
+//!
+//! *Panics*: the engine numbers the slots, and `sockets` grows before a slot is used; a read stays
+//! within `scratch`; no byte of a client is an index.
 
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::limits::TurnLimits;

@@ -14,6 +14,9 @@
 //!   lane looks afterwards for that word, takes it away, and rings for all. So either there is room at
 //!   the second try, or who empties the lane finds the word. A sleeper that waits looks, after it has said
 //!   that it sleeps, whether its word is still there and something in the lane that will be taken.
+//!
+//! *Panics*: a shard id here is one of this node, from the placement or a `ConnId`; the storage's
+//! news for a shard that a peer made up is dropped before it comes here.
 
 use crate::base::ids::ShardId;
 use crate::base::limits::{LANE_BYTES_MAX, LANE_SLOTS};

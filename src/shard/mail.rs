@@ -16,6 +16,9 @@
 //!
 //! *Invariants*: letters of a batch are in the order of their numbers; nothing outlives the turn in which
 //! the last of it is written.
+//!
+//! *Panics*: numbers are only used in the turns for which the mail gave them; an older mark is
+//! recognised by its epoch and not used.
 
 use crate::base::budget::LETTER_BYTES;
 use crate::base::ids::{ChannelId, ConnId};

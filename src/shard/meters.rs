@@ -2,6 +2,8 @@
 //! it into [`Meters`], which the control plane reads. No message ever pays for an atomic.
 //!
 //! *Invariants*: a meter has one writer, its own shard; counters never go down.
+//!
+//! *Panics*: there is a cell for every value of each enum, and no index is anything else.
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::fault::Fault;

@@ -14,6 +14,10 @@
 //!
 //! *Invariants*: `bytes` is the weight of the backlog without what is written of it; the first frame of
 //! the backlog is never dropped once a byte of it was written; after a turn nothing is fresh but what is written late.
+//!
+//! *Panics*: a number is that of a letter of this turn's mail, and `written` is less than the first
+//! frame. If this fails the shard has lost its state, and a client might get another client's
+//! bytes: the process ends. No byte of a client is a number here.
 
 use crate::base::budget::LETTER_BYTES;
 use crate::base::ids::{ChannelId, ConnId};

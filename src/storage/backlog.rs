@@ -14,6 +14,11 @@
 //! Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998). So
 //! one alone has most of the backlog, and those that fill it leave room for the others.
 //!
+//! *Panics*: a step of events is never empty, and only `release` ends the state of a lane whose
+//! step is under way, whatever Redis answers; records of other kinds are taken out before they come
+//! here. A step that comes back to any other lane means that the order is lost, and the process
+//! ends.
+//!
 //! *Not here*: Redis, clocks.
 
 use crate::base::budget::PENDING_EVENT_BYTES;
@@ -419,12 +424,17 @@ impl<E: Pending> Backlog<E> {
         self.spoil(Batch { address: Arc::clone(address), step: Step::Task(probe) }, now);
     }
 
-    /// Loses everything that waits; nothing is under way.
+    /// Loses everything that waits. A lane whose step is under way stays, since the step comes back to it.
     pub(super) fn lose_everything(&mut self) {
         self.due.clear();
         self.resting.clear();
-        let lanes: Vec<Lane<E>> = self.lanes.drain().map(|(_, lane)| lane).collect();
-        lanes.into_iter().for_each(|lane| self.lose_all(lane.steps));
+        let mut lost = VecDeque::new();
+        self.lanes.retain(|_, lane| {
+            lost.append(&mut lane.steps);
+            lane.bytes = 0;
+            lane.state == LaneState::Busy
+        });
+        self.lose_all(lost);
     }
 
     fn lose_all(&mut self, steps: VecDeque<Step<E>>) {

@@ -11,6 +11,9 @@
 //! *Invariants*: records are taken in at any time, whatever Redis does; one round is under way at a
 //! time, and what it did not do is done before all that follows it in its channel; `Degraded` is
 //! told once, and `Restored` once after it, when all that had waited is stored.
+//!
+//! *Panics*: a step of events is never empty. The order to stop panics if it is polled again after
+//! it has come, so it is polled only until then.
 
 mod bond;
 mod ends;
@@ -215,9 +218,13 @@ impl Keeper {
                 sleep(TAKE_IN).await;
             }
         };
+        // The receiver of the order panics if it is polled again after it has come.
+        let is_stopping = self.state.stopping.is_some();
         tokio::select! {
             () = records => {}
-            stop = &mut self.stop => self.state.stopping = Some(or_at_once(stop)),
+            stop = &mut self.stop, if !is_stopping => {
+                self.state.stopping = Some(or_at_once(stop));
+            }
             () = sleep_until(wake_at.into()) => {}
         }
     }
@@ -481,4 +488,30 @@ pub(super) fn or_at_once(stop: Result<Stop, oneshot::error::RecvError>) -> Stop 
         deadline: Instant::now(),
         reply: crossbeam_channel::bounded(1).0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::intake::lane;
+    use crate::storage::url::RedisUrl;
+
+    #[test]
+    fn a_rest_after_the_order_to_stop_ends_as_any_other() {
+        let settings = Arc::new(Settings::new(RedisUrl::parse("redis://h").unwrap()));
+        let keys = Arc::new(Keys::new(&settings.prefix, settings.url.database()));
+        let (_records, intake) = lane();
+        let (_loads, loads) = mpsc::unbounded_channel();
+        let (stop, told) = oneshot::channel();
+        drop(stop);
+        let (tell, orders): (Tell, _) = (Box::new(|_, _| {}), (loads, told));
+        let mut keeper =
+            crate::storage::keeper(settings, keys, tell, intake, orders, Arc::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            keeper.rest(None).await;
+            assert!(keeper.state.stopping.is_some());
+            keeper.rest(Some(Instant::now() + Duration::from_millis(5))).await;
+        });
+    }
 }

@@ -1,4 +1,7 @@
 //! What the storage counts of itself, for whoever tells of it.
+//!
+//! *Panics*: a commit's class is found in `COMMIT_BOUNDS_MS`, and `commits` has one class more than
+//! that has bounds.
 
 use crate::storage::clock::ClockReading;
 use crate::storage::news::NewsLoad;

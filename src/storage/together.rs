@@ -7,6 +7,8 @@
 //! it. So in a cluster the calls for one master and their WAIT are one pipeline, which goes over one
 //! connection, and again only as a whole: every call may be made twice, and always writes.
 //!
+//! *Panics*: an index is the place of one of this round's calls; no answer of Redis is one.
+//!
 //! *Not here*: calls of which nobody is told that replicas have them.
 
 use crate::storage::link::{Link, Script, wait_for};

@@ -9,6 +9,8 @@
 //! when the oldest of them does; the sum is that of all channels; a channel that is under way is not
 //! given twice.
 //!
+//! *Panics*: a channel is stored right before it is indexed.
+//!
 //! *Not here*: Redis, clocks.
 
 use crate::base::hash::{Map, seeded};

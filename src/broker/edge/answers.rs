@@ -1,4 +1,8 @@
 //! What homes tell: deliveries, and answers for clients. Nothing here asks.
+//!
+//! *Panics*: `json!` panics on what is no JSON: it is given texts and numbers of this program, and
+//! rows of peers that were checked when they were read. The shards that an answer waits for are
+//! those of this node.
 
 use crate::base::ids::{ChannelId, ConnId, ConnRef, ShardId};
 use crate::base::time::Now;

@@ -1,4 +1,6 @@
 //! What clients send: events, private messages, telemetry, commands.
+//!
+//! *Panics*: a group of `chunk_by` is never empty.
 
 use crate::base::ids::{ChannelId, ConnId, ShardId};
 use crate::base::time::Now;

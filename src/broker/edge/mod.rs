@@ -6,6 +6,10 @@
 //!
 //! *Invariants*: a client's message is handled whole or not at all; a session's seats in the
 //! audiences are just its memberships, its rooms and the rooms it follows; a handled tell asks nothing.
+//!
+//! *Panics*: a slot is an index only after its session was found, or when the engine has just made
+//! it. A slot has one tenant at a time: if not, one client would act as another, and the process
+//! ends.
 
 mod answers;
 mod arrivals;

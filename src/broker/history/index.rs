@@ -6,6 +6,9 @@
 //! as the message was kept. What was given up may still stand in the earlier table; nobody finds it.
 //!
 //! *Invariants*: each message of the log is in one of the two; the recent one holds nothing else.
+//!
+//! *Panics*: the hashes of the log are only read for what the recent table holds, and the log holds
+//! all of that.
 
 use crate::broker::history::log::Log;
 use hashbrown::HashTable;

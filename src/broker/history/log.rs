@@ -14,6 +14,9 @@
 //! *Invariants*: entries are in the order of their segments, and every segment but a spare one has an
 //! entry; the bytes are the sum over the entries.
 //!
+//! *Panics*: an entry is written together with its bytes and dropped with them, so its span lies
+//! within its segment.
+//!
 //! *Not here*: sequences and identities.
 
 use crate::base::prefetch::{prefetch, prefetch_end};

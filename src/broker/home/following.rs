@@ -6,6 +6,9 @@
 //!
 //! *Invariants*: what is parked waits for a channel that is not known yet, and not for long; what
 //! has members here is followed.
+//!
+//! *Panics*: only joins, events and questions of this node's clients are parked or come ahead, and
+//! right after the channel was found to be awaited; nothing from peers or Redis is parked.
 
 use crate::base::ids::{ChannelId, ConnRef};
 use crate::base::limits::{AHEAD_MS, FOLLOW_IDLE_MS, PARKED_MAX};

@@ -19,6 +19,9 @@
 //!
 //! *Invariants*: without a [`Durability`] no record is made; the storage hears of a channel before
 //! its first event, again if its record was lost; whatever is in `unrecorded` is there.
+//!
+//! *Panics*: the engine passes news of sessions to the edge, and the storage lanes always have a
+//! place for `Merged`; which of them comes is decided by this program, not by bytes from Redis.
 
 use crate::base::ids::ChannelId;
 use crate::base::limits::GONE_UNSAID_MAX;

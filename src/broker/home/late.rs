@@ -12,6 +12,9 @@
 //!
 //! *Invariants*: the [`Record::Merged`] of a room comes before every record that is made of it here, and
 //! nothing that was recorded before and not taken comes after it; no event is told to anybody here.
+//!
+//! *Panics*: records are only added while a room is read in, so the place of its first record
+//! exists.
 
 use crate::base::ids::ChannelId;
 use crate::base::time::Now;

@@ -19,6 +19,11 @@
 //! | `shared` | what it hears of the peers of its node, and tells them |
 //! | `following` | the channels of other nodes that it follows |
 //! | `ordering` | events whose places are given by a storage that nodes share |
+//!
+//! *Panics*: a map is indexed only by an id that another table of this home holds; names from
+//! clients, peers and Redis are looked up with `get`. Asks for the whole shard are handled by the
+//! engine, whoever sent them. If an index still fails, the home has lost its state, and the process
+//! ends.
 
 mod claims;
 mod deleting;

@@ -7,6 +7,10 @@
 //!
 //! *Invariants*: without peers nothing of this is there; what came from a peer is not recorded again;
 //! a claim is answered once, and in time; a no that comes later closes the connection.
+//!
+//! *Panics*: the storage sends what is for all clients of a node to every shard as news of its own,
+//! which the engine handles; so no note of a peer that comes here is one of those. Only submissions
+//! can find no place among the records.
 
 use crate::base::hash::Map;
 use crate::base::ids::{ChannelId, ConnRef};

@@ -9,6 +9,8 @@
 //!
 //! *Invariants*: `bytes` is the sum of the lengths in `entries`, and `events` the events they stand for;
 //! the entry behind the last one has the number `end`; without readers nothing is kept.
+//!
+//! *Panics*: a cursor is made from `end` and never passes it; readers choose no number.
 
 use crate::base::limits::{TELEMETRY_BACKLOG, TELEMETRY_BACKLOG_BYTES, TELEMETRY_BATCH};
 use axum::extract::ws::Utf8Bytes;

@@ -6,6 +6,8 @@
 //!
 //! *Invariants*: every answer but `/metrics` is one JSON object; nothing here changes anything;
 //! nothing is done for a request before `Host` and `Origin` are checked.
+//!
+//! *Panics*: a host is cut at a character boundary that was just searched for.
 
 use super::status::Readiness;
 use super::{Shared, health, metrics, status};

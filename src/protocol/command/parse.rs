@@ -2,6 +2,9 @@
 //!
 //! Commands are rare beside events, so this reads for clarity: the row of the table says what is
 //! known and of which type, and one short function for each command makes it of that.
+//!
+//! *Panics*: the only indices are those of `distance`, into a row that is one longer than the name
+//! it is made for.
 
 use super::identity::{add_join, identity_field};
 use super::parameters::{Every, Parameters, bad_parameter, client_name, client_names, in_range};

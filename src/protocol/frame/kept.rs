@@ -2,6 +2,9 @@
 //! them. So a history can hold its messages beside each other.
 //!
 //! *Invariants*: an outline is that of the bytes that it is used with; names are as short as names are.
+//!
+//! *Panics*: an outline is only made of a frame, and stays with a copy of its bytes; only a frame
+//! with a sequence has a tail, and histories hold no others.
 
 use super::{Draft, Frame, HEAD_ROOM, Names, Origin, REPLAYED, header_length, push_header, text};
 use crate::protocol::timestamp;

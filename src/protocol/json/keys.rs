@@ -9,6 +9,8 @@
 //!
 //! *Invariants*: the stack holds the keys of the innermost open object last, and nothing of any
 //! object that is closed.
+//!
+//! *Panics*: a key is cut out of the text by the span that the scanner found in the same text.
 
 use super::{Complaint, Kind, Span};
 use smallvec::SmallVec;

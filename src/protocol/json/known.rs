@@ -8,6 +8,9 @@
 //! *Invariants*: it takes no text that [`members`](super::members) refuses, and gives the values
 //! that `members` gives; it says nothing of what it does not take. A walk ends with the first
 //! `None`, but for [`KnownMembers::take`], which passes nothing then.
+//!
+//! *Panics*: the position only passes bytes that were compared or found in the text;
+//! `KnownKey::new` asserts about this program's own keys, at compile time.
 
 use super::{Complaint, Scanner, Span, TEXT_BYTES_MAX, Text, Value};
 use crate::protocol::scan::{Block, find};

@@ -1,4 +1,7 @@
 //! What a JSON string says once its escapes are resolved.
+//!
+//! *Panics*: the scanner has checked every escape, so each is complete and ends at the start of a
+//! character.
 
 use memchr::memchr;
 use std::borrow::Cow;

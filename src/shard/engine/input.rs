@@ -1,4 +1,7 @@
 //! From a connection's bytes to the edge.
+//!
+//! *Panics*: a machine never uses more bytes than it was given, and a home is a shard of the
+//! placement.
 
 use crate::base::ids::{ConnId, ShardId};
 use crate::base::limits::{CLOSE_LINGER_MS, LINGER_BYTES_MAX};

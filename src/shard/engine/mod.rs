@@ -18,6 +18,10 @@
 //! *Invariants*: what a client sent is handled in order and once; after a turn no outbox holds
 //! fresh letters; a connection is closed once, for one reason, which is counted.
 //! [`Engine::check`] asserts what can be asserted.
+//!
+//! *Panics*: the engine makes its own slots, shards come from the placement, and receivers were
+//! listed by the edge in the same turn; numbers sent by clients or peers are compared or looked up
+//! with `get`. If an index still fails, the shard has lost its state, and the process ends.
 
 mod ahead;
 mod closing;

@@ -1,4 +1,8 @@
 //! From the edge's deliveries to the bytes of each connection.
+//!
+//! *Panics*: `Engine::end_turn` asserts that nothing fresh is left, because the mail of the turn is
+//! dropped next and a client would get another client's bytes. The driver keeps to that; no byte of
+//! a client changes it.
 
 use crate::base::ids::ConnId;
 use crate::base::limits::GAP_NOTICES_PER_TURN;

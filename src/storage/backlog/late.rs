@@ -2,6 +2,9 @@
 //! events of the life that its home goes on with are left, in the places that they have by now.
 //!
 //! *Invariant*: nothing of the backlog was under way before.
+//!
+//! *Panics*: nothing is written before the homes have answered, and a channel in quarantine is
+//! released before it is merged.
 
 use super::{Backlog, LaneState, Loss, Pending, Step, order_of};
 use crate::broker::late::{Merged, MergedChannel, Renumbering};

@@ -208,6 +208,25 @@ fn a_channel_that_could_not_be_read_is_looked_at_before_anything_is_written() {
 }
 
 #[test]
+fn what_is_under_way_when_everything_is_lost_comes_back_to_its_lane() {
+    let mut backlog: Backlog<EventRecord> = Backlog::new(1 << 20);
+    let now = Instant::now();
+    backlog.quarantine(&address("a"), now);
+    let (mut round, _) = backlog.take_round(now + REST);
+    assert_eq!(round[0].step_word(), "probe");
+    backlog.push(Record::Event(event(0, 1, 0)));
+    backlog.push(Record::Event(event(1, 1, 0)));
+    backlog.lose_everything();
+    backlog.check(&[]);
+    let lost = |number| Loss { channel: ChannelId::new(ShardId(0), number), first: 1, last: 1 };
+    assert_eq!(backlog.take_losses(), [lost(0), lost(1)]);
+    backlog.push(Record::Event(event(0, 2, 0)));
+    assert!(backlog.done(round.remove(0)));
+    assert_eq!(story(&mut backlog), ["1 events"]);
+    assert!(backlog.lanes.is_empty());
+}
+
+#[test]
 fn what_is_told_again_while_a_step_is_under_way_follows_it() {
     let mut backlog: Backlog<EventRecord> = Backlog::new(1 << 20);
     backlog.push(channel("1"));

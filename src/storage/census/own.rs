@@ -5,6 +5,9 @@
 //! nobody will be told leave a hole in the numbers, and whoever sees it asks for all.
 //!
 //! *Invariants*: when nothing is marked, the table is that of `number`; a number is said once.
+//!
+//! *Panics*: a beat is only made when there are no changes to send; messages of peers mark nothing
+//! here.
 
 use crate::broker::policy::ClientCard;
 use crate::protocol::command::Address;

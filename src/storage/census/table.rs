@@ -6,6 +6,8 @@
 //!
 //! *Invariants*: a client is there as long as it is connected or a member; it has a card as long as
 //! it is a member; its channels are sorted; both counts are right ([`Table::check`]).
+//!
+//! *Panics*: an index is a place that was just found in the same sorted list.
 
 use crate::base::hash::{Set, seeded};
 use crate::broker::policy::ClientCard;

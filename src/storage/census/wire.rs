@@ -154,8 +154,19 @@ pub(super) struct Clients {
 }
 
 /// Some JSON, as it was written.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize)]
 struct Json(Box<RawValue>);
+
+impl<'de> Deserialize<'de> for Json {
+    /// A [`RawValue`] accepts text that no [`serde_json::Value`] can hold: a number that is too large,
+    /// half a surrogate pair, deep nesting. It is refused here, because an answer is built of the text
+    /// later, and that would panic.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        serde_json::from_str::<serde_json::Value>(text.get()).map_err(D::Error::custom)?;
+        Ok(Json(text))
+    }
+}
 
 impl PartialEq for Json {
     fn eq(&self, other: &Json) -> bool {
@@ -400,6 +411,25 @@ mod tests {
         let PeerNote::Clients(told) = Note::Clients(said).read(Now::default()) else { panic!() };
         assert_eq!((told.reply_to.shard, told.reply_to.pending), (ShardId(1), 2));
         assert_eq!(Clients::new(&told), clients(Some(Name::fixed("ann"))));
+    }
+
+    #[test]
+    fn rows_that_no_answer_can_hold_are_refused() {
+        let deep = |count| format!("{}{}", "[".repeat(count), "]".repeat(count));
+        let said = |json: &str| {
+            let row = (Name::fixed("ann"), Json(RawValue::from_string(json.into()).unwrap()));
+            let clients = Clients { rows: vec![row], ..clients(None) };
+            encode("t", "n", &Say::Note(Note::Clients(clients)))
+        };
+        for json in ["1e999", r#""\ud800""#, &deep(200)] {
+            decode(&said(json)).unwrap_err();
+        }
+        for json in ["1e99", r#""\ud83d\ude00""#, &deep(100)] {
+            let Say::Note(Note::Clients(clients)) = decode(&said(json)).unwrap().say else {
+                panic!("it is of clients")
+            };
+            serde_json::to_value(&clients.read().part.rows.rows[0]).unwrap();
+        }
     }
 
     #[test]

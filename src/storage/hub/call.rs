@@ -2,6 +2,9 @@
 //!
 //! *Invariants*: every step may be carried out twice and changes no more than once; each answers
 //! for itself, so that the trouble of one channel is not another's.
+//!
+//! *Panics*: a step of events is never empty; an answer is read in pairs, and numbers that are
+//! missing give fewer places.
 
 use super::follow::{Task, Trail};
 use super::push::{Entry, Mark};

@@ -8,6 +8,8 @@
 //! *Invariants*: what is told is the next of the order, each event once, or a new beginning was told
 //! before it; what is held is bounded; who is behind reads until it is not.
 //!
+//! *Panics*: only marks between the first and the last are weighed, so each has two neighbours.
+//!
 //! *Not here*: Redis, frames, clocks.
 
 use super::push::{Entry, Mark, Push, What};

@@ -9,6 +9,9 @@
 //! *Invariants*: the census is told that it is connected only after this node hears, and has its ids;
 //! every claim is answered, when there is a Redis that can, though the home may have granted it by then;
 //! what is remembered while there is none is bounded by the ids that there are.
+//!
+//! *Panics*: the records of channels are taken out before a record comes here; records are made by
+//! homes, not by peers.
 
 use super::Hub;
 use super::bond::Bond;

@@ -28,6 +28,9 @@
 //! placed when it is safe, or as lost; `Degraded` is told once, and `Restored` once after it, when all
 //! that had waited is done.
 //!
+//! *Panics*: the order to stop panics if it is polled again after it has come, so it is polled only
+//! until then.
+//!
 //! *Not here*: who is on which node (`census`), and whose a client id is (`claims`).
 
 mod bond;
@@ -310,9 +313,13 @@ impl Hub {
                 sleep(TAKE_IN).await;
             }
         };
+        // The receiver of the order panics if it is polled again after it has come.
+        let is_stopping = self.state.stopping.is_some();
         tokio::select! {
             () = records => {}
-            stop = &mut self.stop => self.state.stopping = Some(or_at_once(stop)),
+            stop = &mut self.stop, if !is_stopping => {
+                self.state.stopping = Some(or_at_once(stop));
+            }
             () = sleep_until(wake_at.into()) => {}
             message = next_of(&mut self.state.ears) => self.hear(message),
         }
@@ -568,4 +575,29 @@ async fn next_of(ears: &mut Option<PubSubStream>) -> Option<Msg> {
 pub(super) fn read_any(text: &str) {
     let _ = push::Push::parse(text);
     let _ = catalogue::read(text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::intake::lane;
+    use crate::storage::url::RedisUrl;
+
+    #[test]
+    fn a_rest_after_the_order_to_stop_ends_as_any_other() {
+        let settings = Arc::new(Settings::new(RedisUrl::parse("redis://h").unwrap()));
+        let keys = Arc::new(Keys::new(&settings.prefix, settings.url.database()));
+        let (_records, intake) = lane();
+        let (_loads, loads) = mpsc::unbounded_channel();
+        let (stop, told) = oneshot::channel();
+        drop(stop);
+        let (tell, orders): (Tell, _) = (Box::new(|_, _| {}), (loads, told));
+        let mut hub = Hub::new(settings, keys, tell, intake, orders, Arc::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            hub.rest(None).await;
+            assert!(hub.state.stopping.is_some());
+            hub.rest(Some(Instant::now() + Duration::from_millis(5))).await;
+        });
+    }
 }

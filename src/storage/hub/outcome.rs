@@ -1,4 +1,6 @@
 //! What came of a round: what follows from it, and who is told.
+//!
+//! *Panics*: a step of events is never empty, whatever Redis answers.
 
 use super::Hub;
 use super::call::{Answer, Job, Read};

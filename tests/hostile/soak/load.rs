@@ -205,6 +205,13 @@ impl Member<'_> {
             Some("epoch_changed") => {
                 if let (Some(epoch), Some(known)) = (epoch(), self.known.as_mut()) {
                     known.0 = epoch;
+                    // What it was given beyond has other places now, or none.
+                    let sure = payload["sequence"].as_u64().unwrap_or(0);
+                    if sure < known.1 {
+                        self.ledger.began_anew();
+                        self.run.retain(|sequence, _| *sequence <= sure);
+                        *is_other = true;
+                    }
                 }
             }
             Some("gap") if payload["reason"] == "order_changed" => {
