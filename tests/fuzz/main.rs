@@ -29,7 +29,7 @@ use targets::{TARGETS, Target};
 
 /// The new inputs for each target where no time is given; real daemons take seconds for each.
 const INPUTS: usize = 3_000;
-const INPUTS_FOR_DAEMONS: usize = 2;
+const INPUTS_FOR_DAEMONS: usize = 8;
 
 /// Words that parsers look for, over all formats.
 const WORDS: &[&str] = &[

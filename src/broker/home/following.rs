@@ -13,6 +13,7 @@
 use crate::base::ids::{ChannelId, ConnRef};
 use crate::base::limits::{AHEAD_MS, FOLLOW_IDLE_MS, PARKED_MAX};
 use crate::base::time::Now;
+use crate::base::work;
 use crate::broker::durable::Durable;
 use crate::broker::history::History;
 use crate::broker::home::membership::connecting_question;
@@ -51,6 +52,10 @@ enum State {
     Awaited {
         parked: Staged<Ask>,
     },
+    /// It is known, and what had waited goes on over several turns; what comes goes behind it.
+    Opening {
+        parked: Staged<Ask>,
+    },
     Known,
 }
 
@@ -59,10 +64,23 @@ impl Following {
         matches!(self.state, State::Known)
     }
 
+    fn is_awaited(&self) -> bool {
+        matches!(self.state, State::Awaited { .. })
+    }
+
+    /// The asks that wait for it, if any may.
+    fn parked_mut(&mut self) -> Option<&mut Staged<Ask>> {
+        match &mut self.state {
+            State::Awaited { parked } | State::Opening { parked } => Some(parked),
+            State::Known => None,
+        }
+    }
+
     /// Whether something waits for it or is under way.
     pub(super) fn is_needed(&self) -> bool {
         match &self.state {
             State::Awaited { parked } => !parked.is_empty(),
+            State::Opening { .. } => true,
             State::Known => !self.open.is_empty() || self.fork.is_some() || !self.ahead.is_empty(),
         }
     }
@@ -81,9 +99,11 @@ impl Following {
     pub(super) fn check(&self) {
         let is_next = |pair: (&Open, &Open)| pair.0.ticket < pair.1.ticket;
         assert!(self.open.iter().zip(self.open.iter().skip(1)).all(is_next), "tickets grow");
-        if let State::Awaited { parked } = &self.state {
+        if let State::Awaited { parked } | State::Opening { parked } = &self.state {
             assert!(parked.len() <= PARKED_MAX);
             parked.check();
+        }
+        if self.is_awaited() {
             assert!(
                 self.fork.is_none() && self.open.is_empty(),
                 "nothing happens before it is known"
@@ -154,9 +174,8 @@ impl Home {
 
     /// Keeps an ask until it is known how its channel stands.
     pub(super) fn park(&mut self, id: ChannelId, ask: Ask, told: &mut Told) {
-        let Some(Following { state: State::Awaited { parked }, .. }) = self.following_mut(id)
-        else {
-            unreachable!("only what is awaited has anything parked")
+        let Some(parked) = self.following_mut(id).and_then(Following::parked_mut) else {
+            unreachable!("only for what is not known, or was not a moment ago, anything waits")
         };
         if parked.is_full(PARKED_MAX) {
             return refuse_parked(ask, told);
@@ -177,9 +196,9 @@ impl Home {
             let Some(following) = shared.following.get_mut(&id) else { continue };
             let was_needed = following.is_needed();
             following.ahead.retain(|(_, ask)| conn_of(ask) != Some(conn));
-            if let Following { state: State::Awaited { parked }, made_for, .. } = following {
+            if let Some(parked) = following.parked_mut() {
                 parked.edit(|asks| asks.retain(|ask| conn_of(ask) != Some(conn)));
-                made_for.take_if(|maker| *maker == conn);
+                following.made_for.take_if(|maker| *maker == conn);
             }
             unneeded.extend((was_needed && !following.is_needed()).then_some(id));
         }
@@ -217,7 +236,7 @@ impl Home {
 
     /// It was waited long enough to hear how a channel stands.
     pub(super) fn attach_is_overdue(&mut self, now: Now, id: ChannelId, told: &mut Told) {
-        if self.following_mut(id).is_some_and(|following| !following.is_known()) {
+        if self.following_mut(id).is_some_and(|following| following.is_awaited()) {
             self.go_alone(now, id, told);
         }
     }
@@ -238,7 +257,7 @@ impl Home {
         told: &mut Told,
     ) {
         let Some(following) = self.following_mut(id) else { return };
-        let was_awaited = !following.is_known();
+        let was_awaited = following.is_awaited();
         following.is_attached = true;
         following.open.retain(|open| open.sequence.is_none_or(|place| place > kept.last));
         let had_fork = following.fork.is_some();
@@ -310,19 +329,66 @@ impl Home {
         }
     }
 
+    /// It is known how a channel stands: what had waited for that goes on, in order.
     pub(super) fn unpark(&mut self, now: Now, id: ChannelId, told: &mut Told) {
         let Some(shared) = &mut self.shared else { return };
         shared.awaited.remove(&id);
         let Some(following) = shared.following.get_mut(&id) else { return };
-        let before = std::mem::replace(&mut following.state, State::Known);
-        if let State::Awaited { mut parked } = before {
-            while let Some(ask) = parked.pop_front() {
+        if let State::Awaited { parked } = &mut following.state {
+            following.state = State::Opening { parked: std::mem::take(parked) };
+            shared.opening.push_back(id);
+        }
+        self.go_on_opening(now, told);
+    }
+
+    /// Goes on with what had waited for channels, as far as this turn has time for it: a thousand clients
+    /// may come back to a channel at once, each for megabytes that it has missed.
+    pub fn go_on_opening(&mut self, now: Now, told: &mut Told) {
+        let mut is_first = true;
+        while let Some(shared) = &mut self.shared
+            && let Some(&id) = shared.opening.front()
+        {
+            if !is_first && told.work.is_spent() {
+                return;
+            }
+            is_first = false;
+            let following = shared.following.get_mut(&id);
+            let parked = following.and_then(Following::parked_mut).map(std::mem::take);
+            let mut parked = parked.unwrap_or_default();
+            if let Some(ask) = parked.pop_front() {
+                // For this one it is known; what comes later finds it as before.
+                self.set_state(id, State::Known);
+                told.work.charge(work::ASK);
                 self.note_waited(id, &ask);
                 self.on_ask(now, ask, told);
             }
+            let is_followed = self.following_mut(id).is_some();
+            if is_followed && !parked.is_empty() {
+                self.set_state(id, State::Opening { parked });
+                continue;
+            }
+            std::iter::from_fn(|| parked.pop_front()).for_each(|ask| {
+                self.note_waited(id, &ask);
+                refuse_parked(ask, told);
+            });
+            self.set_state(id, State::Known);
+            if let Some(shared) = &mut self.shared {
+                shared.opening.retain(|known| *known != id);
+            }
+            self.note_idle(now, id);
+            self.remove_room_if_unneeded(id, told);
         }
-        self.note_idle(now, id);
-        self.remove_room_if_unneeded(id, told);
+    }
+
+    /// Whether asks that had waited for a channel go on in the next turn.
+    pub fn has_opening(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| !shared.opening.is_empty())
+    }
+
+    fn set_state(&mut self, id: ChannelId, state: State) {
+        if let Some(following) = self.following_mut(id) {
+            following.state = state;
+        }
     }
 
     /// Notes that a channel without members needs not be followed for long.
@@ -375,13 +441,14 @@ impl Home {
         shared.awaited.remove(&id);
         shared.behind.remove(&id);
         shared.idle.remove(&id);
+        shared.opening.retain(|known| *known != id);
         let Some(following) = shared.following.remove(&id) else { return };
         if let Some(address) = address {
             told.records.push(Record::Peer(Box::new(PeerRecord::Detach(id, address))));
         }
         let ahead = following.ahead.into_iter().map(|(_, ask)| ask);
         let mut refused: Vec<Ask> = ahead.collect();
-        if let State::Awaited { mut parked } = following.state {
+        if let State::Awaited { mut parked } | State::Opening { mut parked } = following.state {
             refused.extend(std::iter::from_fn(|| parked.pop_front()));
         }
         for ask in refused {
@@ -518,22 +585,31 @@ impl Home {
         if let Some(shared) = &mut self.shared {
             shared.behind.remove(&id);
         }
-        let (ahead, ready): (Vec<_>, Vec<_>) = waiting
-            .into_iter()
-            .partition(|(due_ms, ask)| *due_ms > now.mono_ms() && self.is_ahead(id, ask));
-        if let Some(shared) = &mut self.shared
-            && let Some(following) = shared.following.get_mut(&id)
-            && !ahead.is_empty()
-        {
-            following.ahead = ahead;
-            shared.behind.insert(id);
-        }
-        for (_, ask) in ready {
+        let mut ahead = Vec::new();
+        for (due_ms, ask) in waiting {
+            let is_ahead = due_ms > now.mono_ms() && self.is_ahead(id, &ask);
+            if is_ahead || told.work.is_spent() {
+                // What has no time in this turn is due in the next one.
+                ahead.push((if is_ahead { due_ms } else { 0 }, ask));
+                continue;
+            }
             self.note_waited(id, &ask);
             match ask {
                 Ask::Join(ask) => self.join_now(now, *ask, told),
                 Ask::Room(ask) => self.answer_now(now, *ask, told),
                 other => unreachable!("{other:?} is never ahead"),
+            }
+        }
+        let is_due = ahead.iter().any(|(due_ms, _)| *due_ms == 0);
+        if let Some(shared) = &mut self.shared
+            && let Some(following) = shared.following.get_mut(&id)
+            && !ahead.is_empty()
+        {
+            ahead.append(&mut following.ahead);
+            following.ahead = ahead;
+            shared.behind.insert(id);
+            if is_due {
+                shared.note_due(now.mono_ms() + 1, Due::Ahead(id));
             }
         }
         self.remove_room_if_unneeded(id, told);

@@ -324,6 +324,8 @@ impl Home {
             reason,
             channels: Vec::new(),
         };
+        let replayed: usize = replay.iter().map(|frame| frame.wire().len()).sum();
+        told.work.charge(work::bytes(replayed));
         Entry { view, channels: vec![id], replay }
     }
 

@@ -369,6 +369,7 @@ impl Home {
         self.acks.expire(now, told);
         self.expire_shared(now, told);
         self.go_on_leaving(now, told);
+        self.go_on_opening(now, told);
         self.tell_presence(now, told);
         let mut left = EXPIRIES_AT_A_TIME;
         while let Some(&(since_ms, id)) = self.awaited.front()

@@ -35,7 +35,7 @@ use crate::protocol::names::{Name, PRIVATE_CHANNEL};
 use crate::protocol::views::NodeView;
 use ahash::RandomState;
 use smallvec::SmallVec;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// What a home of several nodes knows beside its rooms.
@@ -44,6 +44,8 @@ pub(super) struct Shared {
     pub(super) following: Map<ChannelId, Following>,
     /// Those of which it is not known how they stand.
     pub(super) awaited: BTreeSet<ChannelId>,
+    /// Those that are known, and that asks which had waited for them still go on with.
+    pub(super) opening: VecDeque<ChannelId>,
     /// Those that clients wait for who have seen more of them.
     pub(super) behind: BTreeSet<ChannelId>,
     /// The channels that asks of a connection wait for, one for each ask.
@@ -81,6 +83,7 @@ impl Shared {
         Shared {
             following: Map::with_hasher(hasher.clone()),
             awaited: BTreeSet::new(),
+            opening: VecDeque::new(),
             behind: BTreeSet::new(),
             idle: BTreeSet::new(),
             waiting: Map::with_hasher(hasher.clone()),

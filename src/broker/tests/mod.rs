@@ -303,9 +303,12 @@ impl Bus {
         for shard in self.placement.all() {
             let (home, mut told) = (&mut self.homes[shard.index()], Told::default());
             home.go_on_leaving(self.now, &mut told);
+            home.go_on_opening(self.now, &mut told);
             home.tell_presence(self.now, &mut told);
-            is_something |=
-                home.has_leaving() || !told.tells.is_empty() || !told.records.is_empty();
+            is_something |= home.has_leaving()
+                || home.has_opening()
+                || !told.tells.is_empty()
+                || !told.records.is_empty();
             self.tell(shard, told);
         }
         is_something

@@ -699,6 +699,44 @@ fn a_join_does_not_wait_for_ever_and_who_is_gone_joins_nothing() {
 }
 
 #[test]
+fn what_had_waited_for_a_channel_goes_on_over_turns_and_in_order() {
+    let mut world = World::new(1);
+    let names = (0..30).map(|number| &*Box::leak(format!("c{number}").into_boxed_str()));
+    let clients: Vec<Client> = names.map(|name| world.nodes[0].connect(0, name)).collect();
+    world.store.borrow_mut().nodes[0].is_late = true;
+    let payload = json!({"command": "join_channel", "parameters": {}});
+    let say = |world: &mut World, client: &Client| {
+        world.nodes[0].say(client, "command", "r:c", payload.clone(), json!({}))
+    };
+    let joins: Vec<String> = clients.iter().map(|client| say(&mut world, client)).collect();
+    let home = world.nodes[0].placement.of_room("r");
+    world.store.borrow_mut().nodes[0].is_late = false;
+    let news: Vec<_> = world.store.borrow_mut().nodes[0].news.drain(..).collect();
+    let mut turns = 0;
+    let node = &mut world.nodes[0];
+    for (_, news) in news {
+        let mut told = Told { work: crate::base::work::Work::new(2_000), ..Told::default() };
+        told.work.begin_turn();
+        node.homes[home.index()].on_ask(node.now, Ask::Storage(Box::new(news)), &mut told);
+        while node.homes[home.index()].has_opening() {
+            node.homes[home.index()].check();
+            node.tell(home, std::mem::take(&mut told));
+            told.work = crate::base::work::Work::new(2_000);
+            told.work.begin_turn();
+            node.homes[home.index()].go_on_opening(node.now, &mut told);
+            turns += 1;
+        }
+        node.tell(home, told);
+    }
+    assert!(turns > 10, "thirty joins took {turns} turns");
+    world.settle();
+    for (place, (client, id)) in clients.iter().zip(&joins).enumerate() {
+        let reply = world.nodes[0].reply(client, id).unwrap();
+        assert_eq!(reply["result"]["participants"], place + 1, "{reply}");
+    }
+}
+
+#[test]
 fn a_room_that_was_kept_only_for_who_waited_goes_with_them() {
     let mut world = World::new(1);
     let ann = world.nodes[0].connect(0, "ann");

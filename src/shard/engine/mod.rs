@@ -481,6 +481,7 @@ impl Engine {
             || !self.tells[self.shard.index()].is_empty()
             || self.has_heard()
             || self.home.has_leaving()
+            || self.home.has_opening()
             || (self.has_room_for_sessions() && self.edge.has_session_records())
     }
 
