@@ -272,9 +272,11 @@ fn what_waits_for_redis_weighs_what_is_counted() {
             (lost() > 0.0).then_some(())
         });
         let grown = resident_mib(daemon.pid()).saturating_sub(before);
-        println!("{more:?}: {grown} MiB for {} counted", counted() / 1_048_576.0);
-        assert!(counted() > 60e6, "{} bytes are counted", counted());
-        assert!(grown <= 64 + 24, "{grown} MiB for 64 MiB that are counted");
+        let counted = (counted() / 1_048_576.0) as u64;
+        println!("{more:?}: {grown} MiB for {counted} MiB that are counted");
+        // One channel leaves a fifth of it to the others.
+        assert!((50..=64).contains(&counted), "{counted} MiB are counted");
+        assert!(grown <= counted + 24, "{grown} MiB for {counted} MiB that are counted");
         daemon.kill();
     }
 }
