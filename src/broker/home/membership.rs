@@ -189,7 +189,9 @@ impl Home {
             }
             let elsewhere = self.others_elsewhere(channel, &ask.client.client_id);
             let members = (self.member_count(channel) + elsewhere) as u64;
-            if !is_member && members >= u64::from(self.limits.max_members_per_channel) {
+            if self.takes_place(channel, ask.conn, &ask.client)
+                && members >= u64::from(self.limits.max_members_per_channel)
+            {
                 return Err(member_limit(self.limits.max_members_per_channel, "channel"));
             }
             self.has_room_for(&address.room, ask.conn, &ask.client)?;
@@ -243,7 +245,7 @@ impl Home {
         self.may_create_by_join(room, &ask.client)?;
         self.has_room_for_channel(room)?;
         self.has_room_for(room, ask.conn, &ask.client)?;
-        if self.is_whole_room_full(room, ask.conn) {
+        if self.is_whole_room_full(room, ask.conn, &ask.client) {
             // Who joined the whole room is in a new channel first, and fills it.
             return Err(member_limit(self.limits.max_members_per_channel, "channel"));
         }
@@ -440,6 +442,7 @@ impl Home {
         match room.config.member_limit {
             Some(limit)
                 if !room.people.contains_key(&conn)
+                    && !self.others_of(conn, client).any(|it| room.people.contains_key(&it))
                     && room.people.len() as u64
                         + self.other_residents(room.name(), &client.client_id)
                         >= u64::from(limit) =>
@@ -605,6 +608,18 @@ impl Home {
     ) -> bool {
         let Some(channel) = self.channels.get(&id) else { return false };
         self.others_of(conn, client).any(|other| self.is_member(channel, other))
+    }
+
+    /// Whether a channel has one member more when this connection joins it; a client that comes back
+    /// before it has left takes nobody's place.
+    pub(super) fn takes_place(
+        &self,
+        channel: &Channel,
+        conn: ConnRef,
+        client: &ClientCard,
+    ) -> bool {
+        !self.is_member(channel, conn)
+            && !self.others_of(conn, client).any(|other| self.is_member(channel, other))
     }
 
     /// What telemetry may tell of an address: no channel is private that is not there.

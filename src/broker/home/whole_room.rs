@@ -332,11 +332,12 @@ impl Home {
             let Some(channel) = self.channels.get(id) else { return false };
             // Of a channel that it may not see, the client learns not even that it is full.
             channel.admits(client)
-                && !self.is_member(channel, conn)
+                && self.takes_place(channel, conn, client)
                 && self.member_count(channel) + self.others_elsewhere(channel, &client.client_id)
                     >= max as usize
         };
-        if room.channels.values().any(is_full) || self.is_whole_room_full(room.name(), conn) {
+        if room.channels.values().any(is_full) || self.is_whole_room_full(room.name(), conn, client)
+        {
             return Err(member_limit(max, "channel"));
         }
         Ok(())
@@ -361,10 +362,16 @@ impl Home {
     }
 
     /// Whether the others who joined the whole room are as many as a channel may have members.
-    pub(super) fn is_whole_room_full(&self, room: &Name, conn: ConnRef) -> bool {
+    pub(super) fn is_whole_room_full(
+        &self,
+        room: &Name,
+        conn: ConnRef,
+        client: &ClientCard,
+    ) -> bool {
         let max = self.limits.max_members_per_channel as usize;
-        let Some(room) = self.rooms.get(room) else { return false };
-        let own = usize::from(room.is_followed_by(conn));
-        room.followers.len() - own >= max
+        let Some(followed) = self.rooms.get(room) else { return false };
+        followed.followers.len() >= max
+            && !followed.is_followed_by(conn)
+            && !self.follows_by_another(room, conn, client)
     }
 }
