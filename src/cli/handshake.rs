@@ -36,7 +36,7 @@ pub(super) enum Denied {
     Unreachable(String),
     /// Something answers, but it is no bus.
     NotABus(String),
-    /// It was refused with an HTTP answer.
+    /// It was refused, with an HTTP answer or, behind the handshake, with a message of the same.
     Http {
         /// The HTTP status.
         status: u16,
@@ -223,13 +223,28 @@ struct LimitsBody {
 fn hear_welcome(link: &mut Link, reactor: &mut Reactor, until: Instant) -> Result<Welcome, Denied> {
     loop {
         if let Some(text) = link.read().map_err(Halt::from)? {
-            let other = || Denied::NotABus("its first message is no welcome".into());
-            return read_welcome(&text).ok_or_else(other);
+            return read_welcome(&text).ok_or_else(|| read_refusal(&text));
         }
         if Instant::now() >= until {
             return Err(Denied::NotABus("it sends no welcome".into()));
         }
         link.wait(reactor, Some(until))?;
+    }
+}
+
+/// Why a first message is no welcome: a bus that is full says so and closes the connection.
+fn read_refusal(text: &str) -> Denied {
+    #[derive(Deserialize)]
+    struct InBand {
+        code: u16,
+        error: String,
+        message: String,
+    }
+    let payload =
+        Heard::read(text).and_then(|heard| serde_json::from_str(heard.payload.get()).ok());
+    match payload {
+        Some(InBand { code: status, error, message }) => Denied::Http { status, error, message },
+        None => Denied::NotABus("its first message is no welcome".into()),
     }
 }
 

@@ -88,7 +88,7 @@ fn peer(peer: &Value) -> String {
 
 /// How the storage does, with the reason at the end, as it may be long.
 fn storage_state(state: &Map<String, Value>) -> String {
-    let known = ["state", "since", "reason"];
+    let known = ["state", "since", "reason", "reason_at"];
     let said = |name: &str| state.get(name).map(text).unwrap_or_default();
     let mut line = said("state");
     if state.contains_key("since") {
@@ -99,6 +99,9 @@ fn storage_state(state: &Map<String, Value>) -> String {
     }
     if state.contains_key("reason") {
         line += &format!(": {}", said("reason"));
+    }
+    if state.contains_key("reason_at") {
+        line += &format!(" (at {})", said("reason_at"));
     }
     line
 }
