@@ -18,7 +18,7 @@ use crate::broker::audience::Audience;
 use crate::protocol::frame::Frame;
 use crate::shard::connection::Connection;
 use crate::shard::engine::output::open;
-use crate::shard::engine::{Engine, Phase};
+use crate::shard::engine::{Engine, Offer, Phase};
 use crate::shard::mail::{Letter, Mail};
 use crate::shard::meters::{Counter, Drop as DropReason, Tally};
 use std::collections::VecDeque;
@@ -148,28 +148,30 @@ impl Engine {
 
     /// Whether a connection is written to later in this turn or in the next ones, though it has frames of
     /// this turn: a backlog is written behind all others, and so is what this turn has no units for.
+    /// Nothing is gathered for it then.
     pub(super) fn is_put_off(&mut self, now: Now, conn: ConnId) -> bool {
         let is_spent = self.dirty_left == 0;
         let keeps_pace = self.keeps_pace == Some(conn);
-        let Engine { connections, late, .. } = self;
+        let Engine { connections, late, scratch, offer, .. } = self;
         let Some(connection) = open(connections, conn) else { return false };
-        if connection.is_held || connection.is_blocked || keeps_pace {
-            return false;
-        }
-        if connection.outbox.bytes() > 0 {
-            connection.is_dirty = false;
-            self.settle_now(now, conn);
-            self.catch_up(conn);
-            return true;
-        }
-        if !is_spent || !connection.outbox.has_fresh() {
+        let has_backlog = connection.outbox.bytes() > 0;
+        let is_late = is_spent && connection.outbox.has_fresh();
+        let is_shut = connection.is_held || connection.is_blocked;
+        if is_shut || keeps_pace || !(has_backlog || is_late) {
             return false;
         }
         connection.is_dirty = false;
-        if !mem::replace(&mut connection.is_late, true) {
-            late.push_back(conn);
+        *offer = Offer::Listed;
+        scratch.clear();
+        if has_backlog {
+            self.settle_now(now, conn);
+            self.catch_up(conn);
+        } else {
+            if !mem::replace(&mut connection.is_late, true) {
+                late.push_back(conn);
+            }
+            self.mail.put_off();
         }
-        self.mail.put_off();
         true
     }
 

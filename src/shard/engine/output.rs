@@ -47,10 +47,11 @@ impl Engine {
     /// What is to be written to a connection now: at most 128 KiB, or the one batch that is all it gets;
     /// nothing if there is nothing, or the socket is known to be full.
     pub fn output(&mut self, now: Now, conn: ConnId) -> &[u8] {
-        if self.phase == Phase::Dirty && self.is_put_off(now, conn) {
-            self.offer = Offer::Listed;
-            self.scratch.clear();
-        } else if !self.gather_shared(conn) {
+        let is_dirty = self.phase == Phase::Dirty;
+        if is_dirty && self.dirty_left == 0 && self.is_put_off(now, conn) {
+            return &self.scratch;
+        }
+        if !self.gather_shared(conn) && !(is_dirty && self.is_put_off(now, conn)) {
             self.gather_own(now, conn);
         }
         &self.scratch
