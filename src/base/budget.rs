@@ -179,7 +179,7 @@ pub static BUDGET: &[Row] = &[
         counters: &["arqonbus_shard_pauses_total"],
     },
     Row {
-        thing: "write to a member of a large channel",
+        thing: "write of a message to many members, or of a large one",
         weight: Weight::Work,
         client: Fixed(LATE_UNITS_MAX, "units of work that wait to be written"),
         address: Bound::None,
@@ -285,7 +285,7 @@ pub static BUDGET: &[Row] = &[
         address: Bound::None,
         room: Bound::None,
         node: Fixed(limits::NEWS_BYTES_MAX, "bytes per shard, or 16,384 news"),
-        at_bound: "its channels fall behind and are read again; at twice as much the node lets Redis go",
+        at_bound: "its channels fall behind and are read again; at twice as much the node closes its connection to Redis",
         counters: &["arqonbus_storage_news_behind_total", "arqonbus_storage_news_bytes"],
     },
     Row {
@@ -440,6 +440,9 @@ impl fmt::Display for Shown<'_> {
             Fixed(most, unit) => write!(f, "{}{}", Grouped(most), Unit(unit)),
             By(words) => f.write_str(words),
             Key(key, unit) => match self.values[key].as_u64() {
+                Some(0) | None if key == "memory_limit_bytes" => {
+                    write!(f, "`limits.{key}`: 80 % of the memory of the cgroup or the machine")
+                }
                 Some(0) | None => write!(f, "`limits.{key}`: no limit"),
                 Some(most) => write!(f, "`limits.{key}`: {}{}", Grouped(most), Unit(unit)),
             },

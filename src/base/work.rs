@@ -32,8 +32,8 @@ pub const MEMBER: u64 = 50;
 /// One row of a list that is built: some small allocations, and its text.
 pub const ROW: u64 = 500;
 /// A message whose writes to the local members of its channel cost more is written after all others, over
-/// several turns if need be: that is a small one to some 120 members, or one of 1 MiB to any.
-pub const FAN_OUT_UNITS_MAX: u64 = TURN_UNITS / 4;
+/// several turns if need be: that is a small one to some 240 members, or one of 1 MiB to any.
+pub const FAN_OUT_UNITS_MAX: u64 = TURN_UNITS / 2;
 /// The units of fan-outs to many members that may wait to be written before their publishers wait,
 /// some eight milliseconds: enough to spread the cost of a write over many messages.
 pub const LATE_UNITS_MAX: u64 = 8 * TURN_UNITS;
