@@ -357,6 +357,12 @@ impl Home {
         Some(base)
     }
 
+    /// Whether a channel goes on alone here: its history lacks what others had stored meanwhile.
+    pub(super) fn is_in_fork(&self, id: ChannelId) -> bool {
+        let following = self.shared.as_ref().and_then(|shared| shared.following.get(&id));
+        following.is_some_and(|following| following.fork.is_some())
+    }
+
     /// Gives a fork up; gives where it began, if there was one.
     pub(super) fn end_fork(&mut self, id: ChannelId) -> Option<u64> {
         let Home { shared, channels, whole_rooms, rooms, retention, .. } = self;

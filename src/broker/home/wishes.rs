@@ -218,9 +218,12 @@ impl Home {
     ) -> Result<RoomAnswer, Refusal> {
         // The edge has seen to it that only members ask; a whole room's own events are read as `*`.
         let room = self.known_room(&query.address.room)?;
-        let history = match query.address.channel.is_every() {
-            true => &room.history,
-            false => &self.visible_channel(&query.address, client)?.history,
+        let (id, history) = match query.address.channel.is_every() {
+            true => (room.id, &room.history),
+            false => {
+                let channel = self.visible_channel(&query.address, client)?;
+                (channel.id, &channel.history)
+            }
         };
         let page = history.page(query, now.mono_ms(), self.limits.outbox_bytes as usize / 4);
         told.work.charge(work::ROW * page.messages.len() as u64);
@@ -242,7 +245,7 @@ impl Home {
             last: sequences().max(),
             epoch: history.epoch().to_string(),
             more: page.more,
-            incomplete: self.is_unsure(),
+            incomplete: self.is_unsure() || self.is_in_fork(id),
             messages,
         };
         Ok(RoomAnswer::History(Box::new(view)))

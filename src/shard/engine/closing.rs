@@ -63,6 +63,9 @@ impl Engine {
 
     /// Ends the sessions of the connections that are closed, as far as the turn's work allows.
     fn end_sessions(&mut self, now: Now) {
+        if self.leaving.is_empty() && self.retired.is_empty() {
+            return;
+        }
         while let Some((conn, reason)) = self.leaving.pop_front() {
             let joins = self.edge.session(conn).map_or(0, |session| session.memberships.len());
             self.told.work.charge(work::ASK + joins as u64 * work::MEMBER);

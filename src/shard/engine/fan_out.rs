@@ -44,10 +44,12 @@ impl Engine {
         }
         let is_late = write_units(audience.seats().len(), &frame) > self.fan_out_units_max;
         let publisher = sender.filter(|_| is_late);
-        let list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
         let sender = sender.filter(|&sender| audience.is_deaf_to_itself(sender));
-        let (work, to) = (&mut told.work, (connections, mail, tally));
-        let (receivers, units) = give((frame, channel, sender), audience, list, to, work);
+        let (event, to) = ((frame, channel, sender), (connections, mail, tally, &mut told.work));
+        let (receivers, units) = match is_late {
+            true => give(event, audience, late, to),
+            false => give(event, audience, dirty, to),
+        };
         self.note_fan_out(publisher, units, is_late);
         receivers
     }
@@ -78,9 +80,12 @@ impl Engine {
             };
             let Some(audience) = audience else { continue };
             let is_late = write_units(audience.seats().len(), &frame) > units_max;
-            let list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
-            let (work, to) = (&mut told.work, (connections, mail, tally));
-            let (count, units) = give((frame.clone(), channel, sender), audience, list, to, work);
+            let event = (frame.clone(), channel, sender);
+            let to = (connections, mail, tally, &mut told.work);
+            let (count, units) = match is_late {
+                true => give(event, audience, late, to),
+                false => give(event, audience, dirty, to),
+            };
             receivers += count;
             self.note_fan_out(publisher.filter(|_| is_late), units, is_late);
         }
@@ -108,7 +113,6 @@ impl Engine {
         let each: u64 = frames.iter().map(|(frame, _)| work::bytes(frame.wire().len())).sum();
         let is_late = receivers.len() as u64 * (work::WRITE + each) > self.fan_out_units_max;
         let Engine { connections, deliveries, mail, dirty, late, tally, told, .. } = self;
-        let mut list = if is_late { List::Late(late) } else { List::Dirty(dirty) };
         let subjects: Vec<ConnId> = frames.iter().filter_map(|(_, about)| *about).collect();
         let (batch, mut members, mut named) = (mail.begin_batch(None), 0, Vec::new());
         for &conn in &deliveries.receivers[receivers] {
@@ -119,7 +123,11 @@ impl Engine {
             match open(connections, conn) {
                 Some(connection) => {
                     members += 1;
-                    put_batch(connection, batch, &mut list);
+                    connection.outbox.put_batch(batch);
+                    match is_late {
+                        true => late.list(connection),
+                        false => dirty.list(connection),
+                    }
                     if own > 0 {
                         connection.outbox.note_own();
                         named.push(conn);
@@ -228,17 +236,21 @@ fn write_units(members: usize, frame: &Frame) -> u64 {
 /// Puts a frame into the open batch of an audience, or into a new one; how many get it, and what the bytes
 /// cost that are copied for them.
 #[inline]
-fn give(
+fn give<L: List>(
     (frame, channel, sender): (Arc<Frame>, ChannelId, Option<ConnId>),
     audience: &mut Audience,
-    mut list: List<'_>,
-    (connections, mail, tally): (&mut Vec<Option<Box<Connection>>>, &mut Mail, &mut Tally),
-    work: &mut Work,
+    list: &mut L,
+    (connections, mail, tally, work): (
+        &mut Vec<Option<Box<Connection>>>,
+        &mut Mail,
+        &mut Tally,
+        &mut Work,
+    ),
 ) -> (u32, u64) {
-    let is_late = matches!(list, List::Late(_));
     let is_event = frame.sequence > 0;
     let channel = is_event.then_some(channel);
-    let number = mail.add(Letter { channel, sender, is_late, ..Letter::new(frame, true) });
+    let letter = Letter { channel, sender, is_late: L::IS_LATE, ..Letter::new(frame, true) };
+    let number = mail.add(letter);
     let batch = mail.open_batch(audience.mark()).unwrap_or_else(|| {
         let batch = mail.begin_batch(sender);
         audience.set_mark(mail.mark(batch));
@@ -248,20 +260,22 @@ fn give(
                 Some(connection) => {
                     members += 1;
                     if Some(seat.conn) != sender {
-                        put_batch(connection, batch, &mut list);
+                        connection.outbox.put_batch(batch);
+                        list.list(connection);
                     }
                 }
                 None => tally.dropped(DropReason::Closed, 1),
             }
         }
         mail.set_members(batch, members);
-        let each = if is_late { work::LETTER } else { work::LETTER + work::WRITE };
+        let each = if L::IS_LATE { work::LETTER } else { work::LETTER + work::WRITE };
         work.charge(u64::from(members) * each);
         batch
     });
     let was_absent = mail.join_batch(batch, number);
     if let Some(connection) = was_absent.and_then(|conn| open(connections, conn)) {
-        put_batch(connection, batch, &mut list);
+        connection.outbox.put_batch(batch);
+        list.list(connection);
         connection.outbox.note_own();
     }
     let present = sender.filter(|_| mail.batch(batch).absent() != sender);
@@ -277,25 +291,34 @@ fn give(
 }
 
 /// Where connections wait to be written to.
-enum List<'a> {
-    /// With all others.
-    Dirty(&'a mut Vec<ConnId>),
-    /// After all others.
-    Late(&'a mut VecDeque<ConnId>),
+trait List {
+    /// Whether they are written to after all others.
+    const IS_LATE: bool;
+
+    /// Adds a connection, unless it waits already.
+    fn list(&mut self, connection: &mut Connection);
 }
 
-fn put_batch(connection: &mut Connection, batch: u32, list: &mut List<'_>) {
-    connection.outbox.put_batch(batch);
-    match list {
-        List::Dirty(dirty) => {
-            if !mem::replace(&mut connection.is_dirty, true) {
-                dirty.push(connection.id);
-            }
+/// With all others.
+impl List for Vec<ConnId> {
+    const IS_LATE: bool = false;
+
+    #[inline]
+    fn list(&mut self, connection: &mut Connection) {
+        if !mem::replace(&mut connection.is_dirty, true) {
+            self.push(connection.id);
         }
-        List::Late(late) => {
-            if !connection.is_dirty && !mem::replace(&mut connection.is_late, true) {
-                late.push_back(connection.id);
-            }
+    }
+}
+
+/// After all others.
+impl List for VecDeque<ConnId> {
+    const IS_LATE: bool = true;
+
+    #[inline]
+    fn list(&mut self, connection: &mut Connection) {
+        if !connection.is_dirty && !mem::replace(&mut connection.is_late, true) {
+            self.push_back(connection.id);
         }
     }
 }

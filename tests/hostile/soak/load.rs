@@ -5,7 +5,7 @@ use super::ledger::Ledger;
 use super::nodes::Whereabouts;
 use crate::common::{Client, Message, command_text, eventually};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
@@ -17,8 +17,9 @@ const REST: Duration = Duration::from_millis(20);
 const BETWEEN_AUDITS: Duration = Duration::from_millis(1_500);
 /// How long a member listens before it looks whether it is over.
 const LISTEN: Duration = Duration::from_millis(200);
-/// The entries that a member remembers.
+/// The entries that a member remembers, and the notices.
 const REMEMBERED: usize = 20_000;
+const NOTES: usize = 6;
 
 fn id_of(number: u64) -> String {
     format!("arq_entry-{number}")
@@ -131,11 +132,23 @@ pub(super) struct Member<'a> {
     known: Option<(String, u64)>,
     /// The number of each entry since it last began anew, by its sequence.
     run: BTreeMap<u64, u64>,
+    /// How many entries it was given in an order that is over, and that may have other places in the one
+    /// that counts: they do not come again, so it sees a jump there.
+    elsewhere: u64,
+    /// The latest answers and notices that it was given, each with what it had seen before.
+    heard: VecDeque<String>,
 }
 
 impl Member<'_> {
     pub(super) fn new(ledger: &Ledger, name: String) -> Member<'_> {
-        Member { ledger, name, known: None, run: BTreeMap::new() }
+        Member {
+            ledger,
+            name,
+            known: None,
+            run: BTreeMap::new(),
+            elsewhere: 0,
+            heard: VecDeque::new(),
+        }
     }
 
     pub(super) fn run(mut self, whereabouts: &Whereabouts, is_over: &AtomicBool) {
@@ -156,6 +169,10 @@ impl Member<'_> {
             return None;
         }
         let joined = &joined["result"];
+        self.note(format!(
+            "joined in {} at {}, recovered {} {}",
+            joined["epoch"], joined["sequence"], joined["recovered"], joined["reason"]
+        ));
         let epoch = joined["epoch"].as_str().expect("a channel has an epoch").to_owned();
         match (joined["recovered"] == true, self.known.as_mut()) {
             (true, Some(known)) => {
@@ -167,6 +184,7 @@ impl Member<'_> {
                     self.ledger.began_anew();
                 }
                 self.run.clear();
+                self.elsewhere = 0;
                 let sequence = joined["sequence"].as_u64().expect("a channel has a sequence");
                 self.known = Some((epoch, sequence));
             }
@@ -175,14 +193,12 @@ impl Member<'_> {
     }
 
     fn follow(&mut self, client: &mut Client, is_over: &AtomicBool) -> Option<()> {
-        // Whether the order is another one since a notice said so.
-        let mut is_other = false;
         while !is_over.load(SeqCst) {
             client.drain_for(LISTEN);
             let mut is_quiet = true;
             while let Some(message) = client.take_kept() {
                 is_quiet = false;
-                self.hear(&message, &mut is_other)?;
+                self.hear(&message)?;
             }
             if is_quiet {
                 // Where the connection has ended this can't be sent.
@@ -194,33 +210,21 @@ impl Member<'_> {
     }
 
     /// Nothing if what was missed is to be got by coming back.
-    fn hear(&mut self, message: &Message, is_other: &mut bool) -> Option<()> {
+    fn hear(&mut self, message: &Message) -> Option<()> {
         if message["type"] == "event" {
-            self.take(message.sequence(), number_of(message), std::mem::take(is_other));
+            self.take(message.sequence(), number_of(message));
             return Some(());
         }
         let payload = &message["payload"];
-        let epoch = || payload["epoch"].as_str().map(str::to_owned);
+        self.note(payload.to_string());
         match payload["event"].as_str() {
             Some("epoch_changed") => {
-                if let (Some(epoch), Some(known)) = (epoch(), self.known.as_mut()) {
-                    known.0 = epoch;
-                    // What it was given beyond has other places now, or none.
-                    let sure = payload["sequence"].as_u64().unwrap_or(0);
-                    if sure < known.1 {
-                        self.ledger.began_anew();
-                        self.run.retain(|sequence, _| *sequence <= sure);
-                        *is_other = true;
-                    }
-                }
+                self.change_order(payload["epoch"].as_str()?, payload["sequence"].as_u64()?);
             }
             Some("gap") if payload["reason"] == "order_changed" => {
-                self.ledger.began_anew();
-                self.run.clear();
-                *is_other = true;
-                if let (Some(epoch), Some(known)) = (epoch(), self.known.as_mut()) {
-                    known.0 = epoch;
-                }
+                // What it misses has places up to the last one of these.
+                self.change_order(payload["epoch"].as_str()?, 0);
+                self.known.as_mut()?.1 = payload["last"].as_u64()?;
             }
             // It was too slow for once.
             Some("gap") => return None,
@@ -229,10 +233,34 @@ impl Member<'_> {
         Some(())
     }
 
-    fn take(&mut self, sequence: u64, number: Option<u64>, is_other: bool) {
+    /// The order is another one beyond what is sure.
+    fn change_order(&mut self, epoch: &str, sure: u64) {
+        let Some(known) = &mut self.known else { return };
+        known.0 = epoch.to_owned();
+        if sure < known.1 {
+            self.ledger.began_anew();
+            known.1 = sure;
+            self.elsewhere += self.run.split_off(&(sure + 1)).len() as u64;
+        }
+    }
+
+    fn note(&mut self, what: String) {
+        let known = self.known.as_ref().map(|known| known.1);
+        self.heard.push_back(format!("{} after {known:?}: {what}", jiff::Timestamp::now()));
+        if self.heard.len() > NOTES {
+            self.heard.pop_front();
+        }
+    }
+
+    fn take(&mut self, sequence: u64, number: Option<u64>) {
         let Some((_, last)) = &mut self.known else { return };
-        if sequence != *last + 1 && !is_other {
-            let what = format!("{} was given {sequence} after {last}", self.name);
+        let jump = sequence.checked_sub(*last + 1).filter(|jump| *jump <= self.elsewhere);
+        self.elsewhere -= jump.unwrap_or_default();
+        if jump.is_none() {
+            let what = format!(
+                "{} was given {sequence} after {last}, having heard {:#?}",
+                self.name, self.heard
+            );
             self.ledger.member_reordered(what);
         }
         *last = sequence;
@@ -241,7 +269,10 @@ impl Member<'_> {
         if let Some((before, _)) =
             self.run.iter().rev().take(1_000).find(|entry| *entry.1 == number)
         {
-            let what = format!("{} was given {number} at {before} and at {sequence}", self.name);
+            let what = format!(
+                "{} was given {number} at {before} and at {sequence}, having heard {:#?}",
+                self.name, self.heard
+            );
             self.ledger.member_doubled(what);
         }
         self.run.insert(sequence, number);
@@ -288,6 +319,10 @@ fn read_history(client: &mut Client, channel: &str) -> Option<Vec<(u64, u64)>> {
         let parameters = json!({"channel": channel, "after": after, "limit": 1000});
         let page = try_ask(client, "history", parameters)?;
         let page = (page["status"] == "success").then(|| page["result"].clone())?;
+        if page["incomplete"] == true {
+            // What others have stored meanwhile is not here yet.
+            return None;
+        }
         for message in page["messages"].as_array()? {
             after = message["metadata"]["sequence"].as_u64()?;
             rows.push((after, number_of(message).unwrap_or(u64::MAX - after)));

@@ -108,6 +108,11 @@ fn soak(what: &str, mut nodes: Nodes) {
     });
     memory.report(what);
     ledgers.iter().for_each(|ledger| ledger.report(what));
+    let faults: Vec<_> = ledgers.iter().map(|ledger| (ledger.channel, ledger.faults())).collect();
+    if faults.iter().any(|(_, faults)| !faults.is_empty()) {
+        let logs = nodes.write_logs(what);
+        panic!("{faults:#?}, while the nodes did what {} tells", logs.display());
+    }
     nodes.stop();
     ledgers.iter().for_each(Ledger::check);
     memory.check();

@@ -2,9 +2,12 @@
 
 use crate::attack::Target;
 use crate::common::Daemon;
+use crate::common::daemon::Log;
 use crate::redis::sentinel::Watched;
 use rustix::process::Signal;
+use serde_json::Value;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -43,8 +46,10 @@ pub(super) struct Nodes {
     daemons: Vec<Daemon>,
     whereabouts: Whereabouts,
     redis: Option<Watched>,
-    started: usize,
     was_disturbed: bool,
+    /// The logs of all lives of all nodes, and what was done to the nodes.
+    logs: Vec<Log>,
+    done: Vec<String>,
 }
 
 /// Where the nodes are now: each moves with each life of its daemon.
@@ -85,7 +90,8 @@ impl Nodes {
     fn of(daemons: Vec<Daemon>, redis: Option<Watched>) -> Nodes {
         let whereabouts = Whereabouts::default();
         whereabouts.set(&daemons);
-        Nodes { started: daemons.len(), daemons, whereabouts, redis, was_disturbed: false }
+        let logs = daemons.iter().map(|daemon| daemon.log().clone()).collect();
+        Nodes { daemons, whereabouts, redis, was_disturbed: false, logs, done: Vec::new() }
     }
 
     pub(super) fn whereabouts(&self) -> Whereabouts {
@@ -116,6 +122,7 @@ impl Nodes {
 
     /// The master dies, its replica takes its place, and it comes back as the replica.
     fn fail_over(&mut self) {
+        self.note("the master dies");
         let Some(redis) = &mut self.redis else { return };
         redis.fail_over();
         redis.bring_back();
@@ -123,12 +130,14 @@ impl Nodes {
 
     /// Master and replica change places.
     fn change(&mut self) {
+        self.note("master and replica change places");
         let Some(redis) = &mut self.redis else { return };
         redis.change();
     }
 
     /// A node stands still, as on a machine that swaps, and goes on before the others take it for dead.
     fn stop_a_node_for_a_while(&mut self, rng: &mut fastrand::Rng) {
+        self.note("a node stands still");
         let daemon = &self.daemons[rng.usize(..self.daemons.len())];
         daemon.signal(Signal::STOP);
         thread::sleep(STANDSTILL);
@@ -137,11 +146,13 @@ impl Nodes {
 
     /// A node dies, and another one comes.
     fn kill_a_node(&mut self, rng: &mut fastrand::Rng) {
+        self.note("a node dies");
         let Some(redis) = &self.redis else { return };
         self.daemons.swap_remove(rng.usize(..self.daemons.len())).kill();
         self.whereabouts.set(&self.daemons);
-        self.daemons.push(node(redis, self.started));
-        self.started += 1;
+        let daemon = node(redis, self.logs.len());
+        self.logs.push(daemon.log().clone());
+        self.daemons.push(daemon);
         self.whereabouts.set(&self.daemons);
     }
 
@@ -156,6 +167,27 @@ impl Nodes {
         }
     }
 
+    fn note(&mut self, what: &str) {
+        self.done.push(format!("{} {what}", jiff::Timestamp::now()));
+    }
+
+    /// Writes what was done to the nodes, and what they logged, in the order of time; gives where.
+    pub(super) fn write_logs(&self, what: &str) -> PathBuf {
+        let name = format!("soak-{}.log", what.replace(' ', "-"));
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let mut lines = self.done.clone();
+        for (number, log) in self.logs.iter().enumerate() {
+            let line = |line: Value| {
+                let at = line["timestamp"].as_str().unwrap_or_default();
+                format!("{at} node-{number} {line}")
+            };
+            lines.extend(log.lines().into_iter().map(line));
+        }
+        lines.sort();
+        std::fs::write(&path, lines.join("\n")).expect("the target folder can be written to");
+        path
+    }
+
     /// Stops the nodes, each of which must end well.
     pub(super) fn stop(self) {
         self.daemons.into_iter().for_each(|daemon| _ = daemon.stop());
@@ -163,7 +195,7 @@ impl Nodes {
 }
 
 /// The state of the storage of a node, if it does not store.
-fn stores(daemon: &Daemon) -> Result<(), serde_json::Value> {
+fn stores(daemon: &Daemon) -> Result<(), Value> {
     let state = daemon.get("/status").json()["storage_state"].clone();
     if state["state"] == "ok" { Ok(()) } else { Err(state) }
 }

@@ -51,3 +51,29 @@ fn what_another_node_may_have_is_not_called_unknown_while_it_cant_be_reached() {
     assert_eq!(private(&mut world, "zoe")["error"], "TARGET_NOT_FOUND");
     assert!(world.nodes[1].done(&bob, "history", "r:d", json!({})).get("incomplete").is_none());
 }
+
+#[test]
+fn a_history_is_incomplete_until_what_a_node_was_told_alone_has_its_places() {
+    let mut world = World::new(2);
+    let ann = world.nodes[0].connect(0, "ann");
+    world.nodes[0].join(&ann, "r:c");
+    world.settle();
+    world.publish(0, &ann, "r:c");
+    world.cut_off(0);
+    world.publish(0, &ann, "r:c");
+    world.store.borrow_mut().come_back(0);
+    let kept_back = world.keep_back_events(0);
+    world.settle();
+    let kept_back = [kept_back, world.keep_back_events(0)].concat();
+    // The storage is there, and what was said alone is on its way through it.
+    let unknown = world.nodes[0].command(&ann, "channel_info", "r:nothing", json!({}));
+    assert_eq!(unknown["code"], 404);
+    let history = world.nodes[0].done(&ann, "history", "r:c", json!({}));
+    assert_eq!((&history["last"], &history["incomplete"]), (&json!(2), &json!(true)));
+    for (to, news) in &kept_back {
+        world.nodes[0].hear_news(to, news);
+    }
+    world.settle();
+    let history = world.nodes[0].done(&ann, "history", "r:c", json!({}));
+    assert_eq!((&history["last"], history.get("incomplete")), (&json!(2), None));
+}
