@@ -19,13 +19,16 @@ pub const CONNECTION_BYTES: u64 = 1_024;
 /// queue, the frame's header and its two reference counts.
 pub const LETTER_BYTES: u64 = 192;
 /// A membership of a client in one channel: the entry at the home and the one at the edge.
-pub const MEMBERSHIP_BYTES: u64 = 320;
+pub const MEMBERSHIP_BYTES: u64 = 144;
+/// A client in a room, beside its memberships: what the room's home knows of it, and the first room for
+/// memberships at the edge.
+pub const PERSON_BYTES: u64 = 448;
 /// A range of messages that one connection missed in one channel, until it is told.
 pub const GAP_BYTES: u64 = 192;
 /// A session that is kept, beside its bytes: its hash, its place in the index.
 pub const SESSION_BYTES: u64 = 512;
 /// A channel without members and messages, its place in its room and in the indexes.
-pub const CHANNEL_BYTES: u64 = 1_024;
+pub const CHANNEL_BYTES: u64 = 1_600;
 /// A row of an answer (a client, a channel, a room) until the answer is written.
 pub const ROW_BYTES: u64 = 256;
 /// A telemetry event in the queue to the control plane, beside what a client sent itself.
@@ -209,6 +212,16 @@ pub static BUDGET: &[Row] = &[
         counters: &["arqonbus_shard_closes_total"],
     },
     Row {
+        thing: "client in a room",
+        weight: Weight::Bytes(PERSON_BYTES),
+        client: By("joins"),
+        address: By("connections"),
+        room: By("memberships"),
+        node: By("memberships"),
+        at_bound: "see the membership of a channel",
+        counters: &["arqonbus_errors_total"],
+    },
+    Row {
         thing: "membership of a channel",
         weight: Weight::Bytes(MEMBERSHIP_BYTES),
         client: Key("max_joins_per_client", ""),
@@ -277,6 +290,16 @@ pub static BUDGET: &[Row] = &[
         node: Fixed(limits::SESSION_UPDATES_BYTES_A_SECOND, "bytes per second"),
         at_bound: "the session is stored later, as it is then",
         counters: &["arqonbus_storage_records_total"],
+    },
+    Row {
+        thing: "session whose client has gone, until Redis has heard of it",
+        weight: Weight::BytesAndOwn(SESSION_BYTES),
+        client: Fixed(1, ""),
+        address: Bound::None,
+        room: Bound::None,
+        node: Fixed(limits::SESSIONS_GONE_BYTES_MAX as u64, "bytes"),
+        at_bound: "the session ends as it was stored last",
+        counters: &["arqonbus_storage_sessions_lost_total"],
     },
     Row {
         thing: "news of the storage that a shard has not taken",

@@ -73,6 +73,9 @@ pub const SESSION_EVERY_MS: u64 = 1_000;
 /// The bytes that updates and renewals of sessions may take of the storage in a second, so that they leave
 /// room for events; new sessions, and the ends of sessions, are not slowed down by them.
 pub const SESSION_UPDATES_BYTES_A_SECOND: u64 = 8 * 1024 * 1024;
+/// What sessions may weigh whose clients have gone and that Redis, which is away, has not heard of; twice
+/// that with those that ended by order.
+pub const SESSIONS_GONE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How many news of the storage may wait for a shard before it is told no more of what can be read again.
 pub const NEWS_COUNT_MAX: u64 = 16_384;
 /// Their bytes.

@@ -123,7 +123,8 @@ impl Elsewhere {
     }
 
     /// A client of this node has come to a channel, or gone from it, by one of its connections. Nothing
-    /// if it is here by another connection as well; else whether that is new on the bus.
+    /// if it is here by another connection as well, under the same profile; else whether that is new on
+    /// the bus.
     pub fn note_here(
         &mut self,
         address: &Arc<Address>,
@@ -137,7 +138,12 @@ impl Elsewhere {
                 false => before.saturating_sub(1),
             };
             let is_change = (before == 0) != (resident.here == 0);
-            let is_new = is_change.then_some(resident.tellers.is_empty());
+            let has_new_profile = is_member && *resident.client != **client;
+            if has_new_profile {
+                resident.client = Arc::clone(client);
+            }
+            let is_new = is_change && resident.tellers.is_empty();
+            let is_new = (is_change || has_new_profile).then_some(is_new);
             ((0, resident.here as i32 - before as i32), is_new)
         })
     }
@@ -433,6 +439,26 @@ mod tests {
 
     fn address(channel: &'static str) -> Arc<Address> {
         Arc::new(Address { room: Name::fixed("r"), channel: Name::fixed(channel) })
+    }
+
+    #[test]
+    fn peers_are_told_of_clients_and_of_their_profiles_but_not_of_connections() {
+        let (ann, a) = (card("ann"), address("a"));
+        let renamed = Arc::new(ClientCard { screen_name: Some("Ann".into()), ..(*ann).clone() });
+        let mut elsewhere = Elsewhere::new(seeded(1));
+        // What is told, and whether it is new on the bus.
+        let steps = [
+            (&ann, true, Some(true)),
+            (&ann, true, None),
+            (&renamed, true, Some(false)),
+            (&ann, false, None),
+            (&ann, false, None),
+            (&renamed, false, Some(true)),
+        ];
+        for (client, is_member, is_told) in steps {
+            assert_eq!(elsewhere.note_here(&a, client, is_member), is_told);
+            elsewhere.check();
+        }
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Meters {
     pub garbled: AtomicU64,
     /// What nodes that died had left and was removed: client ids, names of channels.
     pub swept: AtomicU64,
+    /// Ends of sessions that were not stored, as too many waited.
+    pub lost_sessions: AtomicU64,
     /// What is told and not taken yet.
     pub news: Arc<NewsLoad>,
     /// How often a channel's events were not told because their shard was full, to be read again.

@@ -12,9 +12,12 @@
 //!
 //! *Not here*: connections, retries, when it is time for a round.
 
+use crate::base::budget::SESSION_BYTES;
 use crate::base::hash::{Map, seeded};
 use crate::base::ids::ConnRef;
-use crate::base::limits::{PROFILE_FIELD_BYTES_MAX, SESSION_UPDATES_BYTES_A_SECOND};
+use crate::base::limits::{
+    PROFILE_FIELD_BYTES_MAX, SESSION_UPDATES_BYTES_A_SECOND, SESSIONS_GONE_BYTES_MAX,
+};
 use crate::broker::channel::Options;
 use crate::broker::peers::To;
 use crate::broker::record::StorageNews;
@@ -40,8 +43,6 @@ const ROUND_BYTES_MAX: usize = 256 * 1024;
 const OVER: Duration = Duration::from_secs(600);
 /// The sessions that one call reads.
 const ROUND_READS_MAX: usize = 256;
-/// As many may wait for a Redis that is away, beside those whose clients are connected.
-const DUE_MAX: usize = 65_536;
 
 /// The sessions of one node.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(super) struct Sessions {
     /// How long a client may be away.
     ttl: Duration,
     known: Map<SessionKey, Entry>,
+    /// What those of `known` weigh whose clients have gone.
+    gone_bytes: usize,
     /// Those that are to be written; passed over where that is done.
     due: VecDeque<SessionKey>,
     /// Those that were written before and are another now, or are to be written again: they wait for
@@ -110,16 +113,21 @@ impl Sessions {
         let hasher = seeded(fastrand::u64(..));
         let (due, updates, renewals, asked) = Default::default();
         let (known, paced_until) = (Map::with_hasher(hasher), Instant::now());
-        Sessions { ttl, known, due, updates, paced_until, renewals, asked }
+        Sessions { ttl, known, gone_bytes: 0, due, updates, paced_until, renewals, asked }
     }
 
-    /// Takes in what an edge says.
-    pub(super) fn take(&mut self, record: SessionRecord) {
+    /// Takes in what an edge says; false if there is no room for it, so that the session expires as it
+    /// was written last.
+    #[must_use]
+    pub(super) fn take(&mut self, record: SessionRecord) -> bool {
         match record {
-            SessionRecord::Recall(key, conn) => self.asked.push_back((key, conn)),
+            SessionRecord::Recall(key, conn) => {
+                self.asked.push_back((key, conn));
+                true
+            }
             SessionRecord::Here(key, kept) => self.note(key, kept.life, What::Here(text(&kept))),
             SessionRecord::Left(key, kept) => {
-                self.note(key, kept.life, What::Left(text(&kept), Instant::now()));
+                self.note(key, kept.life, What::Left(text(&kept), Instant::now()))
             }
             SessionRecord::Over(key, life) => self.note(key, life, What::Over),
         }
@@ -163,14 +171,14 @@ impl Sessions {
         round.reads.extend(self.asked.drain(..count));
         let mut bytes = 0;
         for (key, _) in &round.reads {
-            write(&mut self.known, self.ttl, *key, now, &mut round.writes, &mut bytes);
+            self.write(*key, now, &mut round.writes, &mut bytes);
         }
         let has_room =
             |writes: &Vec<Write>, bytes| writes.len() < ROUND_WRITES_MAX && bytes < ROUND_BYTES_MAX;
         while has_room(&round.writes, bytes)
             && let Some(key) = self.due.pop_front()
         {
-            write(&mut self.known, self.ttl, key, now, &mut round.writes, &mut bytes);
+            self.write(key, now, &mut round.writes, &mut bytes);
         }
         if self.paced_until > now {
             return round;
@@ -179,7 +187,7 @@ impl Sessions {
         while has_room(&round.writes, bytes)
             && let Some(key) = self.updates.pop_front()
         {
-            write(&mut self.known, self.ttl, key, now, &mut round.writes, &mut bytes);
+            self.write(key, now, &mut round.writes, &mut bytes);
         }
         while has_room(&round.writes, bytes)
             && let Some(&(at, key)) = self.renewals.front()
@@ -189,7 +197,7 @@ impl Sessions {
             let Some(entry) = self.known.get_mut(&key) else { continue };
             entry.is_renewed = false;
             entry.is_due = true;
-            write(&mut self.known, self.ttl, key, now, &mut round.writes, &mut bytes);
+            self.write(key, now, &mut round.writes, &mut bytes);
         }
         let share = Duration::from_secs(1)
             .mul_f64((bytes - before) as f64 / SESSION_UPDATES_BYTES_A_SECOND as f64);
@@ -218,12 +226,12 @@ impl Sessions {
             entry.is_written |= entry.life == *life;
             if entry.life == *life && !is_written {
                 // It goes on in a later life, elsewhere.
-                self.known.remove(key);
+                self.forget(key);
             } else if is_here && !entry.is_renewed {
                 entry.is_renewed = true;
                 self.renewals.push_back((at, *key));
             } else if !is_here && !entry.is_due {
-                self.known.remove(key);
+                self.forget(key);
             }
         }
         for ((_, ConnRef { shard, conn }), text) in round.reads.into_iter().zip(read) {
@@ -232,29 +240,44 @@ impl Sessions {
         }
     }
 
-    fn note(&mut self, key: SessionKey, life: u64, what: What) {
+    fn note(&mut self, key: SessionKey, life: u64, what: What) -> bool {
+        if self.known.get(&key).is_some_and(|entry| entry.life > life) {
+            return true;
+        }
+        let bytes_max = match what {
+            What::Here(_) => usize::MAX,
+            What::Left(..) => SESSIONS_GONE_BYTES_MAX,
+            // A session that ended by order and is forgotten could come back.
+            What::Over => 2 * SESSIONS_GONE_BYTES_MAX,
+        };
+        if self.gone_bytes >= bytes_max {
+            self.forget(&key);
+            return false;
+        }
+        if self.due.len() >= 2 * self.known.len() + ROUND_WRITES_MAX {
+            self.due.retain(|key| self.known.get(key).is_some_and(|entry| entry.is_due));
+        }
         let (is_due, is_written, is_renewed) = (false, false, false);
-        let new = || Entry { life, what: What::Over, is_due, is_written, is_renewed };
+        let new =
+            || Entry { life, what: What::Here(Arc::from("")), is_due, is_written, is_renewed };
         let entry = self.known.entry(key).or_insert_with(new);
-        if entry.life > life {
-            return;
-        }
-        if matches!(what, What::Left(..)) && self.due.len() >= DUE_MAX {
-            // It expires as it was written last, which is late enough.
-            self.known.remove(&key);
-            if self.due.len() >= 2 * (DUE_MAX + self.known.len()) {
-                self.due.retain(|key| self.known.get(key).is_some_and(|entry| entry.is_due));
-            }
-            return;
-        }
         entry.is_written &= entry.life == life;
         let is_urgent = !matches!(what, What::Here(_));
+        self.gone_bytes = self.gone_bytes + what.gone_bytes() - entry.what.gone_bytes();
         (entry.life, entry.what) = (life, what);
         if is_urgent && entry.is_due && entry.is_written {
             // It is listed as an update, and the end of it does not wait for others.
-            return self.due.push_back(key);
+            self.due.push_back(key);
+        } else {
+            self.list(key);
         }
-        self.list(key);
+        true
+    }
+
+    fn forget(&mut self, key: &SessionKey) {
+        if let Some(entry) = self.known.remove(key) {
+            self.gone_bytes -= entry.what.gone_bytes();
+        }
     }
 
     fn list(&mut self, key: SessionKey) {
@@ -267,34 +290,37 @@ impl Sessions {
             }
         }
     }
+
+    /// Adds a session to what is written, if it is due.
+    fn write(&mut self, key: SessionKey, now: Instant, writes: &mut Vec<Write>, bytes: &mut usize) {
+        let Some(entry) = self.known.get_mut(&key) else { return };
+        if !std::mem::take(&mut entry.is_due) {
+            return;
+        }
+        let (text, left) = match &entry.what {
+            // It is renewed after a third of the time: so there is more left of it than a client may be
+            // away, whenever this process ends.
+            What::Here(text) => (Arc::clone(text), self.ttl + self.ttl / 2),
+            What::Left(text, at) => (Arc::clone(text), self.ttl.saturating_sub(now - *at)),
+            What::Over => (Arc::from(""), OVER),
+        };
+        if left.is_zero() {
+            return self.forget(&key);
+        }
+        *bytes += text.len();
+        writes.push(Write { key, life: entry.life, ms: (left.as_millis() as u64).max(1), text });
+    }
 }
 
-/// Adds a session to what is written, if it is due.
-fn write(
-    known: &mut Map<SessionKey, Entry>,
-    ttl: Duration,
-    key: SessionKey,
-    now: Instant,
-    writes: &mut Vec<Write>,
-    bytes: &mut usize,
-) {
-    let Some(entry) = known.get_mut(&key) else { return };
-    if !std::mem::take(&mut entry.is_due) {
-        return;
+impl What {
+    /// What it weighs if its client has gone.
+    fn gone_bytes(&self) -> usize {
+        match self {
+            What::Left(text, _) => SESSION_BYTES as usize + text.len(),
+            What::Over => SESSION_BYTES as usize,
+            What::Here(_) => 0,
+        }
     }
-    let (text, left) = match &entry.what {
-        // It is renewed after a third of the time: so there is more left of it than a client may be
-        // away, whenever this process ends.
-        What::Here(text) => (Arc::clone(text), ttl + ttl / 2),
-        What::Left(text, at) => (Arc::clone(text), ttl.saturating_sub(now - *at)),
-        What::Over => (Arc::from(""), OVER),
-    };
-    if left.is_zero() {
-        known.remove(&key);
-        return;
-    }
-    *bytes += text.len();
-    writes.push(Write { key, life: entry.life, ms: (left.as_millis() as u64).max(1), text });
 }
 
 impl Round {
@@ -443,6 +469,10 @@ mod tests {
         })
     }
 
+    fn take(sessions: &mut Sessions, record: SessionRecord) {
+        assert!(sessions.take(record), "there is room for it");
+    }
+
     fn lives(round: &Round) -> Vec<u64> {
         round.writes.iter().map(|write| write.life).collect()
     }
@@ -481,8 +511,8 @@ mod tests {
     #[test]
     fn who_is_here_is_renewed_and_who_left_is_not() {
         let (mut sessions, now) = (Sessions::new(TTL), Instant::now());
-        sessions.take(SessionRecord::Here(key("a"), kept(1)));
-        sessions.take(SessionRecord::Here(key("a"), kept(1)));
+        take(&mut sessions, SessionRecord::Here(key("a"), kept(1)));
+        take(&mut sessions, SessionRecord::Here(key("a"), kept(1)));
         let round = sessions.begin(now);
         assert_eq!((lives(&round), round.writes[0].ms), (vec![1], 13_500), "once in a round");
         done(&mut sessions, round);
@@ -491,12 +521,39 @@ mod tests {
         let round = sessions.begin(now + TTL / 2);
         assert_eq!(lives(&round), [1]);
         // What comes while it is under way is written after it.
-        sessions.take(SessionRecord::Left(key("a"), kept(1)));
+        take(&mut sessions, SessionRecord::Left(key("a"), kept(1)));
         done(&mut sessions, round);
         let round = sessions.begin(Instant::now());
         assert!(round.writes[0].ms <= 9_000 && round.writes[0].ms > 8_000);
         done(&mut sessions, round);
         assert!(sessions.begin(now + TTL).is_empty() && sessions.known.is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_of_those_who_went_is_bounded_in_bytes() {
+        let mut sessions = Sessions::new(TTL);
+        let mut large = kept(1);
+        large.subscriptions = vec![large.subscriptions[0].clone(); 1_000];
+        let refused = |sessions: &mut Sessions, make: &dyn Fn(usize) -> SessionRecord| {
+            (0..300_000).position(|n| !sessions.take(make(n)))
+        };
+        let left = |n: usize| SessionRecord::Left(key(&format!("left-{n}")), large.clone());
+        let over = |n: usize| SessionRecord::Over(key(&format!("over-{n}")), 1);
+        let count = refused(&mut sessions, &left).unwrap();
+        assert!((500..10_000).contains(&count), "{count}");
+        assert!(refused(&mut sessions, &over).unwrap() > 100_000, "these weigh little");
+        let weight = |sessions: &Sessions| {
+            sessions.known.values().map(|entry| entry.what.gone_bytes()).sum::<usize>()
+        };
+        assert_eq!(sessions.gone_bytes, weight(&sessions));
+        take(&mut sessions, SessionRecord::Here(key("new"), kept(1)));
+        // When Redis is there again, nothing of it is left.
+        while sessions.gone_bytes > 0 {
+            let round = sessions.begin(Instant::now());
+            done(&mut sessions, round);
+        }
+        assert_eq!(sessions.known.len(), 1);
+        take(&mut sessions, left(0));
     }
 
     #[test]
@@ -508,7 +565,7 @@ mod tests {
             SessionRecord::Here(key(&life.to_string()), kept)
         };
         let all = 1..=20;
-        all.clone().for_each(|life| sessions.take(large(life)));
+        all.clone().for_each(|life| take(&mut sessions, large(life)));
         let mut now = Instant::now();
         while sessions.has_unwritten() {
             let round = sessions.begin(now);
@@ -518,9 +575,9 @@ mod tests {
         let started = now;
         let mut bytes = 0;
         for turn in 0..200 {
-            all.clone().for_each(|life| sessions.take(large(life)));
+            all.clone().for_each(|life| take(&mut sessions, large(life)));
             if turn == 100 {
-                sessions.take(SessionRecord::Left(key("7"), kept(7)));
+                take(&mut sessions, SessionRecord::Left(key("7"), kept(7)));
                 let round = sessions.begin(now);
                 assert_eq!(lives(&round)[0], 7, "the end of one does not wait");
                 done(&mut sessions, round);
@@ -540,15 +597,15 @@ mod tests {
     #[test]
     fn an_earlier_life_says_nothing_any_more() {
         let (mut sessions, now) = (Sessions::new(TTL), Instant::now());
-        sessions.take(SessionRecord::Here(key("a"), kept(5)));
-        sessions.take(SessionRecord::Left(key("a"), kept(4)));
-        sessions.take(SessionRecord::Over(key("a"), 4));
+        take(&mut sessions, SessionRecord::Here(key("a"), kept(5)));
+        take(&mut sessions, SessionRecord::Left(key("a"), kept(4)));
+        take(&mut sessions, SessionRecord::Over(key("a"), 4));
         let round = sessions.begin(now);
         assert_eq!((lives(&round), round.writes[0].text.is_empty()), (vec![5], false));
         // Redis knows a later one: it goes on elsewhere.
         sessions.end(round, Ok(&(vec![false], Vec::new())), |_, _| {});
         assert!(sessions.known.is_empty() && sessions.begin(now + TTL).is_empty());
-        sessions.take(SessionRecord::Over(key("a"), 6));
+        take(&mut sessions, SessionRecord::Over(key("a"), 6));
         let round = sessions.begin(now);
         assert!(round.writes[0].text.is_empty());
         done(&mut sessions, round);
@@ -558,10 +615,10 @@ mod tests {
     #[test]
     fn a_round_that_failed_is_made_again_and_nobody_waits_for_it() {
         let (mut sessions, now) = (Sessions::new(TTL), Instant::now());
-        sessions.take(SessionRecord::Here(key("a"), kept(1)));
-        sessions.take(SessionRecord::Left(key("b"), kept(2)));
-        sessions.take(SessionRecord::Recall(key("b"), conn(3)));
-        sessions.take(SessionRecord::Recall(key("c"), conn(4)));
+        take(&mut sessions, SessionRecord::Here(key("a"), kept(1)));
+        take(&mut sessions, SessionRecord::Left(key("b"), kept(2)));
+        take(&mut sessions, SessionRecord::Recall(key("b"), conn(3)));
+        take(&mut sessions, SessionRecord::Recall(key("c"), conn(4)));
         let round = sessions.begin(now);
         assert_eq!(lives(&round), [2, 1], "what is asked for comes first");
         let mut told = Vec::new();
@@ -579,12 +636,12 @@ mod tests {
     #[test]
     fn who_was_away_too_long_is_not_written_any_more() {
         let mut sessions = Sessions::new(TTL);
-        sessions.take(SessionRecord::Left(key("a"), kept(1)));
-        sessions.take(SessionRecord::Recall(key("a"), conn(1)));
+        take(&mut sessions, SessionRecord::Left(key("a"), kept(1)));
+        take(&mut sessions, SessionRecord::Recall(key("a"), conn(1)));
         let round = sessions.begin(Instant::now() + TTL);
         assert!(round.writes.is_empty() && sessions.known.is_empty());
         assert_eq!(done(&mut sessions, round), [Recalled::Unknown]);
-        sessions.take(SessionRecord::Recall(key("a"), conn(1)));
+        take(&mut sessions, SessionRecord::Recall(key("a"), conn(1)));
         let mut told = 0;
         sessions.give_up(|_, _| told += 1);
         assert_eq!((told, sessions.begin(Instant::now()).is_empty()), (1, true));

@@ -8,10 +8,11 @@ mod count;
 
 use crate::bus::{Bus, command, frame, message};
 use crate::count::{Counting, held_bytes};
-use arqonbus::base::budget::{GAP_BYTES, LETTER_BYTES};
+use arqonbus::base::budget::{self, GAP_BYTES, LETTER_BYTES};
 use arqonbus::base::ids::ConnId;
 use arqonbus::base::limits::{HANDSHAKE_BYTES_MAX, Limits};
 use serde_json::json;
+use std::ops::Range;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -201,9 +202,29 @@ fn joined(count: u32) -> (Bus, ConnId, ConnId, usize) {
 }
 
 #[test]
-fn a_membership_weighs_little() {
-    let (.., held) = joined(1_000);
-    assert!(held <= 512, "{held} bytes for a membership");
+fn channels_and_memberships_weigh_what_is_charged_for_them() {
+    let limits = Limits { rate_commands: 0, ..Limits::default() };
+    let mut bus = warm_bus(limits);
+    let ids: Vec<String> = (0..1_000).map(|number| format!("member-{number}")).collect();
+    let conns: Vec<ConnId> = ids.iter().map(|id| bus.connect(id)).collect();
+    let mut join = |who: Range<usize>, channels: Range<usize>| {
+        grown(|| {
+            for (conn, id) in conns[who.clone()].iter().zip(&ids[who.clone()]) {
+                for channel in channels.clone() {
+                    let command = command("join_channel", json!({}));
+                    let name = format!("c{channel}");
+                    bus.send(*conn, &message("command", &name, id, channel as u32, &command));
+                }
+            }
+        })
+    };
+    // The first member of each makes it; of all others each is a membership.
+    let first = join(0..1, 0..1_000) / 1_000;
+    let few_in_many = join(1..20, 0..1_000) / 19_000;
+    let many_in_one = join(20..1_000, 0..1) / 980;
+    assert_weighs("channel", budget::CHANNEL_BYTES as usize, first - few_in_many);
+    assert_weighs("membership", budget::MEMBERSHIP_BYTES as usize, few_in_many);
+    assert_weighs("client in a room", budget::PERSON_BYTES as usize, many_in_one - few_in_many);
 }
 
 #[test]

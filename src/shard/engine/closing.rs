@@ -151,6 +151,11 @@ impl Engine {
                 let is_over = |since: Option<Moment>, span_ms| {
                     since.is_some_and(|since| now_ms >= since.ms() + span_ms)
                 };
+                let awaits_turn = connection.outbox.is_catching_up && !connection.is_blocked;
+                if connection.behind_since.is_some() && awaits_turn {
+                    // Its socket takes bytes: it is this server that does not write.
+                    connection.behind_since = Some(now.moment());
+                }
                 if is_over(connection.drain_at, 0) {
                     let has_ended = connection.paused == Some(PausedBy::Ended);
                     let reason = if has_ended { CloseReason::Lost } else { CloseReason::GoingAway };

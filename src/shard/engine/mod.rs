@@ -375,6 +375,13 @@ impl Engine {
             Ask::Room(ask) if matches!(ask.wish, RoomWish::History(_)) => {
                 self.reading.push_back(ask);
             }
+            Ask::Gone(conn) => {
+                if !self.reading.is_empty() {
+                    self.told.work.charge(self.reading.len() as u64);
+                    self.reading.retain(|ask| ask.conn != conn);
+                }
+                self.home.on_ask(now, Ask::Gone(conn), &mut self.told);
+            }
             // Clients that are connected keep their roles.
             Ask::Admit(access) => {
                 self.handshakes.allowed_origins = access.origins;

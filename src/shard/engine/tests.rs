@@ -555,3 +555,36 @@ fn what_many_catch_up_on_at_once_is_spread_over_turns() {
         assert_eq!(numbers, Vec::from_iter(0..40), "all of it, in order");
     }
 }
+
+#[test]
+fn who_waits_for_its_turn_to_be_written_to_is_not_too_slow() {
+    let mut bus = Bus::new(Limits::default());
+    let mut ann = bus.connect("ann");
+    let ids: Vec<&'static str> =
+        (0..30).map(|number| &*format!("member-{number}").leak()).collect();
+    let mut members: Vec<Client> = ids.into_iter().map(|id| bus.connect(id)).collect();
+    let join = |channel: &str| command("join_channel", json!({"channel": channel}));
+    for client in members.iter_mut().chain([&mut ann]) {
+        bus.exchange(client, &[("command", "c", join("r:c"))]);
+    }
+    bus.deaf = members.iter().map(|member| member.conn).collect();
+    let filler = "x".repeat(60_000);
+    for number in 0..90 {
+        bus.exchange(&mut ann, &[("event", "c", json!({"n": number, "filler": filler}))]);
+    }
+    bus.deaf.clear();
+    members.iter().for_each(|member| bus.engine.writable(member.conn));
+    // All read at once, and the bus needs longer to write to them than a slow client may take.
+    let mut waited = Duration::ZERO;
+    while bus.engine.has_work() {
+        bus.turn();
+        bus.now = bus.now.after(Duration::from_millis(100));
+        waited += Duration::from_millis(100);
+    }
+    let grace = Duration::from_millis(u64::from(Limits::default().slow_grace_ms));
+    assert!(waited > 2 * grace, "{waited:?}");
+    for member in &mut members {
+        let answers = bus.exchange(member, &[("command", "c", command("ping", json!({})))]);
+        assert_eq!(answers.len(), 1, "{} is still connected", member.id);
+    }
+}

@@ -402,7 +402,9 @@ impl Hub {
         }
         for _ in 0..INTAKE_SESSIONS {
             let Some(session) = self.intake.take_session() else { break };
-            self.sessions.take(session);
+            if !self.sessions.take(session) {
+                add(&self.meters.lost_sessions, 1);
+            }
         }
         if self.health.is_degraded() {
             self.sessions.give_up(&self.tell);

@@ -122,6 +122,12 @@ fn itself(text: &mut Exposition, meters: &Meters) {
             &meters.swept,
         ),
         (
+            "arqonbus_storage_sessions_lost_total",
+            Kind::Counter,
+            "Sessions of clients that went while too many waited to be stored; they end as they were stored last",
+            &meters.lost_sessions,
+        ),
+        (
             "arqonbus_storage_news_behind_total",
             Kind::Counter,
             "Pushes that a shard was not told, as too much waited for it; they are read again",
