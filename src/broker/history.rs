@@ -359,6 +359,16 @@ impl History {
         true
     }
 
+    /// The sequence of the oldest message, or that of the next one if there is none.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Deletes the messages before a sequence.
+    pub(super) fn evict_before(&mut self, sequence: u64) {
+        while self.first < sequence && self.evict() {}
+    }
+
     /// Gives up what is older than is kept of it, if that is bounded. True if there was something.
     pub fn forget_old(&mut self, wall_us: u64) -> bool {
         let age_ms = self.durable.as_ref().map_or(0, |durable| durable.keep.age_ms);

@@ -50,6 +50,7 @@ impl Home {
         let before = history.held();
         if history.forget_old(now.wall_us) {
             retention.account(id, before, history);
+            self.trim_beneath_fork(id);
         }
     }
 

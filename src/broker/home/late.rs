@@ -156,6 +156,7 @@ impl Home {
                 fit(id, &mut channel.history);
             }
         }
+        self.trim_beneath_forks();
     }
 
     /// Puts a channel together with the one that was kept, or makes it.

@@ -308,6 +308,7 @@ impl Home {
                 }
             }
         }
+        self.trim_beneath_forks();
         self.shed(told);
         self.plan_expiries();
     }
@@ -415,6 +416,10 @@ impl Home {
         let mut total = Held::default();
         for (id, history) in histories {
             self.retention.check(id, history);
+            let known = self.shared.as_ref().and_then(|shared| shared.following.get(&id));
+            if let Some(fork) = known.and_then(|following| following.fork.as_ref()) {
+                fork.check(history);
+            }
             total.messages += history.held().messages;
             total.bytes += history.held().bytes;
         }
@@ -680,6 +685,7 @@ impl Home {
         let before = history.held();
         history.evict();
         self.retention.account(id, before, history);
+        self.trim_beneath_fork(id);
         told.shed += 1;
         true
     }

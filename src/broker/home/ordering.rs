@@ -49,6 +49,18 @@ pub(super) struct Fork {
     real: History,
 }
 
+impl Fork {
+    /// Asserts that what is beneath a history that goes on alone is no older than it.
+    pub(super) fn check(&self, alone: &History) {
+        self.real.check();
+        let is_empty = self.real.held().messages == 0;
+        assert!(
+            is_empty || self.real.first() >= alone.first(),
+            "a fork is trimmed with its history"
+        );
+    }
+}
+
 impl Home {
     /// Submits an event that may be published.
     pub(super) fn submit(&mut self, now: Now, id: ChannelId, publish: Publish, told: &mut Told) {
@@ -124,6 +136,7 @@ impl Home {
         let before = history.held();
         let verdict = history.append(draft.clone(), now.wall_us, times);
         retention.account(id, before, history);
+        self.trim_beneath_fork(id);
         if let Verdict::Fresh(frame) = verdict
             && is_new
         {
@@ -357,6 +370,27 @@ impl Home {
         Some(base)
     }
 
+    /// Deletes of the history beneath a fork what the fork has had to delete: so both together hold no
+    /// more than one may, as full segments are shared. What comes back out of the fork would push the
+    /// same messages out.
+    pub(super) fn trim_beneath_fork(&mut self, id: ChannelId) {
+        let Home { shared, channels, whole_rooms, rooms, .. } = self;
+        let following = shared.as_mut().and_then(|shared| shared.following.get_mut(&id));
+        if let Some(fork) = following.and_then(|following| following.fork.as_mut())
+            && let Some(history) = history_of(id, channels, whole_rooms, rooms)
+        {
+            fork.real.evict_before(history.first());
+        }
+    }
+
+    /// The same for all forks, after the bounds of histories have changed.
+    pub(super) fn trim_beneath_forks(&mut self) {
+        let following = self.shared.iter().flat_map(|shared| &shared.following);
+        let forked = following.filter(|(_, following)| following.fork.is_some());
+        let ids: Vec<ChannelId> = forked.map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.trim_beneath_fork(id));
+    }
+
     /// Whether a channel goes on alone here: its history lacks what others had stored meanwhile.
     pub(super) fn is_in_fork(&self, id: ChannelId) -> bool {
         let following = self.shared.as_ref().and_then(|shared| shared.following.get(&id));
@@ -365,11 +399,18 @@ impl Home {
 
     /// Gives a fork up; gives where it began, if there was one.
     pub(super) fn end_fork(&mut self, id: ChannelId) -> Option<u64> {
+        let bytes_max = history_bytes_max(&self.limits);
         let Home { shared, channels, whole_rooms, rooms, retention, .. } = self;
         let fork = shared.as_mut()?.following.get_mut(&id)?.fork.take()?;
         let history = history_of(id, channels, whole_rooms, rooms)?;
         let (before, rank) = (history.held(), history.rank);
-        *history = fork.real;
+        let mut real = fork.real;
+        // Its settings may have changed meanwhile.
+        real.resize(history.size(), bytes_max);
+        if let (Some(durable), Some(alone)) = (&mut real.durable, &history.durable) {
+            (durable.keep, durable.ack_when) = (alone.keep, alone.ack_when);
+        }
+        *history = real;
         history.rank = rank;
         retention.account(id, before, history);
         Some(history.last())

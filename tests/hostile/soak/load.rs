@@ -217,11 +217,16 @@ impl Member<'_> {
         }
         let payload = &message["payload"];
         self.note(payload.to_string());
+        // What is said to the whole room has an order of its own.
+        let is_here = self.ledger.channel.ends_with(payload["channel"].as_str().unwrap_or(""));
         match payload["event"].as_str() {
-            Some("epoch_changed") => {
+            Some("epoch_changed") if is_here => {
                 self.change_order(payload["epoch"].as_str()?, payload["sequence"].as_u64()?);
             }
             Some("gap") if payload["reason"] == "order_changed" => {
+                if !is_here {
+                    return Some(());
+                }
                 // What it misses has places up to the last one of these.
                 self.change_order(payload["epoch"].as_str()?, 0);
                 self.known.as_mut()?.1 = payload["last"].as_u64()?;

@@ -2,6 +2,7 @@
 
 use super::{Client, World};
 use crate::base::ids::ChannelId;
+use crate::base::limits::Limits;
 use crate::broker::peers::{PeerNews, To};
 use crate::broker::record::{KeptChannel, StorageNews};
 use serde_json::{Value, json};
@@ -81,4 +82,22 @@ fn events_that_are_lost_on_their_way_to_a_home_are_told_as_missed_and_end_nothin
     assert_eq!(history["messages"].as_array().unwrap().len(), 4);
     world.publish(1, &cat, "r:c");
     assert_eq!(world.events(0, &bob), ["5 cat"]);
+}
+
+#[test]
+fn what_is_beneath_a_fork_takes_no_room_beside_it() {
+    let mut world = World::new(2);
+    let (ann, bob, _) = members(&mut world);
+    (0..20).for_each(|_| drop(world.publish(0, &ann, "r:c")));
+    world.cut_off(0);
+    // A smaller history, while the node is alone, is one beneath the fork as well.
+    let limits = Limits { history_size: 10, rate_commands: 0, ..Limits::default() };
+    world.nodes[0].reconfigure(limits);
+    for _ in 0..5 {
+        world.publish(0, &ann, "r:c");
+        world.nodes[0].homes.iter().for_each(|home| home.check());
+    }
+    world.mend(0);
+    let history = world.nodes[0].done(&bob, "history", "r:c", json!({"limit": 50}));
+    assert_eq!((&history["first"], &history["last"]), (&json!(16), &json!(25)));
 }
