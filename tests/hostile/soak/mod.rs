@@ -37,8 +37,9 @@ const BETWEEN_NOTES: Duration = Duration::from_millis(250);
 /// The channels that the ledger is about, each with a publisher, two members and an auditor.
 const CHANNELS: [&str; 2] = ["ledger:one", "ledger:two"];
 
-/// What a node may have in RAM at any time, in MiB: full histories (128 MiB of bytes), the news of the
-/// storage that two shards have not taken, and the outboxes of two attacks at a time.
+/// What a node may have in RAM at any time, in MiB: full histories (128), what waits for Redis (64), the news
+/// of the storage that two shards have not taken (64), the outboxes of two attacks at a time (96), what the
+/// program needs, and a reserve for what the allocator keeps.
 const MIB_MAX: u64 = 448;
 
 /// By how much the memory of a node, in MiB, and its descriptors may grow from the second third of a long

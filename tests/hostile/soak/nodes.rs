@@ -205,5 +205,6 @@ fn node(redis: &Watched, number: usize) -> Daemon {
     let shared =
         ["--storage", "redis", "--redis-url", &url, "--node", &name, "--many-nodes", "true"];
     let replicas = ["--replicas", "1", "--replicas-timeout-ms", "1000"];
-    Daemon::start(&[&FLAGS[..], &shared, &replicas].concat())
+    let backlog = ["--backlog-bytes", "67108864"];
+    Daemon::start(&[&FLAGS[..], &shared, &replicas, &backlog].concat())
 }
