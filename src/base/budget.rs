@@ -75,7 +75,7 @@ pub struct Row {
     pub weight: Weight,
     /// The bound for one client.
     pub client: Bound,
-    /// The bound for one address; IPv6 addresses count by their first 64 bits.
+    /// The bound for one address; IPv6 addresses count by their first 64 bits, loopback ones do not count.
     pub address: Bound,
     /// The bound for one room or channel.
     pub room: Bound,
@@ -436,6 +436,10 @@ const INTRODUCTION: &str = "\
 Everything that a client can make the bus hold or do, and where it ends. `arqonbus budget` prints
 this page with the configuration that it is given. A weight is what one item takes from the process,
 the allocator's share included; where it says `+ its bytes`, the bytes of the item come on top.
+
+A **turn** is one round of a shard: it reads from its sockets, handles what came, and writes. Its work is
+counted in **units**, about a nanosecond each; what is over goes on in the next turn. A bound in words
+(`connections`, `joins`) follows from the row of that name, and `–` means that there is none of this kind.
 
 ";
 

@@ -26,7 +26,7 @@ pub(super) fn run(args: &CheckConfigArgs) -> Result<(), Failure> {
             for mistake in &mistakes {
                 console::tell(mistake);
             }
-            Err(Failure::Incomplete)
+            Err(Failure::Misconfigured)
         }
     }
 }

@@ -81,7 +81,10 @@ pub(super) fn open(target: &Target, reactor: &mut Reactor) -> Result<(Link, Welc
 /// Tries each address of the host in turn; each gets its share of the time that is left.
 fn connect(target: &Target, reactor: &mut Reactor, until: Instant) -> Result<Stream, Denied> {
     let unreachable = |error: &dyn std::fmt::Display| {
-        Denied::Unreachable(format!("cannot connect to {}: {error}", target.name()))
+        Denied::Unreachable(format!(
+            "cannot connect to {}: {error}; start a bus there, or say with --url where it is",
+            target.name()
+        ))
     };
     let addresses: Vec<SocketAddr> = (target.host.as_str(), target.port)
         .to_socket_addrs()

@@ -93,7 +93,10 @@ pub(super) fn judge_denial(
         Denied::Failed(failure) => (failure, false),
         Denied::Unreachable(text) => (Failure::Unreachable(text), true),
         Denied::NotABus(why) => {
-            (Failure::Unreachable(format!("what answers at {place} is no ArqonBus: {why}")), true)
+            let advice = "clients connect to the bus's own port, 9100 if it was not configured, and \
+                          neither to that of telemetry (9101) nor to that of HTTP (9102)";
+            let text = format!("what answers at {place} is no ArqonBus: {why}; {advice}");
+            (Failure::Unreachable(text), true)
         }
         Denied::Http { status, message, .. } => {
             let may_pass = matches!(status, 409 | 429 | 500..);

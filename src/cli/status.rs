@@ -22,6 +22,9 @@ const FIRST: [&str; 11] = [
     "storage",
 ];
 
+/// What is counted over all shards.
+const COUNTS: [&str; 5] = ["clients", "rooms", "channels", "messages_in", "messages_out"];
+
 /// What `status` takes.
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
@@ -48,10 +51,16 @@ pub(super) fn run(args: &StatusArgs, console: &mut Console) -> Result<(), Failur
 fn table(status: &Map<String, Value>) -> Vec<String> {
     let first = FIRST.iter().filter_map(|&name| status.get(name).map(|value| (name, value)));
     let rest = status.iter().filter(|(name, _)| !FIRST.contains(&name.as_str()));
+    // What a shard that did not answer would add is not known.
+    let unanswered = status.get("unanswered_shards").and_then(Value::as_array);
+    let is_partial = unanswered.is_some_and(|shards| !shards.is_empty());
     let rows: Vec<(String, Vec<String>)> = first
         .chain(rest.map(|(name, value)| (name.as_str(), value)))
         .map(|(name, value)| match (name, value.as_u64()) {
             ("uptime_s", Some(seconds)) => ("uptime".into(), vec![duration(seconds)]),
+            (name, Some(count)) if is_partial && COUNTS.contains(&name) => {
+                (name.replace('_', " "), vec![format!("at least {count}")])
+            }
             _ => (name.replace('_', " "), lines(name, value)),
         })
         .collect();
@@ -157,9 +166,12 @@ mod tests {
             "storage_state": {"state": "degraded", "since": "2026-11-26T01:00:00Z",
                               "reason": "Connection refused", "pending": 3, "lost": 0},
             "unanswered_shards": [3, 5],
+            "clients": 0,
         });
         let table = table(status.as_object().unwrap());
-        assert_eq!(table.len(), 4, "{table:?}");
+        assert_eq!(table.len(), 5, "{table:?}");
+        assert_eq!(table[0], "clients            at least 0");
+        let table = &table[1..];
         assert_eq!(table[0], "peers              one, 1 client");
         assert!(
             table[1].starts_with("                   two") && table[1].ends_with(", 0 clients")

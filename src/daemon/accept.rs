@@ -50,7 +50,7 @@ const STOP: Token = Token(1);
 pub struct Admission {
     /// Connections on this node.
     pub connections_max: AtomicU32,
-    /// Connections from one IPv4 address or one IPv6 network; 0 is no limit.
+    /// Connections from one IPv4 address or one IPv6 network of another machine; 0 is no limit.
     pub per_address_max: AtomicU32,
     /// Whether memory is short, so that nobody may come in.
     pub is_short_of_memory: AtomicBool,
@@ -123,7 +123,7 @@ impl Acceptor {
             poll,
             parts,
             stop: stop.clone(),
-            of_address: Map::with_hasher(seeded(fastrand::u64(..))),
+            guests: Guests(Map::with_hasher(seeded(fastrand::u64(..)))),
             is_told: true,
         };
         let thread = thread::Builder::new().name("accept".to_owned()).spawn(|| doorman.run())?;
@@ -146,7 +146,7 @@ struct Doorman {
     poll: Poll,
     parts: AcceptParts,
     stop: Arc<AtomicBool>,
-    of_address: Map<IpAddr, u32>,
+    guests: Guests,
     /// Whether the poll tells when somebody has come.
     is_told: bool,
 }
@@ -213,17 +213,16 @@ impl Doorman {
             return;
         }
         let per_address_max = self.parts.admission.per_address_max.load(Relaxed);
-        let of_address = self.of_address.entry(network(peer)).or_insert(0);
+        let others = self.guests.enter(peer);
         let turned_away = if open >= max {
             Some(CloseReason::Full)
         } else if self.parts.admission.is_short_of_memory.load(Relaxed) {
             Some(CloseReason::Memory)
-        } else if per_address_max > 0 && *of_address >= per_address_max {
+        } else if per_address_max > 0 && others >= per_address_max {
             Some(CloseReason::AddressFull)
         } else {
             None
         };
-        *of_address += 1;
         if turned_away.is_some() {
             self.parts.counts.turned_away.fetch_add(1, Relaxed);
         }
@@ -245,12 +244,33 @@ impl Doorman {
 
     fn count_departures(&mut self) {
         for peer in self.parts.departures.try_iter() {
-            let peer = network(peer);
-            if let Some(count) = self.of_address.get_mut(&peer) {
-                *count -= 1;
-                if *count == 0 {
-                    self.of_address.remove(&peer);
-                }
+            self.guests.leave(peer);
+        }
+    }
+}
+
+/// How many connections there are from each address. This machine's own addresses are not counted: a proxy
+/// on it connects for many clients.
+#[derive(Debug)]
+struct Guests(Map<IpAddr, u32>);
+
+impl Guests {
+    /// A connection comes; how many there are from its address already.
+    fn enter(&mut self, peer: IpAddr) -> u32 {
+        if peer.is_loopback() {
+            return 0;
+        }
+        let count = self.0.entry(network(peer)).or_insert(0);
+        *count += 1;
+        *count - 1
+    }
+
+    fn leave(&mut self, peer: IpAddr) {
+        let peer = network(peer);
+        if let Some(count) = self.0.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&peer);
             }
         }
     }
@@ -309,6 +329,24 @@ mod tests {
             berths[0].arrivals.send(arrival()).unwrap();
         }
         assert_eq!(emptiest(&berths), ShardId(1));
+    }
+
+    #[test]
+    fn connections_count_by_their_address_and_those_of_this_machine_do_not() {
+        let mut guests = Guests(Map::with_hasher(seeded(1)));
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        for own in ["127.0.0.1", "127.9.9.9", "::1"] {
+            assert_eq!([guests.enter(at(own)), guests.enter(at(own))], [0, 0], "{own}");
+            guests.leave(at(own));
+        }
+        assert_eq!([guests.enter(at("192.0.2.1")), guests.enter(at("192.0.2.1"))], [0, 1]);
+        assert_eq!([guests.enter(at("2001:db8::1")), guests.enter(at("2001:db8::2"))], [0, 1]);
+        guests.leave(at("192.0.2.1"));
+        assert_eq!([guests.enter(at("192.0.2.1")), guests.enter(at("192.0.2.2"))], [1, 0]);
+        for gone in ["192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::7", "2001:db8::8"] {
+            guests.leave(at(gone));
+        }
+        assert!(guests.0.is_empty());
     }
 
     #[test]

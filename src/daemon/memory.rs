@@ -13,6 +13,10 @@
 //! Below the limit itself the last step waits for half a second: the allocator gives memory back a while
 //! after histories gave it up, and no client shall be closed for that.
 //!
+//! Who holds memory and stays below the next step must not keep newcomers out for ever: while they are
+//! turned away for ten seconds on end, the histories give up until there is room for them, and after ten
+//! more the heaviest connections do.
+//!
 //! Each step says so by a log line, in `/ready`, `/status` and the metrics. The alternative is the
 //! kernel, which ends the process and with it every client and every history.
 //!
@@ -109,12 +113,20 @@ pub struct Step {
 /// The samples for which histories may help before clients are closed.
 const PATIENCE_SAMPLES: u32 = 5;
 
+/// The samples in a row at which newcomers are turned away before the next step begins early.
+const TURNED_AWAY_SAMPLES: u32 = (10_000 / MEMORY_SAMPLE_MS) as u32;
+
+/// The percent of the limit to which is given up then: below the end of the first step.
+const ROOM_PERCENT: u64 = 79;
+
 /// Decides by samples of the memory in use.
 #[derive(Debug, Default)]
 pub struct Guard {
     pressure: Pressure,
     /// The samples in a row at which clients would have been closed.
     waited_samples: u32,
+    /// The samples in a row at which newcomers were turned away.
+    turned_away_samples: u32,
 }
 
 impl Guard {
@@ -124,18 +136,32 @@ impl Guard {
             self.pressure = Pressure::None;
             return Step::default();
         }
-        let next = self.pressure.next(used_bytes, limit_bytes);
+        let measured = self.pressure.next(used_bytes, limit_bytes);
+        self.turned_away_samples = match measured {
+            Pressure::None => 0,
+            _ => self.turned_away_samples.saturating_add(1),
+        };
+        let early = match self.turned_away_samples / TURNED_AWAY_SAMPLES {
+            0 => Pressure::None,
+            1 => Pressure::History,
+            _ => Pressure::Clients,
+        };
+        let next = measured.max(early);
         self.waited_samples = if next == Pressure::Clients { self.waited_samples + 1 } else { 0 };
         let is_due = used_bytes >= limit_bytes || self.waited_samples > PATIENCE_SAMPLES;
         self.pressure = match next {
             Pressure::Clients if self.pressure < Pressure::Clients && !is_due => Pressure::History,
             next => next,
         };
-        let above = |percent| used_bytes.saturating_sub(share(limit_bytes, percent));
+        let above = |step, percent| {
+            let percent = if early >= step { ROOM_PERCENT } else { percent };
+            let is_given_up = self.pressure >= step;
+            if is_given_up { used_bytes.saturating_sub(share(limit_bytes, percent)) } else { 0 }
+        };
         Step {
             pressure: self.pressure,
-            history_bytes: if self.pressure >= Pressure::History { above(85) } else { 0 },
-            client_bytes: if self.pressure >= Pressure::Clients { above(90) } else { 0 },
+            history_bytes: above(Pressure::History, 85),
+            client_bytes: above(Pressure::Clients, 90),
         }
     }
 }
@@ -266,6 +292,25 @@ mod tests {
             let wanted = Step { pressure, history_bytes: history, client_bytes: client };
             assert_eq!(step, wanted, "at {used} %");
         }
+    }
+
+    #[test]
+    fn newcomers_are_not_turned_away_for_ever() {
+        let mut guard = Guard::default();
+        let steps: Vec<Step> = (0..300).map(|_| guard.sample(86, 100)).collect();
+        let first = |pressure| steps.iter().position(|step| step.pressure == pressure).unwrap();
+        let begun = [Pressure::Connections, Pressure::History, Pressure::Clients].map(first);
+        assert_eq!(begun[0], 0);
+        assert!((99..=110).contains(&begun[1]) && (199..=210).contains(&begun[2]), "{begun:?}");
+        let last = steps[299];
+        assert_eq!(
+            (last.history_bytes, last.client_bytes),
+            (7, 7),
+            "down to where they are let in"
+        );
+        let step = guard.sample(79, 100);
+        assert_eq!(step, Step::default());
+        assert_eq!(guard.sample(86, 100).pressure, Pressure::Connections, "and then anew");
     }
 
     #[test]

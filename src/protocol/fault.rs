@@ -117,7 +117,7 @@ faults! {
     StorageLost = 410 "STORAGE_LOST",
     /// The message is longer than the limit.
     MessageTooLarge = 413 "MESSAGE_TOO_LARGE",
-    /// More messages or commands a second than the limit.
+    /// More messages or commands a second than the limit; commands with long answers count as 5.
     RateLimited = 429 "RATE_LIMITED",
     /// The client is joined to as many channels as it may be.
     JoinLimit = 429 "JOIN_LIMIT",

@@ -164,7 +164,7 @@ fn commands_end_by_their_exit_code_if_nobody_reads_what_is_wrong() {
     fs::write(&path, "shards = 0\n").unwrap();
     let path = path.to_str().unwrap();
     for (words, code) in [
-        (&["check-config", path][..], 1),
+        (&["check-config", path][..], 2),
         (&["serve", "--config", path], 2),
         (&["serve", "--config", path, "--print-config"], 2),
         (&["doctor", "--config", path], 2),

@@ -96,8 +96,17 @@ fn who_holds_the_most_is_closed_and_others_go_on() {
 
 #[test]
 fn while_memory_is_short_new_connections_are_told_so() {
-    let daemon = Daemon::start(&["--shards=1", "--memory-limit-bytes=1000"]);
-    eventually("the pressure to be seen", || (pressure(&daemon) == 3.0).then_some(()));
+    const LIMIT: u64 = 200_000_000;
+    let daemon = daemon(LIMIT);
+    // Messages that are never finished, until there is no room for newcomers.
+    let mut heavy = Vec::new();
+    while pressure(&daemon) == 0.0 {
+        assert!(heavy.len() < 60, "the pressure is seen");
+        let mut peer = daemon.raw(&format!("client_id=h{}", heavy.len()));
+        peer.send(&[header(TEXT, 5_000_000), vec![0; 4], vec![b' '; 4_900_000]].concat());
+        heavy.push(peer);
+        thread::sleep(Duration::from_millis(300));
+    }
     let mut late = RawPeer::upgraded({
         use std::io::Write;
         let mut stream = daemon.socket();
@@ -112,7 +121,7 @@ fn while_memory_is_short_new_connections_are_told_so() {
     assert_eq!(ready.status, 503);
     assert!(ready.json()["reason"].as_str().unwrap().contains("memory is short"));
     let status = daemon.get("/status").json();
-    assert_eq!(status["memory_limit_bytes"], 1000);
+    assert_eq!(status["memory_limit_bytes"], LIMIT);
     assert_eq!(status["degraded"][0]["component"], "memory", "{status}");
     let is_told = |line: &Value| line["component"] == "memory";
     let line = daemon.log().wait_for(is_told).expect("the log names it");

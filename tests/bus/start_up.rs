@@ -123,7 +123,7 @@ fn a_file_is_checked_before_a_bus_runs_with_it() {
          [[rooms]]\nname = 'a b'\n",
     );
     let ended = check(&bad);
-    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
     assert_eq!(ended.stdout, "");
     let lines: Vec<_> = ended.stderr.lines().collect();
     let expected =
@@ -143,7 +143,7 @@ fn a_file_is_checked_before_a_bus_runs_with_it() {
     assert!(check(&empty).ok().contains("all values are the defaults"));
 
     let ended = check(Path::new("/nowhere/bus.toml"));
-    assert_eq!(ended.status.code(), Some(1));
+    assert_eq!(ended.status.code(), Some(2));
     assert!(ended.stderr.contains("/nowhere/bus.toml: can't be read"), "{ended:?}");
     assert_eq!(run(&["check-config"]).status.code(), Some(2));
 }

@@ -84,6 +84,7 @@ pub(super) use at;
 /// A whole number in a range.
 pub(super) struct Number<C, T> {
     pub at: Lens<C, T>,
+    /// The least, beside 0 where that means something of its own.
     pub min: u64,
     pub max: u64,
     /// What is counted, if it isn't plain from the key.
@@ -163,7 +164,9 @@ impl<C, T: Whole + Clone> Field<C> for Number<C, T> {
         let number = integer(raw).map_err(|flaw| vec![flaw])?;
         let taken = u64::try_from(number)
             .ok()
-            .filter(|number| (self.min..=self.max).contains(number))
+            .filter(|&number| {
+                (self.min..=self.max).contains(&number) || (number == 0 && self.zero.is_some())
+            })
             .and_then(T::from_u64);
         match taken {
             Some(value) => {

@@ -454,7 +454,7 @@ pub(super) static KEYS: &[Key] = &[
     limit!(max_connections "max-connections" from 1 to 10_000_000:
         "Connections on this node; the default is lowered to what the file descriptor limit allows."),
     limit!(max_connections_per_address "max-connections-per-address" from 0 to 10_000_000, 0 is "no limit":
-        "Connections from one IPv4 address, or from one IPv6 network of 64 bits."),
+        "Connections from one IPv4 address, or from one IPv6 network of 64 bits; those of this machine are not counted, as a proxy on it connects for many."),
     limit!(max_rooms "max-rooms" from 1 to 10_000_000:
         "Rooms on this node."),
     limit!(max_channels "max-channels" from 1 to 10_000_000:
@@ -484,7 +484,7 @@ pub(super) static KEYS: &[Key] = &[
         is_live: true,
         field: &Number {
             at: at!(Config, limits.memory_limit_bytes),
-            min: 0,
+            min: 64 << 20,
             max: 1 << 50,
             unit: "bytes",
             zero: Some("no limit"),

@@ -321,6 +321,21 @@ fn the_input_of_one_client_is_spread_over_turns_and_others_do_not_wait_for_it() 
 }
 
 #[test]
+fn who_comes_from_a_full_address_is_told_so_after_the_handshake() {
+    let mut bus = Bus::new(Limits::default());
+    let conn = bus.engine.open(bus.now, None, Some(CloseReason::AddressFull));
+    let mut hello = b"GET / HTTP/1.1\r\nHost: b\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        .to_vec();
+    bus.engine.receive(bus.now, conn, &mut hello);
+    let sent: Vec<u8> = bus.settle().into_iter().flat_map(|(_, bytes)| bytes).collect();
+    let text = String::from_utf8_lossy(&sent);
+    assert!(text.starts_with("HTTP/1.1 101") && text.contains("address"), "{text}");
+    let code = 1013_u16.to_be_bytes();
+    assert!(sent.windows(2).any(|pair| pair == code), "{text}");
+}
+
+#[test]
 fn nothing_goes_to_a_connection_whose_handshake_is_not_answered() {
     let mut bus = Bus::with_shards(Limits::default(), 2);
     // A client id whose home is the other shard, which never answers.

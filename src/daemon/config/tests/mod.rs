@@ -211,7 +211,7 @@ fn the_edges_of_every_range_hold() {
         ("limits.history_size", 0, 1_000_000),
         ("limits.history_bytes", 0, u32::MAX as u64),
         ("limits.history_bytes_total", 0, 1 << 40),
-        ("limits.memory_limit_bytes", 0, 1 << 50),
+        ("limits.memory_limit_bytes", 64 << 20, 1 << 50),
         ("limits.outbox_bytes", 1_024 + (64 << 10), 1 << 30),
         ("limits.slow_grace_ms", 1, 600_000),
         ("limits.heartbeat_ms", 100, 3_600_000),
