@@ -51,7 +51,8 @@ impl Engine {
         if is_dirty && self.dirty_left == 0 && self.is_put_off(now, conn) {
             return &self.scratch;
         }
-        if !self.gather_shared(conn) && !(is_dirty && self.is_put_off(now, conn)) {
+        let is_gathered = self.gather_shared(conn);
+        if !is_gathered && (!is_dirty || !self.is_put_off(now, conn)) {
             self.gather_own(now, conn);
         }
         &self.scratch
