@@ -211,6 +211,17 @@ fn a_flag_beats_the_environment_beats_the_file_beats_the_default() {
     assert_eq!(starting["config_file"], path.to_str().unwrap());
 }
 
+#[test]
+fn a_variable_that_is_not_read_is_told_in_the_log() {
+    let mut command = program();
+    command.args(serve_flags()).env("ARQONBUS_HISTORY_SISE", "a secret");
+    let daemon = Daemon::of_command(command);
+    let line = daemon.log().line("ARQONBUS_HISTORY_SISE");
+    assert_eq!(line["level"], "WARN");
+    let text = line["message"].as_str().unwrap();
+    assert!(text.contains("ARQONBUS_HISTORY_SIZE") && !text.contains("a secret"), "{text}");
+}
+
 /// The program, allowed so many file descriptors.
 fn with_descriptors(count: u32) -> Command {
     let mut command = without_environment(Command::new("sh"));

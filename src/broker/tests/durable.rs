@@ -672,3 +672,34 @@ fn whoever_saw_what_was_not_kept_does_not_recover() {
     assert_eq!(recover(&second, 4), Ok(0));
     assert_eq!(recover(&second, 5), changed);
 }
+
+#[test]
+fn what_is_too_old_is_neither_listed_nor_recovered() {
+    let shelf = Shelf::default();
+    let mut bus = begun(Persist::All, &shelf);
+    for home in 0..bus.homes.len() {
+        let mut told = Told::default();
+        let kept = Durability { retention_age_ms: 5_000, ..durability(Persist::All) };
+        let nothing = Snapshot { rooms: Vec::new(), channels: Vec::new(), is_unread: false };
+        bus.homes[home].begin_with(bus.now, kept, nothing, &mut told);
+    }
+    let [ann, bob] = [(0, "ann"), (1, "bob")].map(|(at, id)| bus.connect(at, id));
+    bus.join(&ann, "r:c");
+    let epoch = bus.done(&bob, "join_channel", "r:c", json!({}))["epoch"].clone();
+    bus.send(&ann, "r:c");
+    bus.stored("r", "c", 1);
+    bus.pass(4_000);
+    bus.send(&ann, "r:c");
+    bus.stored("r", "c", 2);
+    assert_eq!(bus.done(&ann, "history", "r:c", json!({}))["first"], 1);
+    bus.pass(2_000);
+    assert_eq!(bus.done(&ann, "history", "r:c", json!({}))["first"], 2);
+    bus.pass(10_000);
+    bus.done(&bob, "leave_channel", "r:c", json!({}));
+    let recover = json!({"recover": {"epoch": epoch, "sequence": 1}});
+    let joined = bus.done(&bob, "join_channel", "r:c", recover);
+    assert_eq!(
+        (&joined["recovered"], &joined["reason"]),
+        (&json!(false), &json!("history_overrun"))
+    );
+}

@@ -58,3 +58,24 @@ fn a_new_time_to_stay_empty_holds_at_once() {
     bus.pass(1);
     assert_eq!(count(&mut bus), 1);
 }
+
+#[test]
+fn commands_with_long_answers_count_as_several() {
+    let mut bus =
+        Bus::new(Limits { rate_commands: 10, ..Limits::default() }, PublishAnywhere::default());
+    let ann = bus.connect(0, "ann");
+    bus.join(&ann, "r:c");
+    bus.pass(10_000);
+    let mut count = 0;
+    let refused = loop {
+        let answer = bus.command(&ann, "history", "r:c", json!({}));
+        if answer["status"] != "success" {
+            break answer;
+        }
+        count += 1;
+        assert!(count < 10, "there is a limit");
+    };
+    // Those of two seconds may come at once.
+    assert_eq!((count, &refused["error"]), (4, &json!("RATE_LIMITED")));
+    assert!(refused["message"].as_str().unwrap().contains("history counts as 5"), "{refused}");
+}

@@ -603,3 +603,27 @@ fn who_waits_for_its_turn_to_be_written_to_is_not_too_slow() {
         assert_eq!(answers.len(), 1, "{} is still connected", member.id);
     }
 }
+
+#[test]
+fn who_is_not_read_for_long_is_not_taken_for_silent() {
+    let limits = Limits { outbox_bytes: 70_000, slow_grace_ms: 600_000, ..Limits::default() };
+    let mut bus = Bus::new(Limits { rate_commands: 0, ..limits });
+    let mut ann = bus.connect("ann");
+    bus.exchange(&mut ann, &[("command", "c", command("join_channel", json!({})))]);
+    bus.deaf = vec![ann.conn];
+    // What it does not read pauses it, and what it sends meanwhile, a pong too, is not looked at.
+    let questions: Vec<_> =
+        (0..100).map(|_| ("command", "c", command("help", json!({})))).collect();
+    let bytes = frames(&mut ann, &questions);
+    bus.send(&ann, &bytes);
+    bus.settle();
+    let silence = Duration::from_millis(u64::from(Limits::default().heartbeat_ms));
+    for _ in 0..10 {
+        bus.now = bus.now.after(silence);
+        bus.settle();
+        assert_eq!(bus.engine.connection_count(), 1, "its pause is not its silence");
+    }
+    bus.deaf.clear();
+    bus.engine.writable(ann.conn);
+    assert!(!bus.settle().is_empty());
+}
