@@ -20,8 +20,8 @@ pub const CONNECTION_BYTES: u64 = 1_024;
 pub const LETTER_BYTES: u64 = 192;
 /// A membership of a client in one channel: the entry at the home and the one at the edge.
 pub const MEMBERSHIP_BYTES: u64 = 144;
-/// A client in a room, beside its memberships: what the room's home knows of it, and the first room for
-/// memberships at the edge.
+/// A client in a room, beside its memberships: what the room's home knows of it, and the list of its memberships
+/// at the edge.
 pub const PERSON_BYTES: u64 = 448;
 /// A range of messages that one connection missed in one channel, until it is told.
 pub const GAP_BYTES: u64 = 192;
@@ -405,14 +405,24 @@ pub static BUDGET: &[Row] = &[
 
 /// The budget as a page of Markdown, with these limits in force.
 pub fn page(limits: &Limits) -> String {
-    let values = serde_json::to_value(limits).unwrap_or_default();
+    written(&serde_json::to_value(limits).unwrap_or_default())
+}
+
+/// The same with the defaults, on a machine that is not known.
+pub fn page_of_defaults() -> String {
+    let mut values = serde_json::to_value(Limits::default()).unwrap_or_default();
+    values["memory_limit_bytes"] = serde_json::Value::Null;
+    written(&values)
+}
+
+fn written(values: &serde_json::Value) -> String {
     let mut text = String::from(INTRODUCTION);
     text.push_str(
         "| what | weight | per client | per address | per room or channel | per node | at the bound | metric |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
     for row in BUDGET {
-        let bound = |bound| Shown { bound, values: &values };
+        let bound = |bound| Shown { bound, values };
         let counters: Vec<String> = row.counters.iter().map(|name| format!("`{name}`")).collect();
         let _ = writeln!(
             text,
@@ -467,10 +477,11 @@ impl fmt::Display for Shown<'_> {
             Fixed(most, unit) => write!(f, "{}{}", Grouped(most), Unit(unit)),
             By(words) => f.write_str(words),
             Key(key, unit) => match self.values[key].as_u64() {
-                Some(0) | None if key == "memory_limit_bytes" => {
+                // Only the limit of memory depends on the machine.
+                None => {
                     write!(f, "`limits.{key}`: 80 % of the memory of the cgroup or the machine")
                 }
-                Some(0) | None => write!(f, "`limits.{key}`: no limit"),
+                Some(0) => write!(f, "`limits.{key}`: no limit"),
                 Some(most) => write!(f, "`limits.{key}`: {}{}", Grouped(most), Unit(unit)),
             },
         }
@@ -518,6 +529,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn no_ceiling_of_memory_is_told_as_none() {
+        let page_of =
+            |memory_limit_bytes| page(&Limits { memory_limit_bytes, ..Limits::default() });
+        assert!(page_of(0).contains("`limits.memory_limit_bytes`: no limit"));
+        assert!(page_of(1 << 30).contains("`limits.memory_limit_bytes`: 1,073,741,824"));
+        assert!(page_of_defaults().contains("`limits.memory_limit_bytes`: 80 %"));
     }
 
     #[test]

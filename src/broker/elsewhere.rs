@@ -446,7 +446,7 @@ mod tests {
         let (ann, a) = (card("ann"), address("a"));
         let renamed = Arc::new(ClientCard { screen_name: Some("Ann".into()), ..(*ann).clone() });
         let mut elsewhere = Elsewhere::new(seeded(1));
-        // What is told, and whether it is new on the bus.
+        // Who comes or goes, and whether peers hear of it and it is new on the bus.
         let steps = [
             (&ann, true, Some(true)),
             (&ann, true, None),

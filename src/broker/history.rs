@@ -359,7 +359,7 @@ impl History {
         true
     }
 
-    /// The sequence of the oldest message, or that of the next one if there is none.
+    /// The sequence of the oldest message, or of the next one if there is none.
     pub(super) fn first(&self) -> u64 {
         self.first
     }

@@ -123,7 +123,7 @@ impl Acceptor {
             poll,
             parts,
             stop: stop.clone(),
-            guests: Guests(Map::with_hasher(seeded(fastrand::u64(..)))),
+            per_address: PerAddress(Map::with_hasher(seeded(fastrand::u64(..)))),
             is_told: true,
         };
         let thread = thread::Builder::new().name("accept".to_owned()).spawn(|| doorman.run())?;
@@ -146,7 +146,7 @@ struct Doorman {
     poll: Poll,
     parts: AcceptParts,
     stop: Arc<AtomicBool>,
-    guests: Guests,
+    per_address: PerAddress,
     /// Whether the poll tells when somebody has come.
     is_told: bool,
 }
@@ -213,12 +213,12 @@ impl Doorman {
             return;
         }
         let per_address_max = self.parts.admission.per_address_max.load(Relaxed);
-        let others = self.guests.enter(peer);
+        let is_address_full = self.per_address.enter(peer, per_address_max);
         let turned_away = if open >= max {
             Some(CloseReason::Full)
         } else if self.parts.admission.is_short_of_memory.load(Relaxed) {
             Some(CloseReason::Memory)
-        } else if per_address_max > 0 && others >= per_address_max {
+        } else if is_address_full {
             Some(CloseReason::AddressFull)
         } else {
             None
@@ -244,7 +244,7 @@ impl Doorman {
 
     fn count_departures(&mut self) {
         for peer in self.parts.departures.try_iter() {
-            self.guests.leave(peer);
+            self.per_address.leave(peer);
         }
     }
 }
@@ -252,17 +252,18 @@ impl Doorman {
 /// How many connections there are from each address. This machine's own addresses are not counted: a proxy
 /// on it connects for many clients.
 #[derive(Debug)]
-struct Guests(Map<IpAddr, u32>);
+struct PerAddress(Map<IpAddr, u32>);
 
-impl Guests {
-    /// A connection comes; how many there are from its address already.
-    fn enter(&mut self, peer: IpAddr) -> u32 {
+impl PerAddress {
+    /// A connection comes; whether there are as many from its address already as may be, of which 0 is no
+    /// limit. It is counted in any case, as it stays until it has been told.
+    fn enter(&mut self, peer: IpAddr, max: u32) -> bool {
         if peer.is_loopback() {
-            return 0;
+            return false;
         }
         let count = self.0.entry(network(peer)).or_insert(0);
         *count += 1;
-        *count - 1
+        max > 0 && *count > max
     }
 
     fn leave(&mut self, peer: IpAddr) {
@@ -333,20 +334,30 @@ mod tests {
 
     #[test]
     fn connections_count_by_their_address_and_those_of_this_machine_do_not() {
-        let mut guests = Guests(Map::with_hasher(seeded(1)));
+        let mut counts = PerAddress(Map::with_hasher(seeded(1)));
         let at = |text: &str| text.parse::<IpAddr>().unwrap();
         for own in ["127.0.0.1", "127.9.9.9", "::1"] {
-            assert_eq!([guests.enter(at(own)), guests.enter(at(own))], [0, 0], "{own}");
-            guests.leave(at(own));
+            assert!(!counts.enter(at(own), 1) && !counts.enter(at(own), 1), "{own}");
+            counts.leave(at(own));
         }
-        assert_eq!([guests.enter(at("192.0.2.1")), guests.enter(at("192.0.2.1"))], [0, 1]);
-        assert_eq!([guests.enter(at("2001:db8::1")), guests.enter(at("2001:db8::2"))], [0, 1]);
-        guests.leave(at("192.0.2.1"));
-        assert_eq!([guests.enter(at("192.0.2.1")), guests.enter(at("192.0.2.2"))], [1, 0]);
-        for gone in ["192.0.2.1", "192.0.2.1", "192.0.2.2", "2001:db8::7", "2001:db8::8"] {
-            guests.leave(at(gone));
+        for (peer, max, is_full) in [
+            ("192.0.2.1", 1, false),
+            ("192.0.2.1", 1, true),
+            ("192.0.2.1", 3, false),
+            ("192.0.2.1", 0, false),
+            ("192.0.2.2", 1, false),
+            ("2001:db8::1", 1, false),
+            ("2001:db8::2", 1, true),
+        ] {
+            assert_eq!(counts.enter(at(peer), max), is_full, "{peer}, at most {max}");
         }
-        assert!(guests.0.is_empty());
+        counts.leave(at("2001:db8::7"));
+        counts.leave(at("2001:db8::8"));
+        assert!(!counts.enter(at("2001:db8::1"), 1), "there is a place again");
+        for gone in ["192.0.2.1"; 4].into_iter().chain(["192.0.2.2", "2001:db8::1"]) {
+            counts.leave(at(gone));
+        }
+        assert!(counts.0.is_empty());
     }
 
     #[test]

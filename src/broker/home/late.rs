@@ -156,7 +156,8 @@ impl Home {
                 fit(id, &mut channel.history);
             }
         }
-        self.trim_beneath_forks();
+        let ids: Vec<ChannelId> = room.channels.values().copied().chain([room.id]).collect();
+        ids.into_iter().for_each(|id| self.trim_beneath_fork(id));
     }
 
     /// Puts a channel together with the one that was kept, or makes it.

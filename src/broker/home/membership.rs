@@ -618,8 +618,7 @@ impl Home {
         conn: ConnRef,
         client: &ClientCard,
     ) -> bool {
-        !self.is_member(channel, conn)
-            && !self.others_of(conn, client).any(|other| self.is_member(channel, other))
+        !self.is_member(channel, conn) && !self.is_member_by_another(channel.id, conn, client)
     }
 
     /// What telemetry may tell of an address: no channel is private that is not there.

@@ -47,8 +47,8 @@ impl Engine {
         let sender = sender.filter(|&sender| audience.is_deaf_to_itself(sender));
         let (event, to) = ((frame, channel, sender), (connections, mail, tally, &mut told.work));
         let (receivers, units) = match is_late {
-            true => give(event, audience, late, to),
-            false => give(event, audience, dirty, to),
+            true => give(event, audience, Late(late), to),
+            false => give(event, audience, Dirty(dirty), to),
         };
         self.note_fan_out(publisher, units, is_late);
         receivers
@@ -83,8 +83,8 @@ impl Engine {
             let event = (frame.clone(), channel, sender);
             let to = (connections, mail, tally, &mut told.work);
             let (count, units) = match is_late {
-                true => give(event, audience, late, to),
-                false => give(event, audience, dirty, to),
+                true => give(event, audience, Late(late), to),
+                false => give(event, audience, Dirty(dirty), to),
             };
             receivers += count;
             self.note_fan_out(publisher.filter(|_| is_late), units, is_late);
@@ -125,8 +125,8 @@ impl Engine {
                     members += 1;
                     connection.outbox.put_batch(batch);
                     match is_late {
-                        true => late.list(connection),
-                        false => dirty.list(connection),
+                        true => Late(late).list(connection),
+                        false => Dirty(dirty).list(connection),
                     }
                     if own > 0 {
                         connection.outbox.note_own();
@@ -239,7 +239,7 @@ fn write_units(members: usize, frame: &Frame) -> u64 {
 fn give<L: List>(
     (frame, channel, sender): (Arc<Frame>, ChannelId, Option<ConnId>),
     audience: &mut Audience,
-    list: &mut L,
+    mut list: L,
     (connections, mail, tally, work): (
         &mut Vec<Option<Box<Connection>>>,
         &mut Mail,
@@ -299,26 +299,30 @@ trait List {
     fn list(&mut self, connection: &mut Connection);
 }
 
-/// With all others.
-impl List for Vec<ConnId> {
+/// They are written to with all others.
+struct Dirty<'a>(&'a mut Vec<ConnId>);
+
+/// They are written to after all others.
+struct Late<'a>(&'a mut VecDeque<ConnId>);
+
+impl List for Dirty<'_> {
     const IS_LATE: bool = false;
 
     #[inline]
     fn list(&mut self, connection: &mut Connection) {
         if !mem::replace(&mut connection.is_dirty, true) {
-            self.push(connection.id);
+            self.0.push(connection.id);
         }
     }
 }
 
-/// After all others.
-impl List for VecDeque<ConnId> {
+impl List for Late<'_> {
     const IS_LATE: bool = true;
 
     #[inline]
     fn list(&mut self, connection: &mut Connection) {
         if !connection.is_dirty && !mem::replace(&mut connection.is_late, true) {
-            self.push_back(connection.id);
+            self.0.push_back(connection.id);
         }
     }
 }

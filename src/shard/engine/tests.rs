@@ -533,24 +533,29 @@ fn many_gaps_are_told_over_turns() {
     assert_eq!(told, CHANNELS as u64, "one for each channel, in {turns} turns");
 }
 
-#[test]
-fn what_many_catch_up_on_at_once_is_spread_over_turns() {
-    let mut bus = Bus::new(Limits::default());
+/// Thirty members of a channel who have read nothing while so much was published, and now read all at once.
+fn behind(bus: &mut Bus, messages: u32) -> Vec<Client> {
     let mut ann = bus.connect("ann");
     let ids: Vec<&'static str> =
         (0..30).map(|number| &*format!("member-{number}").leak()).collect();
     let mut members: Vec<Client> = ids.into_iter().map(|id| bus.connect(id)).collect();
-    let join = |channel: &str| command("join_channel", json!({"channel": channel}));
     for client in members.iter_mut().chain([&mut ann]) {
-        bus.exchange(client, &[("command", "c", join("r:c"))]);
+        bus.exchange(client, &[("command", "c", command("join_channel", json!({})))]);
     }
     bus.deaf = members.iter().map(|member| member.conn).collect();
     let filler = "x".repeat(60_000);
-    for number in 0..40 {
+    for number in 0..messages {
         bus.exchange(&mut ann, &[("event", "c", json!({"n": number, "filler": filler}))]);
     }
     bus.deaf.clear();
     members.iter().for_each(|member| bus.engine.writable(member.conn));
+    members
+}
+
+#[test]
+fn what_many_catch_up_on_at_once_is_spread_over_turns() {
+    let mut bus = Bus::new(Limits::default());
+    let members = behind(&mut bus, 40);
     let (mut got, mut turns) = (vec![Vec::new(); members.len()], 0);
     while bus.engine.has_work() {
         let written = bus.turn();
@@ -574,21 +579,7 @@ fn what_many_catch_up_on_at_once_is_spread_over_turns() {
 #[test]
 fn who_waits_for_its_turn_to_be_written_to_is_not_too_slow() {
     let mut bus = Bus::new(Limits::default());
-    let mut ann = bus.connect("ann");
-    let ids: Vec<&'static str> =
-        (0..30).map(|number| &*format!("member-{number}").leak()).collect();
-    let mut members: Vec<Client> = ids.into_iter().map(|id| bus.connect(id)).collect();
-    let join = |channel: &str| command("join_channel", json!({"channel": channel}));
-    for client in members.iter_mut().chain([&mut ann]) {
-        bus.exchange(client, &[("command", "c", join("r:c"))]);
-    }
-    bus.deaf = members.iter().map(|member| member.conn).collect();
-    let filler = "x".repeat(60_000);
-    for number in 0..90 {
-        bus.exchange(&mut ann, &[("event", "c", json!({"n": number, "filler": filler}))]);
-    }
-    bus.deaf.clear();
-    members.iter().for_each(|member| bus.engine.writable(member.conn));
+    let mut members = behind(&mut bus, 90);
     // All read at once, and the bus needs longer to write to them than a slow client may take.
     let mut waited = Duration::ZERO;
     while bus.engine.has_work() {

@@ -218,7 +218,8 @@ impl Member<'_> {
         let payload = &message["payload"];
         self.note(payload.to_string());
         // What is said to the whole room has an order of its own.
-        let is_here = self.ledger.channel.ends_with(payload["channel"].as_str().unwrap_or(""));
+        let own = self.ledger.channel.split_once(':').map(|(_, channel)| channel);
+        let is_here = payload["channel"].as_str() == own;
         match payload["event"].as_str() {
             Some("epoch_changed") if is_here => {
                 self.change_order(payload["epoch"].as_str()?, payload["sequence"].as_u64()?);

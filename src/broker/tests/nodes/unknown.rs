@@ -65,7 +65,7 @@ fn a_history_is_incomplete_until_what_a_node_was_told_alone_has_its_places() {
     let kept_back = world.keep_back_events(0);
     world.settle();
     let kept_back = [kept_back, world.keep_back_events(0)].concat();
-    // The storage is there, and what was said alone is on its way through it.
+    // Redis is there, and the event of the time alone is on its way through it.
     let unknown = world.nodes[0].command(&ann, "channel_info", "r:nothing", json!({}));
     assert_eq!(unknown["code"], 404);
     let history = world.nodes[0].done(&ann, "history", "r:c", json!({}));

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::base::budget;
-use crate::base::limits::Limits;
 
 #[test]
 fn print_config_reads_back_to_the_same() {
@@ -127,7 +126,7 @@ fn the_readme_holds_the_reference_of_all_keys() {
 
 #[test]
 fn the_budget_page_is_what_the_table_says() {
-    let page = budget::page(&Limits::default());
+    let page = budget::page_of_defaults();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/budget.md");
     if std::env::var_os(WRITE_REFERENCE).is_some() {
         fs::write(&path, page).unwrap();
