@@ -118,14 +118,8 @@ impl Acceptor {
         parts.listener.set_nonblocking(true)?;
         let mut listener = mio::net::TcpListener::from_std(parts.listener.try_clone()?);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let doorman = Doorman {
-            poll,
-            parts,
-            stop: stop.clone(),
-            per_address: PerAddress(Map::with_hasher(seeded(fastrand::u64(..)))),
-            is_told: true,
-        };
+        let doorman = Doorman::new(poll, parts);
+        let stop = doorman.stop.clone();
         let thread = thread::Builder::new().name("accept".to_owned()).spawn(|| doorman.run())?;
         Ok(Acceptor { stop, waker, thread })
     }
@@ -152,21 +146,32 @@ struct Doorman {
 }
 
 impl Doorman {
+    fn new(poll: Poll, parts: AcceptParts) -> Doorman {
+        let per_address = PerAddress(Map::with_hasher(seeded(fastrand::u64(..))));
+        Doorman { poll, parts, stop: Arc::default(), per_address, is_told: true }
+    }
+
     fn run(mut self) {
         let mut events = Events::with_capacity(16);
         while !self.stop.load(Relaxed) {
-            match self.poll.poll(&mut events, None) {
-                Ok(()) => {
-                    self.is_told = true;
-                    self.accept_all();
-                }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // Without being told that somebody has come, it looks by itself.
-                Err(error) => {
-                    self.is_told = false;
-                    self.accept_all();
-                    self.fail(&error);
-                }
+            let polled = self.poll.poll(&mut events, None);
+            self.look(polled);
+        }
+    }
+
+    /// Lets in whoever has come, after a poll.
+    fn look(&mut self, polled: io::Result<()>) {
+        match polled {
+            Ok(()) => {
+                self.is_told = true;
+                self.accept_all();
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            // Without being told that somebody has come, it looks by itself.
+            Err(error) => {
+                self.is_told = false;
+                self.accept_all();
+                self.fail(&error);
             }
         }
     }
@@ -300,6 +305,12 @@ fn network(peer: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::time::Now;
+    use crate::shard::driver::poll_with_bell;
+
+    fn now() -> Now {
+        Now { mono_ns: 7_000_000_000, wall_us: 1_764_000_000_000_000 }
+    }
 
     #[test]
     fn a_shard_that_takes_nothing_gets_little() {
@@ -330,6 +341,47 @@ mod tests {
             berths[0].arrivals.send(arrival()).unwrap();
         }
         assert_eq!(emptiest(&berths), ShardId(1));
+    }
+
+    #[test]
+    fn while_the_poll_fails_it_says_so_and_still_lets_in_who_comes() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (arrivals, came) = crossbeam_channel::unbounded();
+        let (_departures, departures) = crossbeam_channel::unbounded();
+        let facts = Arc::new(Facts::of_a_test(now()));
+        let (_poll, bell) = poll_with_bell().unwrap();
+        let mut doorman = Doorman::new(
+            Poll::new().unwrap(),
+            AcceptParts {
+                listener,
+                berths: vec![Berth { arrivals, load: Arc::default() }],
+                departures,
+                lanes: Lanes::new(vec![bell]).0,
+                admission: Arc::new(Admission {
+                    connections_max: AtomicU32::new(10),
+                    per_address_max: AtomicU32::new(0),
+                    is_short_of_memory: AtomicBool::new(false),
+                    unsent_bytes: AtomicU32::new(0),
+                }),
+                counts: Arc::default(),
+                facts: Arc::clone(&facts),
+                clock: Arc::new(now),
+            },
+        );
+        let failing =
+            || facts.health().degradations().into_iter().map(|(part, _)| part).collect::<Vec<_>>();
+        let mut clients = Vec::new();
+        for tried in 1..=2 {
+            clients.push(TcpStream::connect(address).unwrap());
+            doorman.look(Err(io::Error::other("no poll")));
+            assert_eq!(came.len(), clients.len());
+            assert_eq!(doorman.parts.counts.failures.load(Relaxed), tried);
+            assert_eq!(failing(), [Component::Accept]);
+        }
+        doorman.look(Ok(()));
+        assert_eq!(failing(), []);
     }
 
     #[test]

@@ -378,29 +378,14 @@ impl Notice {
 mod tests {
     use super::*;
     use crate::base::ids::ChannelId;
-    use crate::base::limits::{LANE_SLOTS, Limits};
+    use crate::base::limits::LANE_SLOTS;
     use crate::base::time::Now;
-    use crate::daemon::control::{About, intake};
+    use crate::daemon::control::intake;
     use crate::shard::driver::poll_with_bell;
     use crossbeam_channel::{Sender, unbounded};
 
     fn now() -> Now {
         Now { mono_ns: 7_000_000_000, wall_us: 1_764_000_000_000_000 }
-    }
-
-    fn facts() -> Arc<Facts> {
-        let address = "127.0.0.1:1".parse().unwrap();
-        let about = About {
-            server: "arqonbus",
-            version: "0",
-            node: "n".to_owned(),
-            started: now(),
-            storage: "redis",
-            bus: address,
-            telemetry: None,
-            http: address,
-        };
-        Arc::new(Facts::new(about, Limits::default()))
     }
 
     /// A courier to two shards.
@@ -411,7 +396,7 @@ mod tests {
     ) -> (Courier, Sender<(To, StorageNews)>) {
         let (stop, quit) = (Arc::new(AtomicBool::new(false)), crossbeam_channel::never());
         let (sender, news) = unbounded();
-        let (facts, clock): (_, Clock) = (facts(), Arc::new(now));
+        let (facts, clock): (_, Clock) = (Arc::new(Facts::of_a_test(now())), Arc::new(now));
         let (events, lost_before, lost_since) = (Some(events), 0, 0);
         let end_process = || {};
         let notice = Notice { facts, meters, events, clock, lost_before, lost_since, end_process };

@@ -227,6 +227,11 @@ impl From<RedisError> for Trouble {
             (_, Some("NOPERM")) => Trouble::Wrong(Wrong::Permission(said)),
             (_, Some("WRONGTYPE")) => Trouble::Foreign,
             (_, Some("BROKEN")) => Trouble::Broken(said.replacen("BROKEN ", "", 1)),
+            // It may be a server that is about to be replaced, so that the same may succeed later.
+            (ErrorKind::Parse, _) => Trouble::Outage(format!(
+                "what answers there does not speak the protocol of Redis ({said}); check the address, \
+                 and whether it wants TLS"
+            )),
             _ if is_of_script(&error) => Trouble::Broken(format!(
                 "a script of the bus can't work with what is stored ({said})"
             )),
@@ -304,6 +309,16 @@ mod tests {
         for version in ["5.0.14", "6.0.20", "6.1.240", "", "x"] {
             assert!(check_version(version).is_err(), "{version}");
         }
+    }
+
+    #[test]
+    fn a_server_that_is_no_redis_is_told_as_that() {
+        let error = redis::parse_redis_value(b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap_err();
+        let trouble = Trouble::from(error);
+        assert!(
+            matches!(&trouble, Trouble::Outage(said) if said.contains("protocol of Redis")),
+            "{trouble}"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::node::{Node, Post};
 use crate::redis::Redis;
 use arqonbus::base::time::Now;
 use arqonbus::broker::peers::{PeerRecord, Submission};
-use arqonbus::broker::record::{EventRecord, Record};
+use arqonbus::broker::record::{EventRecord, KeptChannel, Record};
 use arqonbus::protocol::command::Address;
 use arqonbus::protocol::decode::decode;
 use arqonbus::protocol::frame::{Draft, Frame, Origin};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 const TTL_MS: u64 = 60_000;
 /// What a test may take at most.
 const SLACK_MS: u64 = 20_000;
+const DAY_US: u64 = 24 * 3_600 * 1_000_000;
 const TWO_HOURS_US: i64 = 2 * 3_600 * 1_000_000;
 
 /// What a clock shows that is so far ahead.
@@ -119,4 +120,35 @@ fn what_is_kept_lives_as_long_after_a_restart_with_another_clock() {
         assert_left(channel.messages[0].expires_ms, began, Duration::ZERO);
         desk.stop();
     }
+}
+
+#[test]
+fn the_time_of_a_channel_is_at_most_a_day_ahead_after_a_restart() {
+    let redis = Redis::start();
+    let (desk, _) = Desk::at(&redis.url());
+    let (far, soon) = (Line::new(1, "r", "far"), Line::new(2, "r", "soon"));
+    let tomorrow = |now: Now| now.wall_us + DAY_US;
+    for (line, ahead_us) in [(&far, 10 * DAY_US), (&soon, 3_600_000_000)] {
+        desk.create(line);
+        let frame = draft(&line.address, "arq_1").stamp(1, now().wall_us + ahead_us);
+        desk.offer(Record::Event(EventRecord {
+            channel: line.id,
+            address: Arc::clone(&line.address),
+            epoch: Arc::clone(&line.epoch),
+            frame,
+            keep: line.keep,
+        }));
+        desk.wait("stored", |news| news.stored.get(&line.id) == Some(&1));
+    }
+    desk.stop();
+    let desk = Desk::open(settings(&redis.url()));
+    let then = now();
+    let snapshot = desk.storage().load(then, Duration::from_millis(500)).unwrap();
+    let last_us = |line: &Line| {
+        let is_it = |it: &&KeptChannel| it.record.address == line.address;
+        snapshot.channels.iter().find(is_it).expect("it is kept").last_us
+    };
+    assert_eq!(last_us(&far), tomorrow(then));
+    assert!((then.wall_us..tomorrow(then)).contains(&last_us(&soon)));
+    desk.stop();
 }

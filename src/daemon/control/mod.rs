@@ -164,6 +164,25 @@ pub enum Phase {
     Draining,
 }
 
+#[cfg(test)]
+impl Facts {
+    /// Those of a node that only a test knows.
+    pub fn of_a_test(started: Now) -> Facts {
+        let address = ([127, 0, 0, 1], 1).into();
+        let about = About {
+            server: "arqonbus",
+            version: "0",
+            node: "n".to_owned(),
+            started,
+            storage: "redis",
+            bus: address,
+            telemetry: None,
+            http: address,
+        };
+        Facts::new(about, Limits::default())
+    }
+}
+
 impl Facts {
     /// The facts of a process that is [`Phase::Starting`].
     pub fn new(about: About, limits: Limits) -> Facts {
