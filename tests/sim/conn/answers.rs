@@ -317,7 +317,7 @@ impl Conn {
         let life = model.life_of(word(view, "epoch"));
         self.check_secret(model, &room, &channel);
         let was_in = self.rooms.contains_key(&room);
-        let known = self.rooms.entry(room.clone()).or_default();
+        let known = self.room_mut(&room);
         let echoed = known.echoes();
         if channel == "*" {
             // A client that came into the room by an earlier join of its welcome may have got

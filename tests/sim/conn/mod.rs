@@ -81,6 +81,10 @@ pub struct Room {
     pub whole: Option<Options>,
     pub channels: BTreeMap<String, Member>,
     star: Option<Cursor>,
+    /// How often the connection had become a member of anything before it came in.
+    stay: u64,
+    /// Whether it may have missed where the order of a channel is that it has seen nothing of.
+    is_unsure_of_others: bool,
 }
 
 impl Room {
@@ -427,7 +431,7 @@ impl Conn {
         let number = self.number;
         let is_arriving = !self.arriving.is_empty();
         if is_arriving {
-            self.rooms.entry(room.to_owned()).or_default();
+            self.room_mut(room);
         }
         let Some(known) = self.rooms.get_mut(room) else {
             violation!("nothing to a stranger", "{number} got {sequence} of {room}:{channel}")
@@ -449,6 +453,7 @@ impl Conn {
         if !known.channels.contains_key(channel) {
             // A channel that opened in a room that was joined as a whole begins with 1.
             let (whole, last) = match known.whole {
+                Some(options) if known.is_unsure_of_others => (Some(options), sequence - 1),
                 Some(options) => (Some(options), 0),
                 None if is_arriving => (None, sequence - 1),
                 None => {

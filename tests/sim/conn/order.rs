@@ -1,6 +1,6 @@
 //! How far a connection has come in each channel, and what it missed on the way.
 
-use crate::conn::{Conn, Cursor, Gap, Member, Missing};
+use crate::conn::{Conn, Cursor, Gap, Member, Missing, Room};
 use crate::model::{Model, Publish};
 use crate::violation;
 use std::collections::BTreeMap;
@@ -91,15 +91,20 @@ impl Conn {
 
     /// Whether it stayed a member since it missed something.
     pub(super) fn is_in(&self, missing: &Missing) -> bool {
-        let (room, channel) = (missing.room.as_str(), missing.channel.as_str());
-        match channel {
-            "*" => self.rooms.contains_key(room),
-            channel => missing.stay.is_some() && self.stay(room, channel) == missing.stay,
-        }
+        missing.stay.is_some() && self.stay(&missing.room, &missing.channel) == missing.stay
     }
 
     pub(super) fn stay(&self, room: &str, channel: &str) -> Option<u64> {
-        Some(self.rooms.get(room)?.channels.get(channel)?.stay)
+        let room = self.rooms.get(room)?;
+        match channel {
+            "*" => Some(room.stay),
+            channel => Some(room.channels.get(channel)?.stay),
+        }
+    }
+
+    /// What it knows of a room it is in, or now comes into.
+    pub(super) fn room_mut(&mut self, room: &str) -> &mut Room {
+        known_room(&mut self.rooms, &mut self.stays, room)
     }
 
     /// The channel has come this far: so must its members have.
@@ -112,8 +117,10 @@ impl Conn {
         if let Some(life) = life {
             self.reach(model, (room, channel), life, last);
         } else if known.is_some_and(|known| known.whole.is_some()) && channel != "*" && last > 0 {
-            // It opened after the room was joined; nothing of it has come.
-            let cursor = Cursor::new(model.new_life(), 0);
+            // It opened after the room was joined, and nothing of it has come; or its order became another
+            // one, and the notice was lost.
+            let is_unsure = known.is_some_and(|known| known.is_unsure_of_others);
+            let cursor = Cursor::new(model.new_life(), if is_unsure { last } else { 0 });
             let whole = known.and_then(|known| known.whole);
             self.stays += 1;
             let stay = self.stays;
@@ -133,7 +140,7 @@ impl Conn {
         life: usize,
         last: u64,
     ) {
-        let known = self.rooms.entry(room.to_owned()).or_default();
+        let known = known_room(&mut self.rooms, &mut self.stays, room);
         if channel == "*" {
             let echoes = known.echoes();
             let Some(cursor) = &mut known.star else {
@@ -218,6 +225,7 @@ impl Conn {
     /// Any order may be another one.
     pub(super) fn doubt_orders(&mut self) {
         for known in self.rooms.values_mut() {
+            known.is_unsure_of_others = true;
             let cursors = known.channels.values_mut().map(|member| &mut member.cursor);
             for cursor in cursors.chain(known.star.as_mut()) {
                 cursor.is_order_unsure = true;
@@ -259,6 +267,18 @@ impl Conn {
             self.rooms.remove(room);
         }
     }
+}
+
+/// What a connection knows of a room that it is in, or now comes into.
+fn known_room<'a>(
+    rooms: &'a mut BTreeMap<String, Room>,
+    stays: &mut u64,
+    room: &str,
+) -> &'a mut Room {
+    rooms.entry(room.to_owned()).or_insert_with(|| {
+        *stays += 1;
+        Room { stay: *stays, ..Room::default() }
+    })
 }
 
 impl Cursor {
