@@ -35,7 +35,9 @@ impl Conn {
                         && (gap.first..=gap.last).contains(&sequence)
                 });
                 if is_told {
-                    if publish.is_some() {
+                    // Another notice may have been on its way to one that is gone or has left.
+                    let is_owed = missing.is_skipped || is_alive && self.is_in(missing);
+                    if publish.is_some() && is_owed {
                         *told.entry(address).or_default() += 1;
                     }
                     continue;
