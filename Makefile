@@ -9,7 +9,7 @@ SERVERS := target/test-servers
 TEST_TIME ?= 60m
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-servers unit sim sim-nodes soak hostile soak-hostile kills crossing lint bench relay perf perf-check profile doc clean \
+.PHONY: help run build test test-servers unit sim sim-nodes transcripts soak hostile soak-hostile kills crossing lint bench relay perf perf-check profile doc clean \
 	install-counters install-test-clients install-redis
 
 help: ## list the targets
@@ -49,6 +49,9 @@ sim: ## replay one seed of the simulator of one node: make sim SEED=7 (TRACE=1 p
 sim-nodes: ## the same of several nodes: make sim-nodes SEED=7
 	NODES_SEED=$(or $(SEED),1) $(if $(TRACE),NODES_TRACE=1) \
 	  $(CARGO) test --test sim -- --nocapture --exact every_seed_keeps_the_rules_of_several_nodes
+
+transcripts: ## write tests/conformance/transcripts anew; what git then shows is a change of the protocol
+	ARQONBUS_WRITE_TRANSCRIPTS=1 $(CARGO) test --test conformance on_one_shard
 
 soak: ## run many seeds of both simulators: make soak SEEDS=20000 FIRST=1
 	SIM_SEEDS=$(or $(SEEDS),20000) SIM_FIRST=$(or $(FIRST),1) \
