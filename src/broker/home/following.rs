@@ -346,37 +346,42 @@ impl Home {
     pub fn go_on_opening(&mut self, now: Now, told: &mut Told) {
         let mut is_first = true;
         while let Some(shared) = &mut self.shared
-            && let Some(&id) = shared.opening.front()
+            && (is_first || !told.work.is_spent())
+            && let Some(id) = shared.opening.pop_front()
         {
-            if !is_first && told.work.is_spent() {
-                return;
-            }
             is_first = false;
             let following = shared.following.get_mut(&id);
             let parked = following.and_then(Following::parked_mut).map(std::mem::take);
             let mut parked = parked.unwrap_or_default();
+            // For the first it is known; what comes later finds it as before.
+            self.set_state(id, State::Known);
             if let Some(ask) = parked.pop_front() {
-                // For this one it is known; what comes later finds it as before.
-                self.set_state(id, State::Known);
                 told.work.charge(work::ASK);
                 self.note_waited(id, &ask);
                 self.on_ask(now, ask, told);
             }
-            let is_followed = self.following_mut(id).is_some();
-            if is_followed && !parked.is_empty() {
-                self.set_state(id, State::Opening { parked });
-                continue;
+            if parked.is_empty() {
+                self.note_idle(now, id);
+                self.remove_room_if_unneeded(id, told);
+            } else {
+                self.open_later(id, parked, told);
             }
-            std::iter::from_fn(|| parked.pop_front()).for_each(|ask| {
+        }
+    }
+
+    /// The rest of what had waited for a channel goes on when its time comes.
+    fn open_later(&mut self, id: ChannelId, mut parked: Staged<Ask>, told: &mut Told) {
+        let Some(shared) = &mut self.shared else { return };
+        match shared.following.get_mut(&id) {
+            Some(following) if following.is_known() => {
+                following.state = State::Opening { parked };
+                shared.opening.push_front(id);
+            }
+            // The first of them had it followed no longer, or anew.
+            _ => std::iter::from_fn(|| parked.pop_front()).for_each(|ask| {
                 self.note_waited(id, &ask);
                 refuse_parked(ask, told);
-            });
-            self.set_state(id, State::Known);
-            if let Some(shared) = &mut self.shared {
-                shared.opening.retain(|known| *known != id);
-            }
-            self.note_idle(now, id);
-            self.remove_room_if_unneeded(id, told);
+            }),
         }
     }
 

@@ -48,6 +48,9 @@ pub struct Hub {
     pub(super) views: BTreeMap<usize, View>,
     pub(super) told_peers: Vec<(usize, u64)>,
     pub(super) notes: BTreeMap<usize, VecDeque<PeerNote>>,
+    /// The submissions that were written or may have been, as channel and ticket: a backlog that is full
+    /// loses none of them.
+    tried: BTreeSet<(ChannelId, u64)>,
 }
 
 /// What a node could do now.
@@ -122,7 +125,10 @@ impl Hub {
     pub fn lose_an_event(&mut self, rng: &mut Rng) -> bool {
         let submits = self.steps.iter().flat_map(|(key, records)| {
             let places = records.iter().enumerate();
-            let submits = places.filter(|(_, record)| submission(record).is_some());
+            let is_untried = |record| {
+                submission(record).is_some_and(|it| !self.tried.contains(&(it.channel, it.ticket)))
+            };
+            let submits = places.filter(move |(_, record)| is_untried(record));
             submits.map(move |(at, _)| (key.clone(), at))
         });
         let Some((key, at)) = rng.choice(submits.collect::<Vec<_>>()) else { return false };
@@ -322,6 +328,8 @@ impl Shared {
 
     fn submit(&mut self, node: usize, key: &str, steps: &[Record], now: Now) -> Answer {
         let submissions: Vec<Submission> = steps.iter().filter_map(submission).cloned().collect();
+        let tickets = submissions.iter().map(|it| (it.channel, it.ticket));
+        self.hubs[node].tried.extend(tickets);
         if !self.is_of_life(node, key, &submissions[0].life) {
             return Answer::Over;
         }
