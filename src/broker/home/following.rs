@@ -256,10 +256,14 @@ impl Home {
         is_new: bool,
         told: &mut Told,
     ) {
+        let order = (kept.record.epoch.clone(), kept.record.term);
+        let is_same_order = self.real_order(id) == Some(order);
         let Some(following) = self.following_mut(id) else { return };
         let was_awaited = following.is_awaited();
         following.is_attached = true;
-        following.open.retain(|open| open.sequence.is_none_or(|place| place > kept.last));
+        // What has a place in an order that is over does not come any more.
+        let is_to_come = |place: u64| is_same_order && place > kept.last;
+        following.open.retain(|open| open.sequence.is_none_or(is_to_come));
         let had_fork = following.fork.is_some();
         let told_epoch =
             self.history_mut(id).map(|history| (history.epoch().clone(), history.last()));

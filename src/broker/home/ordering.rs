@@ -270,6 +270,19 @@ impl Home {
         }
     }
 
+    /// The life and the term of the order of a channel that came from the storage.
+    pub(super) fn real_order(&mut self, id: ChannelId) -> Option<(Arc<str>, u32)> {
+        let real = self.following_mut(id).and_then(|following| following.fork.as_ref());
+        let of = |history: &History| {
+            let durable = history.durable.as_ref()?;
+            Some((durable.life.clone(), durable.term))
+        };
+        match real.map(|fork| of(&fork.real)) {
+            Some(order) => order,
+            None => self.history_mut(id).and_then(|history| of(history)),
+        }
+    }
+
     /// What has come of a channel does not follow what is here: it is asked for anew how it stands.
     fn attach_again(&mut self, id: ChannelId, told: &mut Told) {
         if let Some(following) = self.following_mut(id) {

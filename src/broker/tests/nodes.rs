@@ -736,6 +736,45 @@ fn what_had_waited_for_a_channel_goes_on_over_turns_and_in_order() {
     }
 }
 
+/// The first join makes the channel, which goes on alone at once: that is an opening within an opening.
+#[test]
+fn everything_that_waits_for_a_room_is_answered_when_the_storage_goes() {
+    let mut world = World::new(1);
+    let clients = ["ann", "bob", "cat"].map(|name| world.nodes[0].connect(0, name));
+    world.store.borrow_mut().nodes[0].is_late = true;
+    let payload = json!({"command": "join_channel", "parameters": {}});
+    let joins = clients
+        .each_ref()
+        .map(|client| world.nodes[0].say(client, "command", "r:c", payload.clone(), json!({})));
+    world.settle();
+    world.nodes[0].hear_news(&To::All, &StorageNews::Degraded("away".into()));
+    world.settle();
+    for (place, (client, id)) in clients.iter().zip(&joins).enumerate() {
+        let reply = world.nodes[0].reply(client, id).expect("every join is answered");
+        assert_eq!(reply["result"]["participants"], place + 1, "{reply}");
+    }
+}
+
+#[test]
+fn what_has_a_place_in_an_order_that_is_over_keeps_nothing_followed() {
+    let mut world = World::new(2);
+    let ann = world.nodes[0].connect(0, "ann");
+    world.nodes[0].join(&ann, "r:c");
+    world.settle();
+    world.store.borrow_mut().nodes[0].is_late = true;
+    world.publish(0, &ann, "r:c");
+    // Its place is heard, and the event never.
+    drop(world.keep_back_events(0));
+    world.set_late(0, false);
+    world.cut_off(0);
+    world.store.borrow_mut().forget("r:c");
+    world.mend(0);
+    assert!(world.store.borrow().follows(0, "r:c"));
+    world.nodes[0].done(&ann, "leave_channel", "r:c", json!({}));
+    world.pass(FOLLOW_IDLE_MS);
+    assert!(!world.store.borrow().follows(0, "r:c"));
+}
+
 #[test]
 fn a_room_that_was_kept_only_for_who_waited_goes_with_them() {
     let mut world = World::new(1);

@@ -57,8 +57,8 @@ pub struct Link {
     pub unordered_lost: u64,
     /// The participants of channels, as it was told last.
     pub infos: BTreeMap<Address, BTreeSet<String>>,
-    /// The clients of the bus, as it was told last.
-    pub listed: Option<BTreeSet<String>>,
+    /// The clients of the bus, as it was told last, and whether that was all of them.
+    pub listed: Option<(BTreeSet<String>, bool)>,
 }
 
 /// A message that waits for its answer, or several with one id.
@@ -346,7 +346,7 @@ impl Link {
             What::Clients if is_success && result["unanswered_nodes"].is_null() => {
                 let names = result["clients"].as_array().into_iter().flatten();
                 let names = names.map(|one| word(one, "client_id").to_owned()).collect();
-                self.listed = Some(names);
+                self.listed = Some((names, result["more"] != true));
             }
             _ => {}
         }
@@ -579,7 +579,10 @@ fn check_not_recovered(
         "epoch_changed" => is_same,
         "unknown_sequence" => is_same && judge.is_calm,
         "history_overrun" => {
-            is_common_now && last.saturating_sub(memory.sequence) <= judge.history_size
+            // What a node says alone pushes what it had heard before out of its history.
+            is_common_now
+                && !judge.is_shaky
+                && last.saturating_sub(memory.sequence) <= judge.history_size
         }
         "too_many_bytes" => !judge.has_small_outbox,
         _ => true,

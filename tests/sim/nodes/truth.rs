@@ -92,14 +92,27 @@ pub fn is_common(shared: &Shared, address: &Address, epoch: &str) -> bool {
     fork_at.is_none() && is_known
 }
 
-/// The event that is there.
+/// The event that is there. If the life was ended and gone on with, it is looked for where the term of the
+/// epoch comes that far.
 pub fn entry<'a>(
     shared: &'a Shared,
     address: &Address,
     epoch: &str,
     sequence: u64,
 ) -> Option<&'a Arc<Entry>> {
-    orders_of(shared, address, epoch).find_map(|order| order.at(sequence))
+    let term = parts(epoch).term;
+    let is_alone = orders_of(shared, address, epoch).nth(1).is_none();
+    let comes_so_far = |order: &&Order| holds(order, term).is_some_and(|last| sequence <= last);
+    let mut orders =
+        orders_of(shared, address, epoch).filter(|order| is_alone || comes_so_far(order));
+    orders.find_map(|order| order.at(sequence))
+}
+
+/// Up to which sequence a term of an order is that of the order now.
+fn holds(order: &Order, term: u32) -> Option<u64> {
+    let past = order.record.past.iter().find(|(known, _)| *known == term);
+    let current = (order.record.term == term).then(|| order.last());
+    past.map(|(_, sure)| *sure).or(current)
 }
 
 /// Whether an event is at a place.
@@ -132,8 +145,6 @@ pub fn holds_up_to(shared: &Shared, address: &Address, epoch: &str) -> Option<u6
     let Epoch { term, fork_at, .. } = parts(epoch);
     let mut orders = orders_of(shared, address, epoch);
     let (order, None) = (orders.next()?, orders.next()) else { return None };
-    let past = order.record.past.iter().find(|(known, _)| *known == term);
-    let current = (order.record.term == term).then(|| order.last());
-    let last = past.map(|(_, sure)| *sure).or(current)?;
+    let last = holds(order, term)?;
     Some(fork_at.map_or(last, |at| at.min(last)))
 }

@@ -119,6 +119,16 @@ impl Store {
         }
     }
 
+    /// Forgets a channel, as after another node has deleted it.
+    pub(super) fn forget(&mut self, key: &str) {
+        self.channels.remove(key);
+    }
+
+    /// Whether a node follows a channel.
+    pub(super) fn follows(&self, node: usize, key: &str) -> bool {
+        self.channels.get(key).is_some_and(|kept| kept.followers.contains_key(&node))
+    }
+
     /// Whether another node follows a channel.
     fn is_followed(&self, node: usize, key: &str) -> bool {
         let kept = self.channels.get(key);
