@@ -757,7 +757,7 @@ fn everything_that_waits_for_a_room_is_answered_when_the_storage_goes() {
 
 #[test]
 fn what_has_a_place_in_an_order_that_is_over_keeps_nothing_followed() {
-    let mut world = World::new(2);
+    let mut world = World::new(1);
     let ann = world.nodes[0].connect(0, "ann");
     world.nodes[0].join(&ann, "r:c");
     world.settle();
@@ -766,9 +766,8 @@ fn what_has_a_place_in_an_order_that_is_over_keeps_nothing_followed() {
     // Its place is heard, and the event never.
     drop(world.keep_back_events(0));
     world.set_late(0, false);
-    world.cut_off(0);
-    world.store.borrow_mut().forget("r:c");
-    world.mend(0);
+    world.store.borrow_mut().begin_anew(0, "r:c");
+    world.settle();
     assert!(world.store.borrow().follows(0, "r:c"));
     world.nodes[0].done(&ann, "leave_channel", "r:c", json!({}));
     world.pass(FOLLOW_IDLE_MS);

@@ -119,9 +119,13 @@ impl Store {
         }
     }
 
-    /// Forgets a channel, as after another node has deleted it.
-    pub(super) fn forget(&mut self, key: &str) {
-        self.channels.remove(key);
+    /// A channel that a node follows has another life, as after other nodes have deleted and made it.
+    pub(super) fn begin_anew(&mut self, node: usize, key: &str) {
+        let kept = self.channels.get_mut(key).expect("it is there");
+        kept.record.epoch = "another".into();
+        kept.frames.clear();
+        let (channel, _) = kept.followers[&node];
+        self.attach(node, channel, key, false);
     }
 
     /// Whether a node follows a channel.
