@@ -251,7 +251,8 @@ impl Nodes {
             while let Some(world) = &mut self.nodes[node].world
                 && !world.ask(shard, arqonbus::broker::lane::Ask::Drain { window_ms: 100 })
             {
-                self.turn(node, shard);
+                // A shard whose neighbour's lane is full takes nothing until that one has had a turn.
+                (0..usize::from(self.plan.setup.shards)).for_each(|shard| self.turn(node, shard));
             }
         }
         for client in 0..self.clients.len() {
