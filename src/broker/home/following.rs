@@ -364,29 +364,26 @@ impl Home {
                 self.note_waited(id, &ask);
                 self.on_ask(now, ask, told);
             }
-            if parked.is_empty() {
+            if !self.opens_later(id, &mut parked) {
+                // It is followed no longer, or anew, if anything is left.
+                std::iter::from_fn(|| parked.pop_front()).for_each(|ask| {
+                    self.note_waited(id, &ask);
+                    refuse_parked(ask, told);
+                });
                 self.note_idle(now, id);
                 self.remove_room_if_unneeded(id, told);
-            } else {
-                self.open_later(id, parked, told);
             }
         }
     }
 
-    /// The rest of what had waited for a channel goes on when its time comes.
-    fn open_later(&mut self, id: ChannelId, mut parked: Staged<Ask>, told: &mut Told) {
-        let Some(shared) = &mut self.shared else { return };
-        match shared.following.get_mut(&id) {
-            Some(following) if following.is_known() => {
-                following.state = State::Opening { parked };
-                shared.opening.push_front(id);
-            }
-            // The first of them had it followed no longer, or anew.
-            _ => std::iter::from_fn(|| parked.pop_front()).for_each(|ask| {
-                self.note_waited(id, &ask);
-                refuse_parked(ask, told);
-            }),
-        }
+    /// Whether there is more that had waited for a channel, which goes on next.
+    fn opens_later(&mut self, id: ChannelId, parked: &mut Staged<Ask>) -> bool {
+        let Some(shared) = &mut self.shared else { return false };
+        let following = shared.following.get_mut(&id).filter(|following| following.is_known());
+        let Some(following) = following.filter(|_| !parked.is_empty()) else { return false };
+        following.state = State::Opening { parked: std::mem::take(parked) };
+        shared.opening.push_front(id);
+        true
     }
 
     /// Whether asks that had waited for a channel go on in the next turn.
