@@ -96,13 +96,10 @@ fn an_event_lives_as_long_on_every_node_whatever_its_clock_shows() {
     }
 }
 
-#[test]
-fn what_is_kept_lives_as_long_after_a_restart_with_another_clock() {
-    let redis = Redis::start();
-    let (desk, _) = Desk::at(&redis.url());
-    let line = Line::new(1, "r", "c");
-    desk.create(&line);
-    let frame: Arc<Frame> = draft(&line.address, "arq_1").stamp(1, now().wall_us);
+/// Creates a channel and stores one event of this time in it.
+fn store_one(desk: &Desk, line: &Line, at_us: u64) {
+    desk.create(line);
+    let frame: Arc<Frame> = draft(&line.address, "arq_1").stamp(1, at_us);
     desk.offer(Record::Event(EventRecord {
         channel: line.id,
         address: Arc::clone(&line.address),
@@ -111,6 +108,14 @@ fn what_is_kept_lives_as_long_after_a_restart_with_another_clock() {
         keep: line.keep,
     }));
     desk.wait("stored", |news| news.stored.get(&line.id) == Some(&1));
+}
+
+#[test]
+fn what_is_kept_lives_as_long_after_a_restart_with_another_clock() {
+    let redis = Redis::start();
+    let (desk, _) = Desk::at(&redis.url());
+    let line = Line::new(1, "r", "c");
+    store_one(&desk, &line, now().wall_us);
     desk.stop();
     for ahead_us in [TWO_HOURS_US, -TWO_HOURS_US] {
         let desk = Desk::open(settings(&redis.url()));
@@ -129,16 +134,7 @@ fn the_time_of_a_channel_is_at_most_a_day_ahead_after_a_restart() {
     let (far, soon) = (Line::new(1, "r", "far"), Line::new(2, "r", "soon"));
     let tomorrow = |now: Now| now.wall_us + DAY_US;
     for (line, ahead_us) in [(&far, 10 * DAY_US), (&soon, 3_600_000_000)] {
-        desk.create(line);
-        let frame = draft(&line.address, "arq_1").stamp(1, now().wall_us + ahead_us);
-        desk.offer(Record::Event(EventRecord {
-            channel: line.id,
-            address: Arc::clone(&line.address),
-            epoch: Arc::clone(&line.epoch),
-            frame,
-            keep: line.keep,
-        }));
-        desk.wait("stored", |news| news.stored.get(&line.id) == Some(&1));
+        store_one(&desk, line, now().wall_us + ahead_us);
     }
     desk.stop();
     let desk = Desk::open(settings(&redis.url()));
