@@ -446,7 +446,7 @@ mod tests {
         let (ann, a) = (card("ann"), address("a"));
         let renamed = Arc::new(ClientCard { screen_name: Some("Ann".into()), ..(*ann).clone() });
         let mut elsewhere = Elsewhere::new(seeded(1));
-        // Who comes or goes, and whether peers hear of it and it is new on the bus.
+        // The client, whether it joins or leaves, and whether that is new to peers and to the bus.
         let steps = [
             (&ann, true, Some(true)),
             (&ann, true, None),

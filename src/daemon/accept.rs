@@ -159,7 +159,7 @@ impl Doorman {
         }
     }
 
-    /// Lets in whoever has come, after a poll.
+    /// Accepts the waiting connections after a poll.
     fn look(&mut self, polled: io::Result<()>) {
         match polled {
             Ok(()) => {
@@ -167,7 +167,7 @@ impl Doorman {
                 self.accept_all();
             }
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Without being told that somebody has come, it looks by itself.
+            // Without a working poll, the listener is tried at each failure.
             Err(error) => {
                 self.is_told = false;
                 self.accept_all();

@@ -10,10 +10,11 @@
 //! | `* daemon FLAGS` | the daemon's flags; the first line that is no comment, if it is there |
 //! | `* redis` | a Redis is started and the daemon uses it; before `* daemon` |
 //! | `* restart`, `* kill`, `* drain` | the daemon is stopped or killed and started again, or told to end |
+//! | `* redis-dies` | the Redis is killed |
 //! | `* wait MS` | milliseconds go by |
 //! | `ann connects QUERY` | a WebSocket handshake; behind ` \| ` further header lines |
 //! | `ann http REQUEST` | a connection that sends these bytes; `\r` and `\n` are escaped |
-//! | `ann -> TEXT` | a text message |
+//! | `ann -> TEXT` | a text message; `{long N}` in it stands for N letters |
 //! | `ann ->> TEXT`, `ann pongs TEXT` | a text message or a pong after which the next step follows at once |
 //! | `ann sends BYTES` | bytes as they are, escaped; a frame of its own is up to the script |
 //! | `ann ping TEXT`, `ann binary TEXT` | a frame of that kind |

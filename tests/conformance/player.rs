@@ -144,7 +144,7 @@ impl Player {
         }
         let peer = self.peers.get_mut(name).unwrap_or_else(|| panic!("{name} is not connected"));
         match verb {
-            "->" | "->>" => peer.send_frame(Kind::Text, &unescape_controls(rest)),
+            "->" | "->>" => peer.send_frame(Kind::Text, &lengthen(rest)),
             "ping" => peer.send_frame(Kind::Ping, rest.as_bytes()),
             "pongs" => peer.send_frame(Kind::Pong, rest.as_bytes()),
             "binary" => peer.send_frame(Kind::Binary, rest.as_bytes()),
@@ -240,8 +240,8 @@ fn unescape(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The bytes of a message. `{long N}` stands for N letters.
-fn unescape_controls(text: &str) -> Vec<u8> {
+/// The bytes of a message, in which `{long N}` stands for N letters.
+fn lengthen(text: &str) -> Vec<u8> {
     let Some((before, rest)) = text.split_once("{long ") else { return text.as_bytes().to_vec() };
     let (count, after) = rest.split_once('}').expect("the count ends");
     let letters = "x".repeat(count.parse().expect("a count"));
